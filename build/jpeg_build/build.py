@@ -1,0 +1,159 @@
+"""One build: a recipe to a checked artefact in its place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jpeg_build import configs, parity, report, repository
+from jpeg_build.errors import BuildError
+from jpeg_build.photos import PHOTOS, load_photos, random_pixels
+from jpeg_build.recipe import OnnxSource, Recipe, file_sha256
+
+if TYPE_CHECKING:
+    from jpeg_build.network import Network
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be built.
+
+    checkpoint, random_weights: instead of the weights that the recipe names; for torchvision recipes only.
+    photos: a folder of JPEGs that the artefact is checked on.
+    """
+
+    recipe: Recipe
+    repository: Path
+    backend: str = "onnx"
+    precision: str = "fp32"
+    checkpoint: Path | None = None
+    random_weights: bool = False
+    photos: Path = PHOTOS
+
+
+def build(request: Request, say: Say) -> dict[str, Any]:
+    """Export, check, and put in place; returns the report. `say` is told what is going on.
+
+    Raises BuildError; what was in the repository before is then still there.
+    """
+    recipe = request.recipe
+    say("starting PyTorch and ONNX Runtime" if not isinstance(recipe.source, OnnxSource) else "starting ONNX Runtime")
+    network = _load(request, say)
+    pixels = np.concatenate([load_photos(request.photos, recipe), random_pixels(recipe)])
+    photos = len(pixels) - len(random_pixels(recipe))
+    say(f"asking the network about {photos} photos and {len(pixels) - photos} images of noise")
+    reference = network.reference(pixels)
+
+    with repository.staging(request.repository) as folder:
+        classifier = configs.classifier_name(request.backend)
+        artefact = folder / classifier / "1" / "model.onnx"
+        artefact.parent.mkdir(parents=True)
+        say("exporting to ONNX")
+        network.export_onnx(artefact)
+        say("comparing the ONNX file with the network")
+        measured = parity.measure(reference, parity.run_in_batches(_onnx_runner(artefact), pixels), photos=photos)
+        parity.check(measured, request.precision)
+        made = report.make(
+            recipe,
+            backend=request.backend,
+            precision=request.precision,
+            artefact=artefact,
+            weights=network.weights,
+            parity=measured,
+        )
+        report.write(made, artefact.with_name(report.REPORT))
+        stage_repository(request, folder, network.labels)
+        repository.place(folder, request.repository)
+    return made
+
+
+def stage_repository(request: Request, folder: Path, labels: Any) -> None:
+    """Everything but the artefact: configs, labels, and the Python models where they are not yet."""
+    recipe = request.recipe
+    classifier = configs.classifier_config(
+        recipe, backend=request.backend, triton_backend="onnxruntime", platform="onnxruntime_onnx"
+    )
+    built = {
+        config.name: config
+        for config in (
+            configs.preprocess_config(recipe),
+            classifier,
+            configs.postprocess_config(recipe),
+            configs.ensemble_config(classifier.name),
+        )
+    }
+    repository.stage_configs(request.repository, folder, built)
+    repository.stage_sources(request.repository, folder)
+    labels_file = folder / configs.POSTPROCESS / "labels.txt"
+    labels_file.parent.mkdir(parents=True, exist_ok=True)
+    labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+
+
+def is_up_to_date(request: Request) -> bool:
+    """Whether the repository holds what this request would build, made by the same versions of the tools.
+
+    Takes no framework into memory, so that it is quick.
+    """
+    folder = request.repository / configs.classifier_name(request.backend) / "1"
+    made = report.read(folder / report.REPORT)
+    if made is None or made.get("format") != report.FORMAT:
+        return False
+    weights_named = request.checkpoint is not None or request.random_weights
+    random = str(made.get("weights", {}).get("source", "")).startswith(("random", "checkpoint"))
+    if weights_named or random:
+        return False  # a checkpoint may have changed under its name
+    artefact = folder / str(made["artefact"]["file"])
+    preprocess = repository.read_config(request.repository, configs.PREPROCESS)
+    postprocess = repository.read_config(request.repository, configs.POSTPROCESS)
+    return (
+        made["recipe_sha256"] == request.recipe.sha256
+        and made["backend"] == request.backend
+        and made["precision"] == request.precision
+        and made["versions"] == report.versions()
+        and artefact.is_file()
+        and file_sha256(artefact) == made["artefact"]["sha256"]
+        and all(
+            config is not None and config.parameters["recipe_sha256"].string_value == request.recipe.sha256
+            for config in (preprocess, postprocess)
+        )
+    )
+
+
+def _load(request: Request, say: Say) -> Network:
+    if isinstance(request.recipe.source, OnnxSource):
+        if request.checkpoint is not None or request.random_weights:
+            raise BuildError(
+                "--checkpoint and --weights go with torchvision recipes; an ONNX file has its weights inside"
+            )
+        from jpeg_build.onnx_network import OnnxNetwork  # needs no PyTorch
+
+        say(f"loading {request.recipe.source.file.name}")
+        return OnnxNetwork(request.recipe)
+    from jpeg_build.torchvision_network import TorchvisionNetwork  # takes seconds to import
+
+    say(f"loading {request.recipe.source.network}")
+    return TorchvisionNetwork(request.recipe, checkpoint=request.checkpoint, random=request.random_weights)
+
+
+def _onnx_runner(artefact: Path) -> Callable[[parity.Pixels], parity.Logits]:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(artefact), providers=["CPUExecutionProvider"])
+
+    def run(pixels: parity.Pixels) -> parity.Logits:
+        logits: parity.Logits = session.run(["output__0"], {"input__0": pixels})[0]
+        return logits
+
+    return run
+
+
+def say_on_stderr(message: str) -> None:
+    """One line of progress."""
+    print(f"jpeg-build: {message} ...", file=sys.stderr, flush=True)

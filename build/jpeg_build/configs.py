@@ -1,0 +1,195 @@
+"""The configs of a model repository, as messages of Triton's own model_config.proto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import text_format
+from jpeg_preprocess import PostprocessSettings, PreprocessSettings
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from jpeg_build.onnx_graph import INPUT, OUTPUT
+from jpeg_build.recipe import Recipe
+
+ENSEMBLE = "jpeg_classifier"
+PREPROCESS = "preprocess"
+POSTPROCESS = "postprocess"
+
+MAX_BATCH_SIZE = 64
+
+BYTES, UINT8, FP32, INT32 = "TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32"
+
+# Parameters that a recipe decides. All others are the user's, and a rebuild leaves them as they are.
+_RECIPE_PARAMETERS = {
+    "recipe",
+    "recipe_sha256",
+    "resize_size",
+    "crop_size",
+    "interpolation",
+    "antialias",
+    "exif_orientation",
+    "labels_file",
+}
+# Fields of a config that are the user's once it exists.
+_USER_FIELDS = (
+    "max_batch_size",
+    "dynamic_batching",
+    "instance_group",
+    "optimization",
+    "version_policy",
+    "response_cache",
+)
+
+
+def classifier_name(backend: str) -> str:
+    """Name of the classifier that a backend serves: `classifier_onnx`."""
+    return f"classifier_{backend}"
+
+
+def preprocess_config(recipe: Recipe) -> ModelConfig:
+    """IMAGE to PIXELS and ERROR."""
+    settings = PreprocessSettings(
+        recipe.geometry,
+        recipe=recipe.name,
+        recipe_sha256=recipe.sha256,
+        exif_orientation=recipe.exif_orientation,
+    )
+    config = _model(PREPROCESS, backend="python")
+    _tensor(config.input, "IMAGE", BYTES, [1])
+    _tensor(config.output, "PIXELS", UINT8, [*recipe.geometry.crop_size, 3])
+    _tensor(config.output, "ERROR", BYTES, [1])
+    config.dynamic_batching.SetInParent()
+    _parameters(config, settings.to_parameters())
+    return config
+
+
+def postprocess_config(recipe: Recipe) -> ModelConfig:
+    """Logits and ERROR to LABEL, SCORE, INDEX and ERROR."""
+    settings = PostprocessSettings(recipe=recipe.name, recipe_sha256=recipe.sha256)
+    config = _model(POSTPROCESS, backend="python")
+    _tensor(config.input, OUTPUT, FP32, [recipe.classes])
+    _tensor(config.input, "ERROR", BYTES, [1])
+    for name, kind, dims in (
+        ("LABEL", BYTES, -1),
+        ("SCORE", FP32, -1),
+        ("INDEX", INT32, -1),
+        ("ERROR", BYTES, 1),
+    ):
+        _tensor(config.output, name, kind, [dims])
+    config.dynamic_batching.SetInParent()
+    _parameters(config, settings.to_parameters())
+    return config
+
+
+def classifier_config(recipe: Recipe, *, backend: str, triton_backend: str, platform: str) -> ModelConfig:
+    """Pixels to logits; the same for every backend but for the name of what runs it."""
+    config = _model(classifier_name(backend), backend=triton_backend, platform=platform)
+    pixels = [*recipe.geometry.crop_size, 3]
+    _tensor(config.input, INPUT, UINT8, pixels)
+    _tensor(config.output, OUTPUT, FP32, [recipe.classes])
+    config.dynamic_batching.SetInParent()
+    # Runs the network once before the model counts as ready: the first user does not wait, and what cannot run
+    # does not load.
+    warmup = config.model_warmup.add(name="one black image", batch_size=1)
+    warmup.inputs[INPUT].data_type = _data_type(UINT8)
+    warmup.inputs[INPUT].dims.extend(pixels)
+    warmup.inputs[INPUT].zero_data = True
+    return config
+
+
+def ensemble_config(classifier: str) -> ModelConfig:
+    """The public model; `classifier` is the one word that a swap changes."""
+    config = _model(ENSEMBLE, platform="ensemble")
+    _tensor(config.input, "IMAGE", BYTES, [1])
+    for name, kind, dims in (
+        ("LABEL", BYTES, -1),
+        ("SCORE", FP32, -1),
+        ("INDEX", INT32, -1),
+        ("ERROR", BYTES, 1),
+    ):
+        _tensor(config.output, name, kind, [dims])
+    _step(config, PREPROCESS, {"IMAGE": "IMAGE"}, {"PIXELS": "pixels", "ERROR": "undecodable"})
+    _step(config, classifier, {INPUT: "pixels"}, {OUTPUT: "logits"})
+    _step(
+        config,
+        POSTPROCESS,
+        {OUTPUT: "logits", "ERROR": "undecodable"},
+        {name: name for name in ("LABEL", "SCORE", "INDEX", "ERROR")},
+    )
+    return config
+
+
+def chosen_classifier(ensemble: ModelConfig) -> str | None:
+    """Name of the model in the ensemble's classifier step, or None if there is no such step."""
+    for step in ensemble.ensemble_scheduling.step:
+        if OUTPUT in step.output_map:
+            return str(step.model_name)
+    return None
+
+
+def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig:
+    """`built`, with what the user may have changed in `existing`: batching, instances, own parameters.
+
+    What the recipe decides (tensors, geometry, labels) is always the recipe's.
+    """
+    merged = ModelConfig()
+    merged.CopyFrom(built)
+    for field in _USER_FIELDS:
+        merged.ClearField(field)
+        value = getattr(existing, field)
+        if field == "max_batch_size":
+            merged.max_batch_size = value
+        elif field == "instance_group":
+            merged.instance_group.extend(value)
+        elif existing.HasField(field):
+            getattr(merged, field).CopyFrom(value)
+    for name, parameter in existing.parameters.items():
+        if name not in _RECIPE_PARAMETERS:
+            merged.parameters[name].CopyFrom(parameter)
+    return merged
+
+
+def parse(text: str) -> ModelConfig:
+    """A config from its text. Raises google.protobuf.text_format.ParseError, with line and column."""
+    return text_format.Parse(text, ModelConfig())
+
+
+def to_text(config: ModelConfig) -> str:
+    """A config as the text of a config.pbtxt, with a head that says where it comes from."""
+    body = text_format.MessageToString(config, use_short_repeated_primitives=True)
+    if config.name == ENSEMBLE:
+        chosen = f'model_name: "{chosen_classifier(config)}"'
+        body = body.replace(chosen, f"{chosen}  # <- swap the classifier by editing this word")
+        return f"# Written by jpeg-build. A rebuild keeps the classifier that you chose.\n{body}"
+    return (
+        "# Written by jpeg-build from a recipe. Batching, instances and parameters that no recipe decides are yours\n"
+        f"# to edit: a rebuild keeps them.\n{body}"
+    )
+
+
+def _model(name: str, *, backend: str = "", platform: str = "") -> ModelConfig:
+    return ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=MAX_BATCH_SIZE)
+
+
+def _data_type(name: str) -> int:
+    from tritonclient.grpc import model_config_pb2  # its enum values are module attributes
+
+    return int(model_config_pb2.DataType.Value(name))
+
+
+def _tensor(tensors: Any, name: str, data_type: str, dims: list[int]) -> None:
+    tensors.add(name=name, data_type=_data_type(data_type), dims=dims)
+
+
+def _parameters(config: ModelConfig, parameters: Mapping[str, str]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+
+
+def _step(config: ModelConfig, model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    step = config.ensemble_scheduling.step.add(model_name=model, model_version=-1)
+    for key, value in inputs.items():
+        step.input_map[key] = value
+    for key, value in outputs.items():
+        step.output_map[key] = value

@@ -1,0 +1,104 @@
+"""Does the artefact compute what the network computes?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpeg_build.errors import ParityError
+
+Logits = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What is allowed at one precision.
+
+    relative_difference: largest difference of a logit, as a part of the reference's largest absolute logit.
+    top1_agreement, top5_overlap: at least this part, over the photos.
+    """
+
+    relative_difference: float
+    top1_agreement: float
+    top5_overlap: float
+
+
+TOLERANCES = {"fp32": Tolerance(relative_difference=1e-3, top1_agreement=1.0, top5_overlap=1.0)}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured; differences are of logits, agreement and overlap over the photos."""
+
+    photos: int
+    random_images: int
+    largest_logit: float
+    max_abs_difference: float
+    mean_abs_difference: float
+    relative_difference: float
+    top1_agreement: float
+    top5_overlap: float
+
+    def to_json(self) -> dict[str, float | int]:
+        """For model.json."""
+        return asdict(self)
+
+
+def measure(reference: Logits, artefact: Logits, *, photos: int) -> Parity:
+    """Compare two sets of logits, both (N, classes) float32; the first `photos` rows are of photos.
+
+    Classes whose reference logits differ by less than the largest difference count as equal: which of two equal
+    logits is first says nothing about an artefact.
+    """
+    if reference.shape != artefact.shape:
+        raise ParityError(f"the artefact's output has shape {artefact.shape}, the network's {reference.shape}")
+    difference = np.abs(reference.astype(np.float64) - artefact)
+    # A NaN anywhere must fail every comparison.
+    largest = float(difference.max()) if np.isfinite(artefact).all() else float("nan")
+    k = min(5, reference.shape[1])
+    rows = np.arange(photos)
+    ranked = -np.sort(-reference[:photos], axis=1)
+    first = reference[rows, artefact[:photos].argmax(axis=1)]
+    best = np.argpartition(-artefact[:photos], k - 1, axis=1)[:, :k]
+    among_best = np.take_along_axis(reference[:photos], best, axis=1) >= ranked[:, k - 1 : k] - largest
+    scale = float(np.abs(reference).max())
+    return Parity(
+        photos=photos,
+        random_images=len(reference) - photos,
+        largest_logit=scale,
+        max_abs_difference=largest,
+        mean_abs_difference=float(difference.mean()),
+        relative_difference=largest / max(scale, 1e-6),
+        top1_agreement=float((first >= ranked[:, 0] - largest).mean()),
+        top5_overlap=float(among_best.mean()),
+    )
+
+
+def check(parity: Parity, precision: str) -> None:
+    """Raises ParityError, naming what is outside, if the precision's tolerance is not kept."""
+    tolerance = TOLERANCES[precision]
+    faults = []
+    if not parity.relative_difference <= tolerance.relative_difference:
+        faults.append(
+            f"logits differ by up to {parity.relative_difference:.2g} of the largest logit, "
+            f"{tolerance.relative_difference:.2g} is allowed"
+        )
+    if not parity.top1_agreement >= tolerance.top1_agreement:
+        faults.append(f"top-1 agrees on {parity.top1_agreement:.1%}, {tolerance.top1_agreement:.1%} is needed")
+    if not parity.top5_overlap >= tolerance.top5_overlap:
+        faults.append(f"top-5 overlaps by {parity.top5_overlap:.1%}, {tolerance.top5_overlap:.1%} is needed")
+    if faults:
+        raise ParityError(
+            f"the {precision} artefact does not compute what the network computes: {'; '.join(faults)}. "
+            "Nothing was put in place."
+        )
+
+
+def run_in_batches(run: Callable[[Pixels], Logits], pixels: Pixels) -> Logits:
+    """Run an artefact on batches of 1, then of 3, then of all that is left, so that a dynamic batch is proven."""
+    parts = [pixels[:1], pixels[1:4], pixels[4:]]
+    return np.concatenate([run(part) for part in parts if len(part)])

@@ -1,0 +1,296 @@
+"""Recipes: the one place that knows geometry, normalisation, labels and the source of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from jpeg_preprocess import Geometry, Interpolation, LabelFileError, read_labels
+
+from jpeg_build.errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+Color = Literal["RGB", "BGR"]
+Layout = Literal["NCHW", "NHWC"]
+Output = Literal["logits", "probabilities"]
+Triple = tuple[float, float, float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(pixel / 255 - mean) / std, for each channel in the order of `color`; mean in [0, 1], std above 0."""
+
+    mean: Triple
+    std: Triple
+    color: Color = "RGB"
+
+
+@dataclass(frozen=True)
+class TorchvisionSource:
+    """A network of torchvision.
+
+    network, weights: names as torchvision.models.get_model and get_model_weights take them.
+    sha256: of the weights file, if it is to be checked. package: an installed package that carries the file.
+    """
+
+    network: str
+    weights: str
+    sha256: str | None
+    package: str | None
+
+
+@dataclass(frozen=True)
+class OnnxSource:
+    """A user's own ONNX file: one float image input, and one output of logits or probabilities.
+
+    layout: order of the input's axes; None takes it from the place of the 3 channels.
+    """
+
+    file: Path
+    output: Output
+    layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. labels_file is None if the labels come with the weights."""
+
+    name: str
+    path: Path
+    classes: int
+    labels_file: Path | None
+    geometry: Geometry
+    exif_orientation: bool
+    normalisation: Normalisation
+    source: TorchvisionSource | OnnxSource
+
+    @property
+    def sha256(self) -> str:
+        """Identity of what the recipe says, not of how it is written: comments and order do not count.
+
+        It covers the contents of the label file and of the ONNX file, and no path.
+        """
+        said = dataclasses.asdict(dataclasses.replace(self, path=Path(), labels_file=None))
+        said["labels"] = None if self.labels_file is None else read_labels(self.labels_file)
+        if isinstance(self.source, OnnxSource):
+            said["source"]["file"] = file_sha256(self.source.file)
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The recipe's file: a path, or the name of one in build/recipes.
+
+    Raises RecipeError, naming the recipes there are.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"{path}: there is no such file")
+        return path
+    named = RECIPES / f"{name_or_path}.toml"
+    if named.is_file():
+        return named
+    known = sorted(file.stem for file in RECIPES.glob("*.toml"))
+    raise RecipeError(
+        f"there is no recipe {name_or_path!r}; give the path of a .toml file or one of {', '.join(known)}"
+    )
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises RecipeError, whose message begins with PATH:LINE of what to mend.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        raise RecipeError(f"{path}:{found[1] if found else 1}: is not valid TOML: {error}") from error
+
+    top = _Table(path, text, "", tables)
+    geometry, normalisation, source = (top.table(name) for name in ("geometry", "normalisation", "source"))
+    recipe = Recipe(
+        name=path.stem,
+        path=path,
+        classes=_classes(top),
+        labels_file=_labels_file(top),
+        geometry=_geometry(geometry),
+        exif_orientation=geometry.get("exif_orientation", bool, True),
+        normalisation=_normalisation(normalisation),
+        source=_source(source),
+    )
+    for table in (top, geometry, normalisation, source):
+        table.refuse_unknown()
+    if recipe.labels_file is None and isinstance(recipe.source, OnnxSource):
+        raise top.error("labels", '"weights" goes with kind = "torchvision" only; name a text file, one label a line')
+    if recipe.labels_file is not None:
+        try:
+            read_labels(recipe.labels_file, recipe.classes)
+        except LabelFileError as error:
+            raise top.error("labels", str(error)) from error
+    return recipe
+
+
+def _classes(top: _Table) -> int:
+    classes: int = top.need("classes", int)
+    if classes < 2:
+        raise top.error("classes", f"is {classes}, but must be at least 2")
+    return classes
+
+
+def _labels_file(top: _Table) -> Path | None:
+    labels = top.need("labels", str)
+    return None if labels == "weights" else top.path.parent / labels
+
+
+def _geometry(table: _Table) -> Geometry:
+    resize_size = table.need("resize_size", int, list)
+    crop_size = table.need("crop_size", int, list)
+    try:
+        return Geometry(
+            resize_size=resize_size if isinstance(resize_size, int) else table.size("resize_size", resize_size),
+            crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else table.size("crop_size", crop_size),
+            interpolation=table.choice("interpolation", Interpolation, "bilinear"),
+            antialias=table.get("antialias", bool, True),
+        )
+    except ValueError as error:
+        # The message begins with the key it is about, or speaks of how two of them go together.
+        key = next((key for key in ("crop_size", "antialias", "resize_size") if str(error).startswith(key)), "")
+        raise table.error(key, str(error).removeprefix(f"{key} ")) from error
+
+
+def _normalisation(table: _Table) -> Normalisation:
+    mean, std = table.triple("mean"), table.triple("std")
+    if not all(0 <= value <= 1 for value in mean):
+        raise table.error("mean", "must lie in [0, 1]: if yours is for pixels in [0, 255], divide mean and std by 255")
+    if not all(value > 0 for value in std):
+        raise table.error("std", "must be above 0")
+    return Normalisation(mean, std, table.choice("color", Color, "RGB"))
+
+
+def _source(table: _Table) -> TorchvisionSource | OnnxSource:
+    if table.choice("kind", Literal["torchvision", "onnx"], None) == "onnx":
+        file = table.path.parent / table.need("file", str)
+        if not file.is_file():
+            raise table.error("file", f"there is no file {file}")
+        layout = table.choice("layout", Layout, None) if "layout" in table.values else None
+        return OnnxSource(file, table.choice("output", Output, None), layout)
+    sha256 = table.get("sha256", str, None)
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
+    return TorchvisionSource(
+        table.need("network", str), table.need("weights", str), sha256, table.get("package", str, None)
+    )
+
+
+class _Table:
+    """One table of a recipe. Keeps count of the keys that were asked for, so that others can be refused."""
+
+    def __init__(self, path: Path, text: str, name: str, values: Mapping[str, Any]) -> None:
+        self.path, self.name, self.values = path, name, values
+        self._text = text
+        self._asked: set[str] = set()
+
+    def table(self, name: str) -> _Table:
+        return _Table(self.path, self._text, name, self.need(name, dict))
+
+    def need(self, key: str, *kinds: type[Any]) -> Any:
+        self._asked.add(key)
+        if key not in self.values:
+            raise self.error("", f"{self._full(key)} is missing")
+        value = self.values[key]
+        # In Python, True is an int; in a recipe it is not.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise self.error(key, f"is {json.dumps(value, default=str)}, but must be {wanted}")
+        return value
+
+    def get(self, key: str, kind: type[T], default: Any) -> Any:
+        self._asked.add(key)
+        return self.need(key, kind) if key in self.values else default
+
+    def choice(self, key: str, choices: Any, default: Any) -> Any:
+        """One of the texts of a Literal; no default (None) means that the key is needed."""
+        value = self.need(key, str) if default is None else self.get(key, str, default)
+        if value not in get_args(choices):
+            listed = ", ".join(f'"{choice}"' for choice in get_args(choices))
+            raise self.error(key, f'is "{value}", but must be one of {listed}')
+        return value
+
+    def triple(self, key: str) -> Triple:
+        values = self.need(key, list)
+        if len(values) != 3 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+            raise self.error(key, f"is {values}, but must be three numbers, one a channel")
+        return float(values[0]), float(values[1]), float(values[2])
+
+    def size(self, key: str, values: list[Any]) -> tuple[int, int]:
+        if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+            raise self.error(key, f"is {values}, but must be one number of pixels or [height, width]")
+        return values[0], values[1]
+
+    def refuse_unknown(self) -> None:
+        for key in self.values:
+            if key not in self._asked:
+                near = difflib.get_close_matches(key, self._asked, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(self._asked))}"
+                raise self.error(key, f"is unknown; {hint}")
+
+    def error(self, key: str, message: str) -> RecipeError:
+        about = f"{self._full(key)}: " if key else ""
+        return RecipeError(f"{self.path}:{self._line_of(key)}: {about}{message}")
+
+    def _full(self, key: str) -> str:
+        return f"[{self.name}] {key}" if self.name else key
+
+    def _line_of(self, key: str) -> int:
+        """The line of `key` in this table; of the table's head if the key is not written as `key = ...`."""
+        current, head = "", 1
+        for number, line in enumerate(self._text.splitlines(), start=1):
+            header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+            if header:
+                current = header[1].strip("\"'")
+                if current in (self.name, key):
+                    head = number
+                if current == key:
+                    return number
+            elif current == self.name and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return number
+        return head
+
+
+_KINDS: dict[type[Any], str] = {
+    bool: "true or false",
+    dict: "a table",
+    int: "a whole number",
+    list: "a list",
+    str: "a text in quotes",
+}

@@ -1,0 +1,131 @@
+"""The model repository on disk: what is built is staged beside it and renamed into it, all or nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from jpeg_build import configs
+from jpeg_build.errors import RepositoryError
+
+CHECKOUT = Path(__file__).parents[2] / "model_repository"
+
+CONFIG = "config.pbtxt"
+_LOCK = ".jpeg-build.lock"
+_STAGING = ".staging-"
+
+
+@contextmanager
+def staging(repository: Path) -> Iterator[Path]:
+    """A folder to build in, on the repository's own file system, so that renames out of it are atomic.
+
+    One build at a time: a second one waits for nothing and is refused. What a killed build left is removed.
+
+    Raises RepositoryError.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        lock = os.open(repository / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise RepositoryError(f"{repository}: cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RepositoryError(
+                f"{repository}: another jpeg-build is at work there; try again when it is done"
+            ) from error
+        for left in repository.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def read_config(repository: Path, model: str) -> ModelConfig | None:
+    """A model's config, or None if there is none yet.
+
+    Raises RepositoryError if it cannot be parsed: a user's edits are not thrown away.
+    """
+    path = repository / model / CONFIG
+    try:
+        return configs.parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise RepositoryError(
+            f"{path}: cannot be read: {error}: mend it, or delete it to have it written anew"
+        ) from error
+
+
+def stage_configs(repository: Path, folder: Path, built: Mapping[str, ModelConfig]) -> None:
+    """Write the configs that differ from what the repository has, with the user's choices kept, into `folder`."""
+    for model, config in built.items():
+        existing = read_config(repository, model)
+        if existing is not None:
+            merged = configs.keep_users_choices(config, existing)
+            chosen = configs.chosen_classifier(existing)
+            if model == configs.ENSEMBLE and chosen is not None:
+                merged = configs.keep_users_choices(configs.ensemble_config(chosen), existing)
+            if merged == existing:
+                continue  # leaves the user's comments alone
+            config = merged  # noqa: PLW2901
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        (folder / model / CONFIG).write_text(configs.to_text(config), encoding="utf-8")
+
+
+def stage_sources(repository: Path, folder: Path) -> None:
+    """What a new repository needs beside configs: the Python models of this checkout, the ensemble's version."""
+    for model in (configs.PREPROCESS, configs.POSTPROCESS):
+        source = CHECKOUT / model / "1" / "model.py"
+        if (repository / model / "1" / "model.py").exists():
+            continue
+        if not source.is_file():
+            raise RepositoryError(f"{source} is missing: run jpeg-build from a checkout of the project")
+        (folder / model / "1").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / model / "1" / "model.py")
+    (folder / configs.ENSEMBLE / "1").mkdir(parents=True, exist_ok=True)
+    (folder / configs.ENSEMBLE / "1" / ".gitkeep").touch()
+
+
+def place(folder: Path, repository: Path) -> None:
+    """Rename every file of `folder` to its place in the repository; if one fails, put back what was there.
+
+    Raises RepositoryError.
+    """
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    kept = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
+    done: list[Path] = []
+    try:
+        for file in files:
+            target = repository / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                (kept / file).parent.mkdir(parents=True, exist_ok=True)
+                # A link, not a move: there is never a moment without the old or the new file.
+                os.link(target, kept / file)
+            done.append(file)
+            (folder / file).replace(target)
+    except OSError as error:
+        for file in done:
+            if (kept / file).exists():
+                (kept / file).replace(repository / file)
+            elif not (folder / file).exists():
+                (repository / file).unlink(missing_ok=True)
+        raise RepositoryError(
+            f"{repository}: cannot be written: {error.strerror}; what was there is untouched"
+        ) from error
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
