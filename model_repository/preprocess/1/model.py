@@ -1,0 +1,54 @@
+"""Triton model `preprocess`: IMAGE (encoded JPEGs) to PIXELS, and an ERROR for each image that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from jpeg_preprocess import (
+    ImageError,
+    Preprocessor,
+    PreprocessSettings,
+    describe_failures,
+    read_parameters,
+)
+from numpy.typing import NDArray
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        settings = PreprocessSettings.from_parameters(read_parameters(args["model_config"]))
+        self._preprocess = Preprocessor(settings)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        batches = [_images(request) for request in requests]
+        pixels, errors = self._preprocess([image for batch in batches for image in batch])
+        responses, start = [], 0
+        for batch in batches:
+            part = slice(start, start := start + len(batch))
+            responses.append(_respond(pixels[part], errors[part]))
+        return responses
+
+    def finalize(self) -> None:
+        self._preprocess.close()
+
+
+def _images(request: pb_utils.InferenceRequest) -> list[bytes]:
+    tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+    assert tensor is not None, "Triton checks the inputs against the config"
+    images: list[bytes] = tensor.as_numpy().ravel().tolist()
+    return images
+
+
+def _respond(pixels: NDArray[np.uint8], errors: Sequence[ImageError | None]) -> pb_utils.InferenceResponse:
+    failures = [error for error in errors if error is not None]
+    if len(failures) == len(errors):
+        # Nothing in this request can be answered. Only an error here reaches the client as HTTP 400.
+        ours = any(error.reason == "internal" for error in failures)
+        code = pb_utils.TritonError.INTERNAL if ours else pb_utils.TritonError.INVALID_ARG
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe_failures(failures), code))
+    messages = [[b"" if error is None else str(error).encode()] for error in errors]
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor("PIXELS", pixels), pb_utils.Tensor("ERROR", np.array(messages, dtype=object))]
+    )
