@@ -1,0 +1,28 @@
+"""What keeps a server from running.
+
+ServeError
+├── PrerequisiteError   something on this machine is missing
+├── PortError           a port is taken
+├── RepositoryProblems  jpeg-serve check found something
+└── ServerDied          tritonserver ended, or was never ready
+"""
+
+
+class ServeError(Exception):
+    """The server cannot run; the message says why and what to do."""
+
+
+class PrerequisiteError(ServeError):
+    """Something on this machine is missing; the message names the package that brings it."""
+
+
+class PortError(ServeError):
+    """A port is taken by another program."""
+
+
+class RepositoryProblems(ServeError):  # what it is, is what was found
+    """The model repository cannot be served; one line for each problem."""
+
+
+class ServerDied(ServeError):  # says what happened
+    """tritonserver ended, or was not ready in time; the message has its last words."""

@@ -1,0 +1,37 @@
+"""The shared library of the running Python. Standard library only: setup asks it before anything is installed."""
+
+import ctypes.util
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def find_libpython() -> Path | None:
+    """Path of libpython3.x.so.1.0 of the running Python, or None if there is none.
+
+    Triton's Python backend links its worker processes against it. Some Pythons are built without it.
+    """
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    folders = [sysconfig.get_config_var("LIBDIR"), os.path.join(sys.base_prefix, "lib")]  # noqa: PTH118
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    if multiarch:
+        folders += [f"/usr/lib/{multiarch}", os.path.join(sys.base_prefix, "lib", multiarch)]  # noqa: PTH118
+    for folder in folders:
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder) / name
+    # Somewhere in the loader's own folders: it will be found by name, so the folder does not matter.
+    if ctypes.util.find_library(f"python{sys.version_info.major}.{sys.version_info.minor}"):
+        return Path(name)
+    return None
+
+
+def libpython_remedy() -> str:
+    """One sentence: what is missing and what brings it."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"{sys.executable} has no shared library libpython{version}.so, which Triton's Python backend needs: "
+        f"install it (Debian, Ubuntu: apt-get install libpython{version}; pyenv: "
+        f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {version}), or use another Python with "
+        "make PYTHON=..."
+    )

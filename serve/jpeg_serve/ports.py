@@ -1,0 +1,27 @@
+"""Ports: free ones, and what to say of taken ones."""
+
+from __future__ import annotations
+
+import socket
+
+from jpeg_serve.errors import PortError
+
+
+def free_port(address: str) -> int:
+    """A TCP port that is free on `address` at this moment."""
+    with socket.create_server((address, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free(address: str, port: int, option: str) -> None:
+    """Raises PortError if something listens on the port, or if it may not be used; `option` changes it."""
+    try:
+        # SO_REUSEADDR, which create_server sets, allows for connections that are still closing, as Triton does.
+        with socket.create_server((address, port)):
+            pass
+    except OSError as error:
+        raise PortError(
+            f"port {port} on {address} cannot be used ({error.strerror}): choose another with {option} PORT, "
+            f"or a free one with {option} 0"
+        ) from error

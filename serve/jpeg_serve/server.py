@@ -1,0 +1,297 @@
+"""One tritonserver process: started, watched, stopped, and nothing left of it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import http.client
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from jpeg_serve import ports, shared_memory
+from jpeg_serve.backends import prepare_backends
+from jpeg_serve.check import check_repository, models_to_load
+from jpeg_serve.errors import PortError, RepositoryProblems, ServeError, ServerDied
+from jpeg_serve.locate import find_installation
+
+LOOPBACK = "127.0.0.1"
+
+# HTTP and gRPC headers with this name reach the models as request parameters. Names of headers have no case.
+FORWARDED_HEADER = "(?i)k"
+
+_PR_SET_PDEATHSIG = 1
+_LAST_WORDS = 400
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What to serve and where.
+
+    http_port, grpc_port, metrics_port: 0 takes a free one.
+    address: what all three listen on; loopback unless told otherwise.
+    load: names of the models to load; none takes the ensembles and, through them, their steps.
+    backends: folder of Python-based backends; None takes `backends` beside the model repository, if it is there.
+    triton: further options, in tritonserver's own words; they come last and win.
+    ready_timeout_s: how long the models may take to load.
+    drain_s: how long open requests may take once a stop was asked for.
+    """
+
+    model_repository: Path = Path("model_repository")
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    address: str = LOOPBACK
+    load: Sequence[str] = ()
+    backends: Path | None = None
+    triton: Sequence[str] = ()
+    ready_timeout_s: float = 300.0
+    drain_s: int = 30
+
+
+class TritonServer:
+    """A tritonserver that lives from `start` to `stop`, or as long as a `with` block.
+
+    log: gets everything that tritonserver prints; None is this process's stderr.
+    """
+
+    def __init__(self, options: ServerOptions, *, log: BinaryIO | None = None) -> None:
+        self.options = options
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pump: threading.Thread | None = None
+        self._words: collections.deque[bytes] = collections.deque(maxlen=_LAST_WORDS)
+        self._shm_prefix = ""
+
+    def __enter__(self) -> TritonServer:
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the tritonserver."""
+        return self._running().pid
+
+    @property
+    def http_address(self) -> str:
+        """HOST:PORT for HTTP, as tritonclient takes it."""
+        return f"{_reachable(self.options.address)}:{self.options.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """HOST:PORT for gRPC, as tritonclient takes it."""
+        return f"{_reachable(self.options.address)}:{self.options.grpc_port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """HOST:PORT of the Prometheus metrics."""
+        return f"{_reachable(self.options.address)}:{self.options.metrics_port}"
+
+    def start(self) -> None:
+        """Check the repository and start the process. Raises ServeError."""
+        options = self.options
+        problems = check_repository(options.model_repository)
+        if problems:
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise RepositoryProblems(f"{options.model_repository} cannot be served:\n{lines}")
+        installation = find_installation()
+        ours = options.backends or options.model_repository.resolve().parent / "backends"
+        backends = prepare_backends(installation, ours if ours.is_dir() else None)
+        self.options = options = self._settle_ports()
+        self._shm_prefix = shared_memory.new_prefix()
+        self._process = subprocess.Popen(
+            [str(installation.executable), *_arguments(options, backends, self._shm_prefix)],
+            env=installation.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A session of its own: Ctrl-C reaches it through us only, and its workers can be found by its group.
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509  # one system call, in a library that is loaded already
+        )
+        self._pump = threading.Thread(target=self._copy_log, name="triton-log", daemon=True)
+        self._pump.start()
+
+    def wait_until_ready(self, tell: Callable[[float], None] | None = None) -> None:
+        """Wait until every model is loaded and the server answers; `tell` gets the seconds waited, once a second.
+
+        Raises ServerDied if it ends before, or takes longer than `ready_timeout_s`.
+        """
+        begun = told = time.monotonic()
+        while not self._is_ready():
+            now = time.monotonic()
+            status = self._running().poll()
+            if status is not None:
+                raise ServerDied(f"tritonserver ended before it was ready ({_describe_exit(status)}):\n{self._why()}")
+            if now - begun > self.options.ready_timeout_s:
+                limit = f"{self.options.ready_timeout_s:.0f} s"
+                raise ServerDied(f"tritonserver was not ready after {limit}; its last words:\n{self._why()}")
+            if tell is not None and now - told >= 1:
+                told = now
+                tell(now - begun)
+            time.sleep(0.05)
+
+    def wait(self) -> int:
+        """Wait until the process ends; returns its exit status, negative for a signal."""
+        return self._running().wait()
+
+    def terminate(self) -> None:
+        """Ask the server to stop: it takes no new requests, and finishes the open ones. Returns at once."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the server and its workers at once; open requests are lost."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Terminate, wait for the drain, kill what is left then, and remove its shared memory. Can be repeated."""
+        if self._process is None:
+            return
+        self.terminate()
+        try:
+            # tritonserver counts the drain itself; beyond it, only the unloading of the models is left.
+            self._process.wait(self.options.drain_s + 10)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.clean_up()
+
+    def clean_up(self) -> None:
+        """After the process has ended, or must: kill the workers that are left, and remove their shared memory."""
+        if self._process is None:
+            return
+        self.kill()
+        self._process.wait()
+        if self._pump is not None:
+            self._pump.join(timeout=5)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        shared_memory.remove(self._shm_prefix)
+        self._process = None
+
+    def _settle_ports(self) -> ServerOptions:
+        options = self.options
+        settled: dict[str, int] = {}
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            port = getattr(options, name)
+            if port == 0:
+                while port == 0 or port in settled.values():
+                    port = ports.free_port(options.address)
+            else:
+                ports.require_free(options.address, port, f"--{name.replace('_', '-')}")
+            if port in settled.values():
+                raise PortError(f"port {port} is given for two things: HTTP, gRPC and metrics need one each")
+            settled[name] = port
+        return replace(
+            options,
+            http_port=settled["http_port"],
+            grpc_port=settled["grpc_port"],
+            metrics_port=settled["metrics_port"],
+        )
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServeError("the server was not started, or was stopped")
+        return self._process
+
+    def _is_ready(self) -> bool:
+        connection = http.client.HTTPConnection(self.http_address, timeout=2)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _copy_log(self) -> None:
+        stream = self._running().stdout
+        assert stream is not None
+        sink = self._log or sys.stderr.buffer
+        for line in stream:
+            self._words.append(line)
+            # A full disk or a closed terminal must not block the server on a full pipe.
+            with contextlib.suppress(OSError, ValueError):
+                sink.write(line)
+                sink.flush()
+
+    def _why(self) -> str:
+        """The lines of the log that say why it failed; the last lines if none does."""
+        if self._process is not None and self._process.poll() is not None and self._pump is not None:
+            self._pump.join(timeout=5)
+        lines = [line.decode(errors="replace").rstrip() for line in self._words]
+        telling = [line for line in lines if re.search(r"^E\d{4} |failed to load|[Ee]rror: ", line)]
+        return "\n".join(f"  {line}" for line in (telling or lines)[-8:]) or "  (it printed nothing)"
+
+
+def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:
+    """The command line of tritonserver; what the user gave in its own words replaces ours."""
+    address = options.address
+    arguments = [
+        f"--model-repository={options.model_repository}",
+        f"--backend-directory={backends}",
+        f"--http-port={options.http_port}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-port={options.metrics_port}",
+        f"--http-address={address}",
+        f"--grpc-address={address}",
+        f"--metrics-address={address}",
+        # Explicit: a classifier that was not built does not keep the chosen one from being served.
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in options.load or models_to_load(options.model_repository)),
+        f"--exit-timeout-secs={options.drain_s}",
+        f"--http-header-forward-pattern={FORWARDED_HEADER}",
+        f"--grpc-header-forward-pattern={FORWARDED_HEADER}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+    ]
+    given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
+    if address != LOOPBACK or given & {"--http-address", "--grpc-address"}:
+        # Who may load models may run any code. Beyond this machine nobody may, whatever stands in front.
+        secret = secrets.token_hex(16)
+        arguments.append(f"--http-restricted-api=model-repository:admin-key={secret}")
+        arguments.append(f"--grpc-restricted-protocol=model-repository:admin-key={secret}")
+    replaceable = given - {"--backend-config"}
+    return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """What makes the child get SIGTERM when this process is killed, so that no server is left without its owner."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask_for_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask_for_signal
+
+
+def _reachable(address: str) -> str:
+    """An address to connect to, for one to listen on."""
+    return LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104  # compared, not bound
+
+
+def _describe_exit(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
