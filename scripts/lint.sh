@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that is checked without running the code. Usage: make lint
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff format --check .
+ruff check .
+lint-imports
+mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client scripts/demo.py tests
+# Each of these is a program of its own, named as Triton wants it: one by one, or their names would collide.
+for model in model_repository/*/1/model.py backends/*/model.py; do
+  mypy --no-error-summary "$model"
+done
+echo "lint: nothing found"
