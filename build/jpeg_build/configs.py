@@ -169,7 +169,11 @@ def to_text(config: ModelConfig) -> str:
 
 
 def _model(name: str, *, backend: str = "", platform: str = "") -> ModelConfig:
-    return ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=MAX_BATCH_SIZE)
+    config = ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=MAX_BATCH_SIZE)
+    if platform != "ensemble":
+        # One, where Triton's default would be two on a CPU: each instance is a process with threads for all cores.
+        config.instance_group.add(count=1)
+    return config
 
 
 def _data_type(name: str) -> int:

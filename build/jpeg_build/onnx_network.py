@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from jpeg_preprocess import read_labels
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
 from jpeg_build.onnx_graph import SMALLEST_PROBABILITY, describe, find_layout, finish, image_input, wrap
-from jpeg_build.recipe import OnnxSource, Recipe, file_sha256
+from jpeg_build.recipe import OnnxSource, Recipe
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -34,10 +33,10 @@ class OnnxNetwork:
 
     def __init__(self, recipe: Recipe) -> None:
         assert isinstance(recipe.source, OnnxSource)
-        assert recipe.labels_file is not None
+        assert recipe.labels is not None
         self._recipe, self._source = recipe, recipe.source
-        self.labels = read_labels(recipe.labels_file, recipe.classes)
-        self.weights = Weights(f"ONNX file {self._source.file.name}", file_sha256(self._source.file))
+        self.labels: Sequence[str] = recipe.labels
+        self.weights = Weights(f"ONNX file {self._source.file.name}", self._source.sha256)
         try:
             self._model: Any = onnx.load(str(self._source.file))
             self._session = ort.InferenceSession(str(self._source.file), providers=["CPUExecutionProvider"])

@@ -59,21 +59,23 @@ class OnnxSource:
     """A user's own ONNX file: one float image input, and one output of logits or probabilities.
 
     layout: order of the input's axes; None takes it from the place of the 3 channels.
+    sha256: of the file, when the recipe was loaded.
     """
 
     file: Path
+    sha256: str
     output: Output
     layout: Layout | None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. labels_file is None if the labels come with the weights."""
+    """A checked recipe. labels is None if they come with the weights."""
 
     name: str
     path: Path
     classes: int
-    labels_file: Path | None
+    labels: tuple[str, ...] | None
     geometry: Geometry
     exif_orientation: bool
     normalisation: Normalisation
@@ -85,11 +87,10 @@ class Recipe:
 
         It covers the contents of the label file and of the ONNX file, and no path.
         """
-        said = dataclasses.asdict(dataclasses.replace(self, path=Path(), labels_file=None))
-        said["labels"] = None if self.labels_file is None else read_labels(self.labels_file)
-        if isinstance(self.source, OnnxSource):
-            said["source"]["file"] = file_sha256(self.source.file)
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        said = dataclasses.asdict(self)
+        del said["path"]
+        said["source"].pop("file", None)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -138,11 +139,12 @@ def load_recipe(path: Path) -> Recipe:
 
     top = _Table(path, text, "", tables)
     geometry, normalisation, source = (top.table(name) for name in ("geometry", "normalisation", "source"))
+    classes = _classes(top)
     recipe = Recipe(
         name=path.stem,
         path=path,
-        classes=_classes(top),
-        labels_file=_labels_file(top),
+        classes=classes,
+        labels=_labels(top, classes),
         geometry=_geometry(geometry),
         exif_orientation=geometry.get("exif_orientation", bool, True),
         normalisation=_normalisation(normalisation),
@@ -150,13 +152,8 @@ def load_recipe(path: Path) -> Recipe:
     )
     for table in (top, geometry, normalisation, source):
         table.refuse_unknown()
-    if recipe.labels_file is None and isinstance(recipe.source, OnnxSource):
+    if recipe.labels is None and isinstance(recipe.source, OnnxSource):
         raise top.error("labels", '"weights" goes with kind = "torchvision" only; name a text file, one label a line')
-    if recipe.labels_file is not None:
-        try:
-            read_labels(recipe.labels_file, recipe.classes)
-        except LabelFileError as error:
-            raise top.error("labels", str(error)) from error
     return recipe
 
 
@@ -167,9 +164,14 @@ def _classes(top: _Table) -> int:
     return classes
 
 
-def _labels_file(top: _Table) -> Path | None:
+def _labels(top: _Table, classes: int) -> tuple[str, ...] | None:
     labels = top.need("labels", str)
-    return None if labels == "weights" else top.path.parent / labels
+    if labels == "weights":
+        return None
+    try:
+        return tuple(read_labels(top.path.parent / labels, classes))
+    except LabelFileError as error:
+        raise top.error("labels", str(error)) from error
 
 
 def _geometry(table: _Table) -> Geometry:
@@ -203,7 +205,7 @@ def _source(table: _Table) -> TorchvisionSource | OnnxSource:
         if not file.is_file():
             raise table.error("file", f"there is no file {file}")
         layout = table.choice("layout", Layout, None) if "layout" in table.values else None
-        return OnnxSource(file, table.choice("output", Output, None), layout)
+        return OnnxSource(file, file_sha256(file), table.choice("output", Output, None), layout)
     sha256 = table.get("sha256", str, None)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
@@ -260,7 +262,7 @@ class _Table:
     def refuse_unknown(self) -> None:
         for key in self.values:
             if key not in self._asked:
-                near = difflib.get_close_matches(key, self._asked, n=1)
+                near = difflib.get_close_matches(key, sorted(self._asked), n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(self._asked))}"
                 raise self.error(key, f"is unknown; {hint}")
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from urllib.error import URLError
 import numpy as np
 import torch
 import torchvision
-from jpeg_preprocess import read_labels
 from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms.functional import normalize
@@ -42,16 +41,12 @@ class TorchvisionNetwork:
         assert isinstance(recipe.source, TorchvisionSource)
         self._recipe, self._source = recipe, recipe.source
         entry = self._weights_entry()
-        self.labels: list[str]
-        if recipe.labels_file is not None:
-            self.labels = read_labels(recipe.labels_file, recipe.classes)
-        else:
-            self.labels = list(entry.meta["categories"])
-            if len(self.labels) != recipe.classes:
-                raise NetworkError(
-                    f"{recipe.path}: classes is {recipe.classes}, but the weights name {len(self.labels)} labels: "
-                    "give a label file of your own as labels"
-                )
+        self.labels: Sequence[str] = recipe.labels or entry.meta["categories"]
+        if len(self.labels) != recipe.classes:
+            raise NetworkError(
+                f"{recipe.path}: classes is {recipe.classes}, but the weights name {len(self.labels)} labels: "
+                "give a label file of your own as labels"
+            )
         if checkpoint is not None:
             self._network, self.weights = self._from_checkpoint(checkpoint)
         elif random:

@@ -24,7 +24,7 @@ MODEL = "jpeg_classifier"
 MAX_REQUEST_BYTES = 48 * 2**20
 
 # A request in which no image could be answered is refused with a line for each image.
-_REFUSED_IMAGE = re.compile(r"^(?:in ensemble '[^']*', )?image (\d+): (.*)$")
+_REFUSED_IMAGE = re.compile(r"^image \d+: (.*)$")
 
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 443}
 
@@ -82,7 +82,7 @@ class Client:
             if found is None:
                 raise
             if len(images) == 1:
-                return [Prediction((), (), (), error=found[2])]
+                return [Prediction((), (), (), error=found[1])]
             # No image of the batch could be answered, and a long list of reasons is cut short: ask one by one.
             return [prediction for image in images for prediction in self._ask([image], k)]
 

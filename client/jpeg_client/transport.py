@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,7 +86,11 @@ class _Tritonclient:
         return ServerTimeout(f"{self._url} did not answer{limit}")
 
     def _nobody(self) -> ServerUnavailable:
-        return ServerUnavailable(f"nobody answers at {self._url}: is the server running? (make serve)")
+        return ServerUnavailable(f"no Triton answers at {self._url}: is it running, and is that the right port?")
+
+    def _refused(self, message: str, status: str) -> RequestRefused:
+        # Which ensemble it was is known here; a user wants to know why.
+        return RequestRefused(re.sub(r"^in ensemble '[^']*', ", "", message), status)
 
 
 class GrpcTransport(_Tritonclient):
@@ -112,7 +117,7 @@ class GrpcTransport(_Tritonclient):
             return self._nobody() if _is_connection(error.message()) else ServerUnavailable(error.message())
         if status == "DEADLINE_EXCEEDED":
             return self._timed_out(timeout_s)
-        return RequestRefused(error.message(), status)
+        return self._refused(error.message(), status)
 
 
 class HttpTransport(_Tritonclient):
@@ -136,12 +141,13 @@ class HttpTransport(_Tritonclient):
             status = error.status() or ""
             if status == "503":
                 return ServerUnavailable(error.message())
-            return RequestRefused(error.message(), status)
+            return self._refused(error.message(), status)
         if isinstance(error, TimeoutError):
             return self._timed_out(timeout_s)
         if isinstance(error, OSError):
             return self._nobody()
-        return JpegClientError(f"{self._url}: {error}")
+        # What answers speaks another protocol; geventhttpclient has no public name for that error.
+        return self._nobody() if "Expected HTTP/" in str(error) else JpegClientError(f"{self._url}: {error}")
 
 
 def _is_connection(message: str) -> bool:

@@ -238,7 +238,9 @@ def _check_names(where: str, kind: str, step: str, mapping: Any, tensors: Iterab
     known = {tensor.name: bool(getattr(tensor, "optional", False)) for tensor in tensors}
     for name in mapping:
         if name not in known:
-            yield Problem(where, f"step {step} maps {kind} {name}, which it does not have; it has {', '.join(known)}")
+            yield Problem(
+                where, f"step {step} maps {kind} {name}, which it does not have; it has {', '.join(known) or 'none'}"
+            )
     for name, optional in known.items():
         if kind == "input" and name not in mapping and not optional:
             yield Problem(where, f"step {step} gets nothing for its input {name}")

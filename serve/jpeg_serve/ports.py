@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from jpeg_serve.errors import PortError
@@ -21,7 +22,9 @@ def require_free(address: str, port: int, option: str) -> None:
         with socket.create_server((address, port)):
             pass
     except OSError as error:
+        # Python's own text names the address again.
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise PortError(
-            f"port {port} on {address} cannot be used ({error.strerror}): choose another with {option} PORT, "
+            f"port {port} on {address} cannot be used ({reason}): choose another with {option} PORT, "
             f"or a free one with {option} 0"
         ) from error

@@ -1,0 +1,1 @@
+"""Stands where a model would; the check reads no code."""

@@ -1,0 +1,209 @@
+# ruff: noqa: E501  # one row for each case
+"""Broken images: each with its own reason, and none at the cost of another image."""
+
+import io
+import json
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from conftest import serve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jpeg_client import Client
+from support import PHOTOS, edit, encode, noise, photo
+
+
+def png():
+    stream = io.BytesIO()
+    noise(8, 8).save(stream, "PNG")
+    return stream.getvalue()
+
+
+BROKEN = {
+    "empty": (b"", "empty: no bytes were sent"),
+    "text": (b"hello", "not a JPEG: it does not begin with the bytes FF D8 FF"),
+    "PNG": (png(), "not a JPEG: .*, it looks like a PNG"),
+    "zeros": (bytes(1000), "not a JPEG"),
+    "start only": (b"\xff\xd8\xff", "truncated JPEG: the data ends inside the header"),
+    "half": (photo("china")[:90_000], "truncated JPEG: the data ends before the image does"),
+    "marker soup": (b"\xff\xd8\xff\xda" + bytes(200), "corrupt or unsupported JPEG"),
+    "too many pixels": (encode(noise(8000, 1)), None),
+    "too many bytes": (photo("china") + bytes(20_000_000), "too large: 20196653 bytes, the limit is 20000000 bytes"),
+}
+
+
+def huge_header():
+    data = bytearray(encode(noise(16, 16)))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = (8000).to_bytes(2, "big") + (9000).to_bytes(2, "big")
+    return bytes(data)
+
+
+BROKEN["too many pixels"] = (huge_header(), "too many pixels: 9000x8000 is 72000000, the limit is 50000000")
+
+
+@pytest.mark.parametrize(("data", "said"), BROKEN.values(), ids=BROKEN)
+def test_each_broken_image_has_its_own_reason(client, data, said):
+    (prediction,) = client.classify([data])
+    assert prediction.labels == prediction.scores == prediction.indices == ()
+    assert prediction.error is not None
+    assert re.match(said, prediction.error), prediction.error
+    # No address, no path, no traceback.
+    assert not re.search(r"\b0x|/|Traceback|\.py|line \d", prediction.error)
+
+
+@pytest.mark.parametrize("data", [BROKEN["text"][0], BROKEN["half"][0], b""], ids=["text", "half", "empty"])
+def test_a_request_in_which_nothing_can_be_answered_is_http_400(server, tmp_path, data):
+    (tmp_path / "broken.jpg").write_bytes(data)
+    answer = subprocess.run(
+        [
+            "curl", "--silent", "--include", "--data-binary", f"@{tmp_path / 'broken.jpg'}",
+            "-H", "Inference-Header-Content-Length: 0", "-H", "Content-Type: application/octet-stream",
+            f"http://{server.http_address}/v2/models/jpeg_classifier/infer",
+        ],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    head, body = answer.split("\n\n", 1) if "\n\n" in answer else answer.split("\r\n\r\n", 1)
+    assert head.startswith("HTTP/1.1 400 ")
+    assert re.fullmatch(r"in ensemble 'jpeg_classifier', image 0: [a-zA-Z]+.*", json.loads(body)["error"])
+
+
+def test_broken_images_between_good_ones_in_one_request(client):
+    order = ["chelsea", *BROKEN, "coffee", *BROKEN, "china"]
+    images = [BROKEN[name][0] if name in BROKEN else photo(name) for name in order]
+    predictions = client.classify(images, k=1)
+    for name, prediction in zip(order, predictions, strict=True):
+        if name in BROKEN:
+            assert re.match(BROKEN[name][1], prediction.error or ""), name
+        else:
+            assert prediction.error is None
+            assert prediction.labels == ({"chelsea": "Egyptian cat", "coffee": "espresso", "china": "palace"}[name],)
+
+
+def test_the_arrays_of_a_failed_image(server):
+    client = httpclient.InferenceServerClient(server.http_address)
+    tensor = httpclient.InferInput("IMAGE", [2, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[photo("coffee")], [b"no"]], dtype=object))
+    result = client.infer("jpeg_classifier", [tensor])
+    client.close()
+    assert result.as_numpy("LABEL")[1].tolist() == [b""] * 5
+    assert np.isnan(result.as_numpy("SCORE")[1]).all()
+    assert result.as_numpy("INDEX")[1].tolist() == [-1] * 5
+    assert result.as_numpy("ERROR")[0].tolist() == [b""]
+    assert result.as_numpy("ERROR")[1][0].startswith(b"not a JPEG")
+
+
+def test_many_broken_images_are_named_up_to_a_limit(server):
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    tensor = grpcclient.InferInput("IMAGE", [64, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"no"]] * 64, dtype=object))
+    with pytest.raises(
+        grpcclient.InferenceServerException, match=r"image 0: (.|\n)*image 15: (.|\n)*and 48 more images"
+    ):
+        client.infer("jpeg_classifier", [tensor])
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def batching_server(built_repository, tmp_path_factory):
+    """A server that waits for a batch to fill, so that requests of several clients are sure to be in one."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("batching")
+    repository = folder / "model_repository"
+    shutil.copytree(built_repository, repository)
+    for model in ("preprocess", "classifier_onnx", "postprocess"):
+        edit(
+            repository / model / "config.pbtxt",
+            "dynamic_batching {\n}",
+            "dynamic_batching {\n  preferred_batch_size: 8\n  max_queue_delay_microseconds: 2000000\n}",
+        )
+    yield from serve(repository, folder / "triton.log")
+
+
+def test_broken_images_in_requests_that_triton_batches_together(batching_server):
+    names = ["chelsea", "half", "coffee", "text", "china", "empty", "grace_hopper", "zeros"]
+
+    def ask(name):
+        with Client(f"grpc://{batching_server.grpc_address}") as client:
+            return client.classify([BROKEN[name][0] if name in BROKEN else photo(name)], k=1)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        predictions = dict(zip(names, pool.map(ask, names), strict=True))
+    for name, prediction in predictions.items():
+        if name in BROKEN:
+            assert re.match(BROKEN[name][1], prediction.error or ""), name
+        else:
+            assert prediction.labels, name
+    assert predictions["chelsea"].labels == ("Egyptian cat",)
+    assert predictions["grace_hopper"].labels == ("bow tie",)
+
+    client = httpclient.InferenceServerClient(batching_server.http_address)
+    (statistics,) = client.get_inference_statistics("preprocess")["model_stats"]
+    (classified,) = client.get_inference_statistics("classifier_onnx")["model_stats"]
+    client.close()
+    # They really were one batch: eight images, one execution. The four good ones went on together.
+    assert (statistics["inference_count"], statistics["execution_count"]) == (8, 1)
+    assert classified["inference_count"] - 1 <= 4  # less the warm-up, where Triton counts it
+    assert classified["execution_count"] <= 2
+
+
+def test_a_tensor_that_is_malformed_harms_nobody(server):
+    """Bytes that are no list of strings: a length in front that reaches beyond the end."""
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+    for raw in (b"", b"\x01", b"\xff\xff\xff\x7fabc", b"\x01\x00\x00\x00ab", b"\x00\x00\x00\x00\x00\x00\x00\x00"):
+        tensor._raw_content = raw
+        with pytest.raises(grpcclient.InferenceServerException) as caught:
+            client.infer("jpeg_classifier", [tensor], client_timeout=20)
+        assert "Traceback" not in str(caught.value)
+    client.close()
+    with Client(f"grpc://{server.grpc_address}") as again:
+        assert again.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
+@pytest.mark.parametrize(("shape", "datatype"), [([0, 1], "BYTES"), ([1], "BYTES"), ([1, 2], "BYTES"), ([65, 1], "BYTES"), ([1, 1], "FP32")])  # fmt: skip
+def test_a_request_of_another_shape_or_type_is_refused(server, shape, datatype):
+    client = httpclient.InferenceServerClient(server.http_address)
+    tensor = httpclient.InferInput("IMAGE", shape, datatype)
+    kind = object if datatype == "BYTES" else np.float32
+    tensor.set_data_from_numpy(np.full(shape, b"x" if kind is object else 0, kind))
+    with pytest.raises(httpclient.InferenceServerException) as caught:
+        client.infer("jpeg_classifier", [tensor])
+    client.close()
+    assert caught.value.status() == "400"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda b: b"\xff\xd8\xff" + b)), min_size=1, max_size=8))  # fmt: skip
+def test_any_bytes_at_all_are_answered(server, images):
+    with Client(f"grpc://{server.grpc_address}") as client:
+        predictions = client.classify([*images, photo("coffee")], k=1)
+    assert predictions[-1].labels == ("espresso",)
+    assert all(prediction.labels or prediction.error for prediction in predictions)
+
+
+def test_the_limits_are_the_configs(built_repository, tmp_path):
+    import shutil
+
+    repository = tmp_path / "model_repository"
+    shutil.copytree(built_repository, repository)
+    edit(repository / "preprocess" / "config.pbtxt", '"50000000"', '"200000"')
+    edit(repository / "preprocess" / "config.pbtxt", '"20000000"', '"70000"')
+    for server in serve(repository, tmp_path / "triton.log"):
+        with Client(f"http://{server.http_address}") as client:
+            names = ("grace_hopper", "chelsea")
+            found = [prediction.error for prediction in client.classify([photo(name) for name in names])]
+    assert found == [
+        "too many pixels: 512x600 is 307200, the limit is 200000",
+        "too large: 90057 bytes, the limit is 70000 bytes",
+    ]
+
+
+def test_the_photos_are_what_the_demo_shows():
+    assert len(list(PHOTOS.glob("*.jpg"))) >= 4

@@ -1,0 +1,300 @@
+"""A server's life: it starts, says so, stops as asked, and leaves nothing behind, however it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tritonclient.http as httpclient
+from conftest import serve
+from jpeg_client import Client
+from jpeg_serve import ServeError, ServerOptions, TritonServer, shared_memory
+from jpeg_serve.locate import find_installation
+from support import PHOTOS, ROOT, edit, photo, run_module
+
+
+class Command:
+    """`jpeg-serve` as a user runs it, with its stderr in a file."""
+
+    def __init__(self, repository, folder, *options, environment=None):
+        self.log = folder / "stderr"
+        arguments = ["--model-repository", repository, "--backends", ROOT / "backends", *options]
+        for port in ("--http-port", "--grpc-port", "--metrics-port"):
+            if port not in options:
+                arguments += [port, "0"]
+        with self.log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jpeg_serve", *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                env=environment,
+                text=True,
+            )
+
+    def said(self):
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern, timeout_s=60):
+        limit = time.monotonic() + timeout_s
+        while time.monotonic() < limit:
+            if found := re.search(pattern, self.said()):
+                return found
+            assert self.process.poll() is None or re.search(pattern, self.said()), self.said()
+            time.sleep(0.05)
+        raise AssertionError(f"{pattern} was not said:\n{self.said()}")
+
+    def family(self):
+        """All its processes: itself, the server, and the server's workers."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def segments(self):
+        return shared_memory.segments(f"jpeg_serve_{self.process.pid}_")
+
+
+@pytest.fixture
+def command(built_repository, tmp_path):
+    started = []
+
+    def start(*options, repository=built_repository, environment=None):
+        started.append(Command(repository, tmp_path, *options, environment=environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.wait()
+        each.process.stdout.close()
+
+
+def gone(family, timeout_s=10):
+    _, alive = psutil.wait_procs(family, timeout=timeout_s)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_says_when_it_is_ready_and_stops_as_asked(command, number):
+    server = command()
+    address = server.wait_for(r"ready\n  HTTP     http://(\S+)")[1]
+    with Client(f"http://{address}") as client:
+        assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+    family = server.family()
+    assert len(family) >= 5  # itself, tritonserver, a worker for each of three models
+    assert server.segments()
+    server.process.send_signal(number)
+    assert server.process.wait(30) == 0
+    assert server.said().endswith("jpeg-serve: stopped\n")
+    assert server.process.stdout.read() == ""
+    assert gone(family) == []
+    assert server.segments() == []
+
+
+def test_an_open_request_is_finished_before_it_stops(command, repository):
+    # Two seconds in which the request waits for a batch to fill.
+    edit(
+        repository / "preprocess" / "config.pbtxt",
+        "dynamic_batching {\n}",
+        "dynamic_batching {\n  preferred_batch_size: 64\n  max_queue_delay_microseconds: 2000000\n}",
+    )
+    server = command(repository=repository)
+    address = server.wait_for(r"HTTP     http://(\S+)")[1]
+    client = httpclient.InferenceServerClient(address)
+    tensor = httpclient.InferInput("IMAGE", [1, 1], "BYTES")
+    import numpy as np
+
+    tensor.set_data_from_numpy(np.array([[photo("coffee")]], dtype=object))
+    asked = client.async_infer("jpeg_classifier", [tensor])
+    time.sleep(0.5)
+    server.process.send_signal(signal.SIGTERM)
+    assert asked.get_result().as_numpy("LABEL")[0][0] == b"espresso"
+    client.close()
+    assert server.process.wait(30) == 0
+
+
+def test_a_second_signal_ends_it_at_once(command):
+    server = command("--drain-s", "600")
+    address = server.wait_for(r"HTTP     http://(\S+)")[1]
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port))) as open_connection:
+        open_connection.sendall(
+            b"POST /v2/models/jpeg_classifier/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        )
+        family = server.family()
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for("open requests are finished first")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+    assert gone(family) == []
+    assert server.segments() == []
+
+
+def test_a_stop_while_the_models_load_is_heard(command):
+    server = command()
+    server.wait_for("loading the models")
+    family = server.family()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(40) == 0
+    assert gone(family) == []
+    assert server.segments() == []
+
+
+def test_a_server_that_dies_is_reported_and_leaves_nothing(command):
+    server = command()
+    server.wait_for("jpeg-serve: ready")
+    family = server.family()
+    triton = next(process for process in family if process.name() == "tritonserver")
+    triton.kill()
+    assert server.process.wait(30) == 1
+    assert "tritonserver ended by itself" in server.said()
+    assert "Traceback" not in server.said()
+    assert gone(family) == []
+    assert server.segments() == []
+
+
+def test_a_killed_jpeg_serve_takes_its_server_with_it(command):
+    server = command()
+    server.wait_for("jpeg-serve: ready")
+    family = server.family()
+    server.process.kill()
+    server.process.wait()
+    assert gone(family, timeout_s=40) == []
+    assert server.segments() == []
+
+
+def test_a_taken_port_is_one_sentence(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        server = command("--grpc-port", port)
+        assert server.process.wait(30) == 1
+    assert re.fullmatch(
+        rf"jpeg-serve: port {port} on 127\.0\.0\.1 cannot be used \(Address already in use\): choose another with "
+        r"--grpc-port PORT, or a free one with --grpc-port 0\n",
+        server.said(),
+    )
+
+
+def test_a_model_that_does_not_load_is_named_with_its_reason(command, repository):
+    edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"gpu"')
+    server = command(repository=repository)
+    assert server.process.wait(60) == 1
+    last = server.said().split("jpeg-serve: tritonserver ended before it was ready")[1]
+    assert "parameter decoder is 'gpu': it must be one of scaled, full" in last
+    assert server.segments() == []
+
+
+def test_options_after_the_dashes_are_tritons(command):
+    server = command("--", "--log-verbose=1", "--id=my-server")
+    address = server.wait_for(r"ready\n  HTTP     http://(\S+)")[1]
+    client = httpclient.InferenceServerClient(address)
+    assert client.get_server_metadata()["name"] == "my-server"
+    client.close()
+
+
+def test_wrong_calls_exit_with_2():
+    for arguments in (["--http-port", "eighty"], ["--", "--http-port=80"], ["serve"]):
+        done = run_module("jpeg_serve", *arguments)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_it_listens_on_loopback_only(server):
+    listening = {
+        connection.laddr.ip
+        for connection in psutil.Process(server.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_beyond_loopback_nobody_may_load_models(built_repository, tmp_path):
+    for server in serve(built_repository, tmp_path / "triton.log", address="0.0.0.0"):
+        client = httpclient.InferenceServerClient(server.http_address)
+        with pytest.raises(httpclient.InferenceServerException) as caught:
+            client.unload_model("jpeg_classifier")
+        assert "not allowed" in str(caught.value) or caught.value.status() == "403"
+        client.close()
+        import tritonclient.grpc as grpcclient
+
+        remote = grpcclient.InferenceServerClient(server.grpc_address)
+        with pytest.raises(grpcclient.InferenceServerException, match="access"):
+            remote.unload_model("jpeg_classifier")
+        remote.close()
+        with Client(f"grpc://{server.grpc_address}") as asking:
+            assert asking.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
+def test_a_server_on_the_path_is_used(built_repository, tmp_path, monkeypatch):
+    """A tritonserver laid out as in NVIDIA's container: its own Python backend, none of ours among its natives."""
+    import shutil
+
+    wheel = find_installation()
+    installed = tmp_path / "tritonserver"
+    shutil.copytree(wheel.backends, installed / "backends")
+    shutil.copy2(wheel.stub, installed / "backends" / "python" / "triton_python_backend_stub")
+    script = installed / "bin" / "tritonserver"
+    script.parent.mkdir()
+    libraries = os.pathsep.join(map(str, wheel.library_folders))
+    script.write_text(
+        f'#!/bin/sh\necho started by {script}\nLD_LIBRARY_PATH={libraries} exec {wheel.executable} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    log = tmp_path / "triton.log"
+    for server in serve(built_repository, log):
+        with Client(f"grpc://{server.grpc_address}") as client:
+            assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+    assert f"started by {script}" in log.read_text()
+
+
+def test_two_servers_beside_each_other(built_repository, tmp_path, server):
+    for other in serve(built_repository, tmp_path / "triton.log"):
+        assert other.pid != server.pid
+        with Client(f"grpc://{other.grpc_address}") as client:
+            assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+    with Client(f"grpc://{server.grpc_address}") as client:
+        assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
+def test_a_server_that_was_not_started_says_so():
+    with pytest.raises(ServeError, match="was not started"):
+        TritonServer(ServerOptions(model_repository=Path("nowhere"))).wait()
+
+
+def test_the_command_line_classifies_files_and_folders(server):
+    url = f"grpc://{server.grpc_address}"
+    done = run_module("jpeg_client", "--url", url, "-k", "1", PHOTOS / "coffee.jpg", PHOTOS, cwd=ROOT)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{PHOTOS / 'coffee.jpg'}: espresso 0.992"
+    assert len(lines) == 8
+    mixed = run_module("jpeg_client", "--url", url, "--json", __file__, PHOTOS / "coffee.jpg")
+    assert mixed.returncode == 1
+    import json
+
+    broken, good = map(json.loads, mixed.stdout.splitlines())
+    assert broken["error"].startswith("not a JPEG")
+    assert good["labels"][0] == "espresso"
+    refused = run_module("jpeg_client", "--url", url, "-k", "0", PHOTOS / "coffee.jpg")
+    assert refused.returncode == 1
+    assert refused.stderr == "jpeg-classify: k must be a whole number from 1 to 1000, but it is 0\n"
+    swapped = run_module("jpeg_client", "--url", f"http://{server.grpc_address}", PHOTOS / "coffee.jpg")
+    assert "no Triton answers" in swapped.stderr
+
+
+def test_a_time_out_is_an_error_of_its_own(server):
+    # A port that takes connections and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        for scheme in ("grpc", "http"):
+            done = run_module("jpeg_client", "--url", f"{scheme}://127.0.0.1:{port}", "--timeout-s", "1", __file__)
+            assert done.returncode == 1
+            assert re.fullmatch(
+                rf"jpeg-classify: {scheme}://127\.0\.0\.1:{port} did not answer (within 1 s|in time)\n", done.stderr
+            ), done.stderr

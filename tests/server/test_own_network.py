@@ -1,0 +1,134 @@
+"""A user's own ONNX classifier, from recipe to labels over the wire."""
+
+import numpy as np
+import onnx
+import pytest
+from conftest import serve
+from jpeg_client import Client, RequestRefused
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from support import encode, run_module
+
+COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (210, 30, 30), "grey": (128, 128, 128)}
+
+RECIPE = """\
+classes = 4
+labels = "colours.txt"
+
+[geometry]
+resize_size = [48, 40]          # squashed, not cropped, and not square
+crop_size = [48, 40]
+interpolation = "bicubic"
+
+[normalisation]                 # as Caffe's networks have it: BGR, and [0, 255] less a mean
+mean = [0.4, 0.46, 0.48]
+std = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
+color = "BGR"
+
+[source]
+kind = "onnx"
+file = "colours.onnx"
+output = "probabilities"
+"""
+
+
+def colour_network(path):
+    """Tells four colours apart by their distance to the mean colour of the image; NHWC in, probabilities out.
+
+    Its input has a fixed batch of one, as many exports have.
+    """
+    mean = np.array([0.4, 0.46, 0.48]) * 255
+    centres = np.array([colour[::-1] for colour in COLOURS.values()], np.float32) - mean.astype(np.float32)
+    # -|x - c|^2 = 2 x.c - |c|^2, less a term that all classes share; scaled, so that no probability is 0 or 1.
+    weights, bias = 2e-4 * centres.T, -1e-4 * (centres**2).sum(axis=1)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", ["mean", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["sum"]),
+            helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 48, 40, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 4])],
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), str(path))
+
+
+def expected_probability(colour):
+    distances = np.array([np.sum((np.array(colour, float) - other) ** 2) for other in COLOURS.values()])
+    scores = np.exp(-1e-4 * (distances - distances.min()))
+    return scores.max() / scores.sum()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    colour_network(folder / "colours.onnx")
+    (folder / "colours.txt").write_text("".join(f"{name}\n" for name in COLOURS))
+    (folder / "colours.toml").write_text(RECIPE)
+    done = run_module("jpeg_build", folder / "colours.toml", "--model-repository", folder / "model_repository")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_its_labels_come_over_the_wire(built):
+    for server in serve(built / "model_repository", built / "triton.log"):
+        for url in (f"grpc://{server.grpc_address}", f"http://{server.http_address}"):
+            with Client(url) as client:
+                images = [encode(Image.new("RGB", (90, 60), colour)) for colour in COLOURS.values()]
+                for (name, colour), prediction in zip(COLOURS.items(), client.classify(images), strict=True):
+                    assert prediction.labels[0] == name
+                    # Fewer classes than the default k: all of them.
+                    assert sorted(prediction.labels) == sorted(COLOURS)
+                    assert prediction.scores[0] == pytest.approx(expected_probability(colour), abs=0.02)
+                    assert sum(prediction.scores) == pytest.approx(1, abs=1e-3)
+                with pytest.raises(RequestRefused, match="from 1 to 4"):
+                    client.classify(images[:1], k=5)
+
+
+def test_the_report_says_how_near_it_is(built):
+    import json
+
+    report = json.loads((built / "model_repository" / "classifier_onnx" / "1" / "model.json").read_text())
+    assert report["recipe"] == "colours"
+    assert report["input"] == [48, 40, 3]
+    assert report["weights"]["source"] == "ONNX file colours.onnx"
+    assert report["parity"]["relative_difference"] < 1e-4
+    assert report["parity"]["photos"] == 7
+
+
+def test_a_network_that_is_outside_the_tolerance_is_not_put_in_place(built, tmp_path, monkeypatch):
+    import shutil
+
+    from jpeg_build import build, parity
+    from jpeg_build.errors import ParityError
+    from jpeg_build.recipe import load_recipe
+
+    repository = tmp_path / "model_repository"
+    shutil.copytree(built / "model_repository", repository)
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0))
+    request = build.Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
+    with pytest.raises(ParityError, match="Nothing was put in place"):
+        build.build(request, lambda message: None)
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+
+
+def test_a_build_that_is_up_to_date_is_not_repeated(built):
+    again = run_module(
+        "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"
+    )
+    assert again.returncode == 0
+    assert again.stderr == "jpeg-build: colours is up to date\n"
+    (built / "colours.txt").write_text("a\nb\nc\nd\n")
+    changed = run_module(
+        "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"
+    )
+    assert changed.returncode == 0
+    assert "exporting" in changed.stderr
+    assert (built / "model_repository" / "postprocess" / "labels.txt").read_text() == "a\nb\nc\nd\n"

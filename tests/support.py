@@ -1,0 +1,68 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT / "photos"
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def encode(image: Image.Image, **options: Any) -> bytes:
+    """An image as JPEG bytes."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **{"quality": 95, **options})
+    return stream.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """An RGB image in which every pixel differs from its neighbours."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def photo(name: str) -> bytes:
+    """The bytes of a photo in photos/."""
+    return next(PHOTOS.rglob(f"{name}.jpg")).read_bytes()
+
+
+def reference_pixels(
+    image: Image.Image,
+    resize_size: int | tuple[int, int] = 256,
+    crop_size: tuple[int, int] = (224, 224),
+    interpolation: str = "bilinear",
+) -> NDArray[np.uint8]:
+    """torchvision's reference transform on a PIL image, up to the pixels: HWC uint8."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F  # noqa: N812
+
+    size = [resize_size] if isinstance(resize_size, int) else list(resize_size)
+    resized = F.resize(image, size, InterpolationMode(interpolation), antialias=True)
+    return np.asarray(F.center_crop(resized, list(crop_size)))
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; stdout and stderr apart."""
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+
+
+def run_module(module: str, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE`, which is the console command of that package."""
+    return run(sys.executable, "-m", module, *arguments, **options)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace a text in a file; it must be there."""
+    text = path.read_text()
+    assert old in text, f"{old!r} is not in {path}"
+    path.write_text(text.replace(old, new))

@@ -1,0 +1,62 @@
+"""make's setup says what is missing in one sentence. Each case runs it for real on a machine that lacks the thing."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, run
+
+SCRIPT = ROOT / "scripts" / "bootstrap.py"
+
+FAKE = """\
+import runpy, sys
+{change}
+sys.argv = [{script!r}, "demo"]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def setup_with(change: str, tmp_path: Path):
+    program = FAKE.format(change=change, script=str(SCRIPT))
+    return run(sys.executable, "-c", program, env={**os.environ, "VENV": str(tmp_path / "venv")})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("sys.version_info = (3, 9, 1)", "this is Python 3.9, and Python 3.10, 3.11 or 3.12 is needed"),
+        ("sys.platform = 'darwin'", "use the container there"),
+        ("import platform; platform.libc_ver = lambda: ('glibc', '2.31')", "needs glibc 2.35 or later"),
+        ("sys.modules['ensurepip'] = None", "-venv)"),
+        ("import sysconfig; sysconfig.get_config_var = lambda n: None; sys.base_prefix = '/nowhere';"
+         "import ctypes.util; ctypes.util.find_library = lambda n: None", "apt-get install libpython3"),
+        ("import collections, shutil; shutil.disk_usage = lambda p: collections.namedtuple('U', 'free')(10**9)",
+         "1.0 GB are free"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_one_sentence(tmp_path, change, said):
+    done = setup_with(change, tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_second_run_does_nothing():
+    environment = {**os.environ, "VENV": sys.prefix}
+    assert run(sys.executable, SCRIPT, "dev", cwd=ROOT, env=environment).returncode == 0
+    again = run(sys.executable, SCRIPT, "dev", cwd=ROOT, env=environment)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
+def test_every_requirement_is_pinned_and_hashed_and_no_index_is_named(lock):
+    text = lock.read_text()
+    assert "://" not in text
+    blocks = [block for block in text.replace("\\\n", " ").splitlines() if block and not block.startswith("#")]
+    assert blocks
+    for block in blocks:
+        assert "==" in block
+        assert "--hash=sha256:" in block

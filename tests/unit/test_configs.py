@@ -1,0 +1,127 @@
+import pytest
+from jpeg_build import configs, repository
+from jpeg_build.errors import RepositoryError
+from jpeg_build.recipe import RECIPES, load_recipe
+
+MOBILENET, RESNET = (load_recipe(RECIPES / f"{name}.toml") for name in ("mobilenet_v2", "resnet50"))
+
+
+def all_configs(recipe, classifier="classifier_onnx"):
+    built = (
+        configs.preprocess_config(recipe),
+        configs.classifier_config(recipe, backend="onnx", triton_backend="onnxruntime", platform="onnxruntime_onnx"),
+        configs.postprocess_config(recipe),
+        configs.ensemble_config(classifier),
+    )
+    return {config.name: config for config in built}
+
+
+def stage(path, built):
+    with repository.staging(path) as folder:
+        repository.stage_configs(path, folder, built)
+        staged = sorted(file.parent.name for file in folder.rglob("config.pbtxt"))
+        repository.place(folder, path)
+    return staged
+
+
+def test_text_and_message_are_the_same_config():
+    for config in all_configs(MOBILENET).values():
+        assert configs.parse(configs.to_text(config)) == config
+
+
+def test_the_word_to_edit_is_marked_once():
+    text = configs.to_text(configs.ensemble_config("classifier_onnx"))
+    (line,) = [line for line in text.splitlines() if "classifier_onnx" in line]
+    assert "swap" in line
+    swapped = configs.parse(text.replace("classifier_onnx", "classifier_tensorrt"))
+    assert configs.chosen_classifier(swapped) == "classifier_tensorrt"
+
+
+def test_a_rebuild_keeps_what_is_the_users(tmp_path):
+    assert stage(tmp_path, all_configs(MOBILENET)) == [
+        "classifier_onnx",
+        "jpeg_classifier",
+        "postprocess",
+        "preprocess",
+    ]
+
+    ensemble = tmp_path / "jpeg_classifier" / "config.pbtxt"
+    ensemble.write_text(ensemble.read_text().replace("classifier_onnx", "classifier_tensorrt"))
+    preprocess = tmp_path / "preprocess" / "config.pbtxt"
+    mine = preprocess.read_text().replace('"scaled"', '"full"').replace("count: 1", "count: 3").replace("64", "16")
+    preprocess.write_text("# mine\n" + mine)
+
+    assert stage(tmp_path, all_configs(RESNET)) == ["postprocess", "preprocess"]
+    assert configs.chosen_classifier(configs.parse(ensemble.read_text())) == "classifier_tensorrt"
+    kept = configs.parse(preprocess.read_text())
+    assert kept.parameters["decoder"].string_value == "full"
+    assert kept.instance_group[0].count == 3
+    assert kept.max_batch_size == 16
+    # What the recipe decides is the recipe's.
+    assert kept.parameters["resize_size"].string_value == "232"
+    assert kept.parameters["recipe"].string_value == "resnet50"
+
+
+def test_an_unchanged_config_keeps_its_comments(tmp_path):
+    stage(tmp_path, all_configs(MOBILENET))
+    file = tmp_path / "preprocess" / "config.pbtxt"
+    file.write_text("# why three: measured on Tuesday\n" + file.read_text())
+    assert stage(tmp_path, all_configs(MOBILENET)) == []
+    assert file.read_text().startswith("# why three")
+
+
+def test_a_config_that_cannot_be_read_is_not_thrown_away(tmp_path):
+    stage(tmp_path, all_configs(MOBILENET))
+    file = tmp_path / "preprocess" / "config.pbtxt"
+    file.write_text("max_batch: 3")
+    with pytest.raises(RepositoryError, match=r"preprocess/config\.pbtxt: cannot be read: 1:1 .*mend it, or delete it"):
+        stage(tmp_path, all_configs(RESNET))
+    assert file.read_text() == "max_batch: 3"
+    assert configs.parse((tmp_path / "postprocess" / "config.pbtxt").read_text()).parameters["recipe"].string_value == (
+        "mobilenet_v2"
+    )
+
+
+def test_either_all_files_are_placed_or_none(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1").write_text("old")
+    replace = Path.replace
+
+    def full_disk(self, target):
+        if self.name == "3" and "-staging" not in str(target):
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    with repository.staging(tmp_path) as folder:
+        (folder / "a").mkdir()
+        for name in ("1", "2", "3"):
+            (folder / "a" / name).write_text("new")
+        monkeypatch.setattr(Path, "replace", full_disk)
+        with pytest.raises(RepositoryError, match="No space left on device; what was there is untouched"):
+            repository.place(folder, tmp_path)
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["1"]
+    assert (tmp_path / "a" / "1").read_text() == "old"
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_two_builds_at_once_are_refused(tmp_path):
+    with (
+        repository.staging(tmp_path),
+        pytest.raises(RepositoryError, match="another jpeg-build is at work"),
+        repository.staging(tmp_path),
+    ):
+        pass
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path):
+    (tmp_path / ".staging-old" / "classifier_onnx").mkdir(parents=True)
+    with repository.staging(tmp_path):
+        assert not (tmp_path / ".staging-old").exists()
+
+
+def test_a_repository_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RepositoryError, match="cannot be written"), repository.staging(tmp_path / "file"):
+        pass

@@ -1,0 +1,174 @@
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jpeg_preprocess import Geometry, ImageError, Limits
+from jpeg_preprocess.decode import decode
+from PIL import Image, ImageOps
+from support import encode, noise, photo
+
+GEOMETRY = Geometry(256, (224, 224))
+
+
+def pixels(data, *, decoder="full", limits=None, exif_orientation=True, geometry=GEOMETRY):
+    decoded = decode(
+        data, geometry=geometry, decoder=decoder, limits=limits or Limits(), exif_orientation=exif_orientation
+    )
+    return geometry.apply(decoded.image, decoded.original_size)
+
+
+def reason(data, **options):
+    with pytest.raises(ImageError) as caught:
+        pixels(data, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not re.search(r"\b0x", message)
+    assert "/" not in message
+    return caught.value.reason
+
+
+def china():
+    return Image.open("photos/china.jpg").convert("RGB")
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_rows": 1}]
+)
+def test_baseline_progressive_and_subsampled(options):
+    data = encode(china(), **options)
+    assert np.array_equal(pixels(data), GEOMETRY.apply(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_gray_has_three_equal_channels():
+    found = pixels(encode(china().convert("L")))
+    assert (found[..., 0] == found[..., 1]).all()
+    assert (found[..., 0] == found[..., 2]).all()
+
+
+@pytest.mark.parametrize("decoder", ["full", "scaled"])
+def test_cmyk_looks_like_its_rgb(decoder):
+    big = china().resize((1600, 1068))
+    from_rgb = pixels(encode(big), decoder=decoder).astype(int)
+    from_cmyk = pixels(encode(big.convert("CMYK")), decoder=decoder).astype(int)
+    assert np.abs(from_rgb - from_cmyk).mean() < 3
+
+
+@pytest.mark.parametrize("decoder", ["full", "scaled"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_photo_upright(orientation, decoder):
+    upright = china().resize((1300, 900))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = upright.copy()
+    # Turning by 90 degrees one way is undone by turning the other way; all others undo themselves.
+    turned.getexif()[0x0112] = {6: 8, 8: 6}.get(orientation, orientation)
+    turned = ImageOps.exif_transpose(turned)
+    found = pixels(encode(turned, exif=exif), decoder=decoder).astype(int)
+    wanted = pixels(encode(upright), decoder=decoder).astype(int)
+    assert np.abs(found - wanted).mean() < 1
+
+
+def test_exif_orientation_can_be_left_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encode(china(), exif=exif)
+    as_stored = pixels(data, exif_orientation=False)
+    assert np.array_equal(as_stored, pixels(encode(china())))
+    assert not np.array_equal(as_stored, pixels(data))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage-garbage-garbage"])
+def test_broken_exif_costs_nothing(exif):
+    data = encode(china())
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    assert np.array_equal(pixels(data[:2] + segment + data[2:]), pixels(data))
+
+
+@pytest.mark.parametrize("name", ["chelsea", "china", "coffee", "grace_hopper", "astronaut", "flower", "rocket"])
+@pytest.mark.parametrize("enlarged", [1, 2, 3, 5])
+def test_scaled_decoding_stays_within_two_counts_of_full(name, enlarged):
+    image = Image.open(io.BytesIO(photo(name))).convert("RGB")
+    data = encode(image.resize((image.width * enlarged, image.height * enlarged), Image.Resampling.LANCZOS))
+    difference = pixels(data, decoder="scaled").astype(int) - pixels(data)
+    assert np.abs(difference).mean() < 2
+
+
+@given(width=st.integers(1, 900), height=st.integers(1, 900), seed=st.integers(0, 3))
+def test_scaled_decoding_looks_at_the_same_place(width, height, seed):
+    # A smooth image has the same colour whether or not it was filtered, unless one looks elsewhere.
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)[None, :]
+    ramp[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    data = encode(Image.fromarray(ramp), quality=100, subsampling=0)
+    geometry = Geometry(32, (24, 24))
+    difference = pixels(data, decoder="scaled", geometry=geometry).astype(int) - pixels(data, geometry=geometry)
+    assert np.abs(difference).max() <= 6
+
+
+def test_small_images_are_decoded_in_full():
+    data = encode(china())
+    assert np.array_equal(pixels(data, decoder="scaled"), pixels(data))
+
+
+def test_each_failure_has_its_reason():
+    data = encode(china())
+    assert reason(b"") == "empty"
+    assert reason(b"no image") == "not_jpeg"
+    assert reason(data[:2]) == "not_jpeg"
+    assert reason(data[:3]) == "truncated"
+    assert reason(data[:400]) == "truncated"
+    assert reason(data[: len(data) // 2]) == "truncated"
+    assert reason(data, limits=Limits(max_pixels=640 * 427 - 1)) == "too_many_pixels"
+    assert reason(data, limits=Limits(max_image_bytes=len(data) - 1)) == "too_many_bytes"
+    pixels(data, limits=Limits(max_image_bytes=len(data), max_pixels=640 * 427))
+
+
+def test_the_message_guesses_what_was_sent_instead():
+    stream = io.BytesIO()
+    noise(4, 4).save(stream, "PNG")
+    with pytest.raises(ImageError, match="looks like a PNG"):
+        pixels(stream.getvalue())
+
+
+def test_a_header_that_lies_about_the_size_is_refused_before_decoding():
+    data = bytearray(encode(noise(16, 16)))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(ImageError, match=r"65535x65535 is 4294836225, the limit is 50000000"):
+        pixels(bytes(data))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(cut=st.integers(0, 20_000), progressive=st.booleans(), decoder=st.sampled_from(["full", "scaled"]))
+def test_a_cut_file_is_refused_or_whole(cut, progressive, decoder):
+    data = encode(noise(120, 90), progressive=progressive)
+    try:
+        found = pixels(data[:cut], decoder=decoder)
+    except ImageError as error:
+        assert error.reason in ("empty", "not_jpeg", "truncated", "corrupt")
+    else:
+        # Only the end-of-image marker and what padding stands before it may be missing.
+        assert cut >= len(data) - 4
+        assert np.array_equal(found, pixels(data, decoder=decoder))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(st.data())
+def test_damaged_files_are_answered_or_refused_but_never_crash(data):
+    whole = bytearray(encode(noise(48, 40), progressive=data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = pixels(bytes(whole), limits=Limits(max_pixels=1_000_000))
+    except ImageError:
+        return
+    assert found.shape == (224, 224, 3)

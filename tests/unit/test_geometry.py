@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from jpeg_preprocess import Geometry
+from PIL import Image
+from support import PHOTOS, noise, reference_pixels
+
+SIDES = st.integers(1, 400)
+
+
+@pytest.mark.parametrize("path", sorted(PHOTOS.rglob("*.jpg")), ids=lambda path: path.stem)
+def test_photos_get_the_pixels_of_torchvisions_transform(path):
+    image = Image.open(path).convert("RGB")
+    ours = Geometry(256, (224, 224)).apply(image).astype(int)
+    assert np.abs(ours - reference_pixels(image)).max() <= 1
+
+
+@given(
+    width=SIDES,
+    height=SIDES,
+    resize=st.integers(1, 64),
+    crop=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    seed=st.integers(0, 3),
+)
+def test_any_size_gets_the_pixels_of_torchvisions_transform(width, height, resize, crop, interpolation, seed):
+    assume(max(crop) <= resize)
+    assume(max(width, height) <= 50 * min(width, height))  # torchvision's own resize would be huge
+    image = noise(width, height, seed)
+    ours = Geometry(resize, crop, interpolation).apply(image).astype(int)
+    assert ours.shape == (*crop, 3)
+    assert np.abs(ours - reference_pixels(image, resize, crop, interpolation)).max() <= 1
+
+
+@given(width=SIDES, height=SIDES, resize=st.tuples(st.integers(8, 64), st.integers(8, 64)))
+def test_a_pair_resizes_without_keeping_the_ratio(width, height, resize):
+    image = noise(width, height)
+    ours = Geometry(resize, (8, 8)).apply(image).astype(int)
+    assert np.abs(ours - reference_pixels(image, resize, (8, 8))).max() <= 1
+
+
+@given(width=st.integers(8, 200), height=st.integers(8, 200))
+def test_without_antialias_it_is_pytorchs_plain_bilinear(width, height):
+    import torch
+    from torchvision.transforms import functional as F  # noqa: N812
+
+    image = noise(width, height)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    theirs = F.center_crop(F.resize(tensor, [32], antialias=False), [24, 24]).permute(1, 2, 0).numpy()
+    ours = Geometry(32, (24, 24), antialias=False).apply(image).astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"resize_size": 200, "crop_size": (224, 224)}, "crop_size"),
+        ({"resize_size": (256, 100), "crop_size": (224, 224)}, "crop_size"),
+        ({"resize_size": 0, "crop_size": (0, 0)}, "at least 1"),
+        ({"resize_size": 256, "crop_size": (224, 224), "interpolation": "cubic"}, "bicubic"),
+        ({"resize_size": 256, "crop_size": (224, 224), "interpolation": "bicubic", "antialias": False}, "antialias"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Geometry(**arguments)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jpeg_preprocess import Geometry, Preprocessor, PreprocessSettings, describe_failures
+from support import encode, noise
+
+SETTINGS = PreprocessSettings(Geometry(32, (24, 24)), threads=3)
+
+
+@pytest.fixture(scope="module")
+def preprocess():
+    preprocessor = Preprocessor(SETTINGS)
+    yield preprocessor
+    preprocessor.close()
+
+
+@given(kinds=st.lists(st.sampled_from(["small", "wide", "tall", "broken", "empty"]), max_size=12))
+def test_every_image_of_a_batch_is_as_it_would_be_alone(preprocess, kinds):
+    made = {
+        "small": encode(noise(20, 30)),
+        "wide": encode(noise(300, 40)),
+        "tall": encode(noise(40, 300)),
+        "broken": encode(noise(64, 64))[:200],
+        "empty": b"",
+    }
+    pixels, errors = preprocess([made[kind] for kind in kinds])
+    assert pixels.shape == (len(kinds), 24, 24, 3)
+    assert pixels.dtype == np.uint8
+    for kind, image, error in zip(kinds, pixels, errors, strict=True):
+        (alone,), (alone_error,) = preprocess([made[kind]])
+        assert np.array_equal(image, alone)
+        assert str(error) == str(alone_error)
+        assert (error is None) == (kind not in ("broken", "empty"))
+        assert error is None or not image.any()
+
+
+def test_a_fault_of_ours_costs_one_image_and_tells_the_client_nothing(preprocess, monkeypatch, caplog):
+    good = encode(noise(20, 30))
+    monkeypatch.setattr("jpeg_preprocess.preprocessor.decode", lambda data, **_: 1 / 0 if data == b"x" else None)
+    _, errors = preprocess([b"x"])
+    assert errors[0] is not None
+    assert errors[0].reason == "internal"
+    assert "division" not in str(errors[0])
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    _, errors = preprocess([good])
+    assert errors == [None]
+
+
+def test_failures_are_listed_by_image_and_a_long_list_is_cut(preprocess):
+    _, errors = preprocess([b""] * 18)
+    lines = describe_failures([error for error in errors if error]).splitlines()
+    assert lines[0] == "image 0: empty: no bytes were sent"
+    assert lines[15].startswith("image 15: ")
+    assert lines[16:] == ["and 2 more images"]
