@@ -64,7 +64,7 @@ def classify(server: TritonServer, photos: list[Path]) -> list[tuple[str, Predic
 
 def timed(client: Client, data: bytes) -> tuple[list[Prediction], float]:
     begun = time.perf_counter()
-    predictions = client.classify([data], k=LABELS)
+    predictions = client.classify([data])
     return predictions, (time.perf_counter() - begun) * 1e3
 
 
@@ -75,7 +75,8 @@ def print_table(rows: list[tuple[str, Prediction, float, float]]) -> None:
             name,
             prediction.error
             or ", ".join(
-                f"{label} {score:.3f}" for label, score in zip(prediction.labels, prediction.scores, strict=True)
+                f"{label} {score:.3f}"
+                for label, score in list(zip(prediction.labels, prediction.scores, strict=True))[:LABELS]
             ),
             f"{grpc_ms:.1f} ms",
             f"{http_ms:.1f} ms",

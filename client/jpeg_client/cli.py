@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         default="grpc://localhost:8001",
         help="grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT (default: grpc://localhost:8001)",
     )
-    parser.add_argument("-k", "--k", type=int, default=5, metavar="N", help="labels for each image (default: 5)")
+    parser.add_argument("-k", "--k", type=int, metavar="N", help="labels for each image (default: the server's, 5)")
     parser.add_argument(
         "--timeout-s",
         type=float,

@@ -63,8 +63,10 @@ class Client:
         """Close the connection. A server that is stopping waits for open ones."""
         self._transport.close()
 
-    def classify(self, images: Sequence[Image], k: int = 5) -> list[Prediction]:
+    def classify(self, images: Sequence[Image], k: int | None = None) -> list[Prediction]:
         """The k best labels of each image, in the order given, in as few requests as the server allows.
+
+        k: 1 to the number of classes. Default: the server's, which is 5, or all classes if there are fewer.
 
         An image that cannot be classified has its reason in `Prediction.error`, and costs no other its labels.
 
@@ -74,7 +76,7 @@ class Client:
         encoded = [_read(image) for image in images]
         return [prediction for batch in self._batches(encoded) for prediction in self._ask(batch, k)]
 
-    def _ask(self, images: Sequence[bytes], k: int) -> list[Prediction]:
+    def _ask(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
         try:
             return _predictions(self._transport.infer(self.model, images, k, self.timeout_s))
         except RequestRefused as refusal:

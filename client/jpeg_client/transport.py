@@ -32,8 +32,8 @@ class Transport(Protocol):
         """How many images the model takes in one request."""
         ...
 
-    def infer(self, model: str, images: Sequence[bytes], k: int, timeout_s: float) -> Arrays:
-        """Ask for the k best labels of each image."""
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> Arrays:
+        """Ask for the k best labels of each image; None asks for as many as the server likes."""
         ...
 
     def close(self) -> None:
@@ -47,15 +47,16 @@ class _Tritonclient:
     def __init__(self, module: Any, client: Any, url: str) -> None:
         self._module, self._client, self._url = module, client, url
 
-    def infer(self, model: str, images: Sequence[bytes], k: int, timeout_s: float) -> Arrays:
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> Arrays:
         """See Transport."""
         tensor = self._module.InferInput("IMAGE", [len(images), 1], "BYTES")
         # dtype object: NumPy's own bytes type would cut trailing zero bytes off.
         tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
         outputs = [self._module.InferRequestedOutput(name) for name in OUTPUTS]
         try:
+            parameters = {} if k is None else {"k": k}
             result = self._client.infer(
-                model, [tensor], outputs=outputs, parameters={"k": k}, **self._call_options(timeout_s)
+                model, [tensor], outputs=outputs, parameters=parameters, **self._call_options(timeout_s)
             )
         except Exception as error:
             raise self._translate(error, timeout_s) from error

@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 from jpeg_serve import check_repository
 from jpeg_serve.check import models_to_load, summary
-from support import run_module
+from support import edit, run_module
 
 ASSETS = Path(__file__).parent / "assets"
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 @pytest.fixture
@@ -93,6 +87,18 @@ def _matches(pattern, line):
     return re.search(pattern, line) is not None
 
 
+def _other_shape(repository):
+    for model in ("preprocess", "classifier_onnx"):
+        edit(repository / model / "config.pbtxt", "224, 224, 3", "240, 240, 3")
+
+
+def _other_recipe(repository):
+    path = repository / "preprocess" / "config.pbtxt"
+    edit(path, "mobilenet_v2", "mine")
+    report = json.loads((repository / "classifier_onnx/1/model.json").read_text())
+    edit(path, report["recipe_sha256"], "0" * 64)
+
+
 BUILT = {
     "no artefact": (lambda r: (r / "classifier_onnx/1/model.onnx").unlink(), r"model\.onnx: is missing; build it: jpeg-build mobilenet_v2 --backend onnx"),
     "not built": (lambda r: shutil.rmtree(r / "classifier_onnx/1"), "has no version folder with a model.onnx; build it: jpeg-build mobilenet_v2"),
@@ -100,20 +106,14 @@ BUILT = {
     "report is no JSON": (lambda r: (r / "classifier_onnx/1/model.json").write_text("{"), "is not JSON"),
     "report is no report": (lambda r: (r / "classifier_onnx/1/model.json").write_text("{}"), "is not a report of jpeg-build"),
     "another artefact": (lambda r: (r / "classifier_onnx/1/model.onnx").write_bytes(b"x"), "sha256 differs"),
-    "another recipe": (lambda r: edit(r / "preprocess/config.pbtxt", "mobilenet_v2", "mine") or _other_digest(r), "built from different recipes: preprocess from mine .*, classifier_onnx from mobilenet_v2"),
+    "another recipe": (_other_recipe, "built from different recipes: preprocess from mine .*, classifier_onnx from mobilenet_v2"),
     "labels": (lambda r: edit(r / "postprocess/labels.txt", "tench\n", ""), r"labels\.txt: has 999 labels, but output__0 has dims \[1000\]"),
     "no labels": (lambda r: (r / "postprocess/labels.txt").unlink(), "label file cannot be read: No such file"),
-    "another shape": (lambda r: [edit(r / name / "config.pbtxt", "224, 224, 3", "240, 240, 3") for name in ("preprocess", "classifier_onnx")], r"has dims \[240,240,3\], but the artefact has \[224, 224, 3\]"),
+    "another shape": (_other_shape, r"has dims \[240,240,3\], but the artefact has \[224, 224, 3\]"),
     "no config": (lambda r: (r / "preprocess/config.pbtxt").unlink(), "preprocess/config.pbtxt: is missing"),
     "no python": (lambda r: (r / "preprocess/1/model.py").unlink(), r"preprocess/1/model\.py: is missing"),
     "no version": (lambda r: shutil.rmtree(r / "jpeg_classifier/1"), "make an empty folder 1"),
 }  # fmt: skip
-
-
-def _other_digest(repository):
-    path = repository / "preprocess" / "config.pbtxt"
-    report = json.loads((repository / "classifier_onnx/1/model.json").read_text())
-    edit(path, report["recipe_sha256"], "0" * 64)
 
 
 @pytest.mark.parametrize(("damage", "said"), BUILT.values(), ids=BUILT)

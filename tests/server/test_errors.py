@@ -24,7 +24,7 @@ def png():
     return stream.getvalue()
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty: no bytes were sent"),
     "text": (b"hello", "not a JPEG: it does not begin with the bytes FF D8 FF"),
     "PNG": (png(), "not a JPEG: .*, it looks like a PNG"),
@@ -32,19 +32,18 @@ BROKEN = {
     "start only": (b"\xff\xd8\xff", "truncated JPEG: the data ends inside the header"),
     "half": (photo("china")[:90_000], "truncated JPEG: the data ends before the image does"),
     "marker soup": (b"\xff\xd8\xff\xda" + bytes(200), "corrupt or unsupported JPEG"),
-    "too many pixels": (encode(noise(8000, 1)), None),
     "too many bytes": (photo("china") + bytes(20_000_000), "too large: 20196653 bytes, the limit is 20000000 bytes"),
 }
 
 
-def huge_header():
+def lying_header():
     data = bytearray(encode(noise(16, 16)))
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = (8000).to_bytes(2, "big") + (9000).to_bytes(2, "big")
     return bytes(data)
 
 
-BROKEN["too many pixels"] = (huge_header(), "too many pixels: 9000x8000 is 72000000, the limit is 50000000")
+BROKEN["too many pixels"] = (lying_header(), "too many pixels: 9000x8000 is 72000000, the limit is 50000000")
 
 
 @pytest.mark.parametrize(("data", "said"), BROKEN.values(), ids=BROKEN)

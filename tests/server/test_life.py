@@ -24,10 +24,10 @@ class Command:
 
     def __init__(self, repository, folder, *options, environment=None):
         self.log = folder / "stderr"
-        arguments = ["--model-repository", repository, "--backends", ROOT / "backends", *options]
+        arguments = ["--model-repository", repository, "--backends", ROOT / "backends"]
         for port in ("--http-port", "--grpc-port", "--metrics-port"):
-            if port not in options:
-                arguments += [port, "0"]
+            arguments += [port, "0"]
+        arguments += options  # the last one of a kind counts
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jpeg_serve", *map(str, arguments)],
@@ -36,6 +36,8 @@ class Command:
                 env=environment,
                 text=True,
             )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
 
     def said(self):
         return self.log.read_text(errors="replace")
@@ -71,7 +73,7 @@ def command(built_repository, tmp_path):
         if each.process.poll() is None:
             each.process.kill()
         each.process.wait()
-        each.process.stdout.close()
+        each.output.close()
 
 
 def gone(family, timeout_s=10):
@@ -91,7 +93,7 @@ def test_it_says_when_it_is_ready_and_stops_as_asked(command, number):
     server.process.send_signal(number)
     assert server.process.wait(30) == 0
     assert server.said().endswith("jpeg-serve: stopped\n")
-    assert server.process.stdout.read() == ""
+    assert server.output.read() == ""
     assert gone(family) == []
     assert server.segments() == []
 
@@ -206,7 +208,7 @@ def test_wrong_calls_exit_with_2():
 
 def test_it_listens_on_loopback_only(server):
     listening = {
-        connection.laddr.ip
+        connection.laddr.ip.removeprefix("::ffff:")  # an IPv4 address in a socket for both
         for connection in psutil.Process(server.pid).net_connections()
         if connection.status == psutil.CONN_LISTEN
     }
@@ -218,12 +220,12 @@ def test_beyond_loopback_nobody_may_load_models(built_repository, tmp_path):
         client = httpclient.InferenceServerClient(server.http_address)
         with pytest.raises(httpclient.InferenceServerException) as caught:
             client.unload_model("jpeg_classifier")
-        assert "not allowed" in str(caught.value) or caught.value.status() == "403"
+        assert caught.value.status() == "403"
         client.close()
         import tritonclient.grpc as grpcclient
 
         remote = grpcclient.InferenceServerClient(server.grpc_address)
-        with pytest.raises(grpcclient.InferenceServerException, match="access"):
+        with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
             remote.unload_model("jpeg_classifier")
         remote.close()
         with Client(f"grpc://{server.grpc_address}") as asking:
@@ -235,6 +237,7 @@ def test_a_server_on_the_path_is_used(built_repository, tmp_path, monkeypatch):
     import shutil
 
     wheel = find_installation()
+    assert wheel.stub is not None
     installed = tmp_path / "tritonserver"
     shutil.copytree(wheel.backends, installed / "backends")
     shutil.copy2(wheel.stub, installed / "backends" / "python" / "triton_python_backend_stub")

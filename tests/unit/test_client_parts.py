@@ -21,8 +21,8 @@ class Recorder:
         self.requests.append(list(images))
         if message := self.refuse(images):
             raise RequestRefused(message, "400")
-        labels = np.array([[image] * k for image in images], dtype=object)
-        numbers = np.ones((len(images), k))
+        labels = np.array([[image] * (k or 5) for image in images], dtype=object)
+        numbers = np.ones((len(images), k or 5))
         return Arrays(
             labels, numbers.astype(np.float32), numbers.astype(np.int32), np.full((len(images), 1), b"", object)
         )

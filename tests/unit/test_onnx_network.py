@@ -25,12 +25,9 @@ def make_onnx(
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["input__0"], ["mean"], axes=axes, keepdims=int(extra_axes)),
-            helper.make_node(
-                "Softmax" if probabilities else "Identity",
-                ["mean"],
-                ["output__0"],
-                **({"axis": 1} if probabilities else {}),
-            ),
+            helper.make_node("Softmax", ["mean"], ["output__0"], axis=1)
+            if probabilities
+            else helper.make_node("Identity", ["mean"], ["output__0"]),
         ],
         "net",
         [helper.make_tensor_value_info("input__0", element, shape)],

@@ -33,8 +33,9 @@ def write(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"not read here")
 
     def write(text: str) -> Path:
-        (tmp_path / "mine.toml").write_text(text)
-        return tmp_path / "mine.toml"
+        path: Path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
 
     return write
 

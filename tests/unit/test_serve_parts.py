@@ -44,7 +44,7 @@ def test_a_server_on_the_path_comes_first(tmp_path, monkeypatch):
     [
         (lambda patch: patch.setattr(locate, "find_libpython", lambda: None), "apt-get install libpython3"),
         (lambda patch: patch.setattr(locate, "PYTHON_VERSION", "3.99"), r"3\.8, 3\.9, 3\.10.*this is 3\.99"),
-        (lambda patch: patch.setattr(locate.importlib.util, "find_spec", lambda _: None), "neither on the PATH"),
+        (lambda patch: patch.setattr("importlib.util.find_spec", lambda _: None), "neither on the PATH"),
     ],
 )
 def test_a_missing_prerequisite_is_one_sentence_with_its_remedy(monkeypatch, change, said):
