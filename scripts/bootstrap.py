@@ -100,7 +100,7 @@ def install(name):
     say("installing uv, which installs the rest")
     lock = str(ROOT / "requirements" / "uv.txt")
     run(
-        [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock],
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", lock],
         "uv could not be installed",
     )
     for lock in SETS[name]:
@@ -134,17 +134,24 @@ def usable_venv():
 
 def uv(arguments):
     command = [str(BIN / "uv"), "pip", "install", "--quiet", "--python", str(BIN / "python")] + arguments
-    run(command, "packages could not be installed", env=dict(os.environ, **index_of_pip()))
+    run(command, "packages could not be installed", env=dict(os.environ, **settings_of_pip()))
 
 
-def index_of_pip():
-    """The package index that pip is set up with: uv does not read pip's settings."""
-    if any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")):
-        return {}
-    asked = [str(BIN / "python"), "-m", "pip", "config", "get", "global.index-url"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    url = os.environ.get("PIP_INDEX_URL") or (answer.stdout.strip() if answer.returncode == 0 else "")
-    return {"UV_DEFAULT_INDEX": url} if url else {}
+def settings_of_pip():
+    """The package index and the certificates that pip is set up with: uv does not read pip's settings."""
+    settings = {}
+    for names, variable, option in (
+        (("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"), "PIP_INDEX_URL", "global.index-url"),
+        (("SSL_CERT_FILE", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"), "PIP_CERT", "global.cert"),
+    ):
+        if any(name in os.environ for name in names):
+            continue
+        asked = [str(BIN / "python"), "-m", "pip", "config", "get", option]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        value = os.environ.get(variable) or (answer.stdout.strip() if answer.returncode == 0 else "")
+        if value:
+            settings[names[0]] = value
+    return settings
 
 
 def run(command, failure, env=None):

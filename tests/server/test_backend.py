@@ -1,0 +1,74 @@
+"""The Python-based onnxruntime backend when a network fails while it runs."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.http as httpclient
+from conftest import serve
+from jpeg_client import Client, RequestRefused
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from support import edit, encode
+
+DARK, BRIGHT = (encode(Image.new("RGB", (64, 64), colour)) for colour in ("#202020", "#f0f0f0"))
+
+
+def network_that_fails_on_bright_images(path):
+    """Looks the brightest value up in a table of 200 rows: beyond, ONNX Runtime refuses the index."""
+    table = np.tile(np.arange(1000, dtype=np.float32), (200, 1))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input__0"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["pixels"], ["brightest"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Cast", ["brightest"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["output__0"], axis=0),
+        ],
+        "fragile",
+        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, ["batch", 224, 224, 3])],
+        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, ["batch", 1000])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+@pytest.fixture
+def fragile(repository, tmp_path):
+    artefact = repository / "classifier_onnx" / "1" / "model.onnx"
+    network_that_fails_on_bright_images(artefact)
+    report = json.loads(artefact.with_name("model.json").read_text())
+    report["artefact"]["sha256"] = hashlib.sha256(artefact.read_bytes()).hexdigest()
+    artefact.with_name("model.json").write_text(json.dumps(report))
+    for model in ("preprocess", "classifier_onnx"):
+        edit(
+            repository / model / "config.pbtxt",
+            "dynamic_batching {\n}",
+            "dynamic_batching {\n  preferred_batch_size: 4\n  max_queue_delay_microseconds: 2000000\n}",
+        )
+    yield from serve(repository, tmp_path / "triton.log")
+
+
+def test_one_request_that_fails_costs_no_other_its_answer(fragile, tmp_path):
+    def ask(image):
+        with Client(f"grpc://{fragile.grpc_address}") as client:
+            try:
+                return client.classify([image], k=1)[0].indices
+            except RequestRefused as refusal:
+                return str(refusal)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, [DARK, BRIGHT, DARK, DARK]))
+    assert found[0] == found[2] == found[3] == (999,)
+    assert found[1] == "classifier_onnx failed on this request; the server's log says why"
+    # They were one batch, and the log has what the answer must not have.
+    assert "a batch of 4 requests failed" in (tmp_path / "triton.log").read_text()
+    client = httpclient.InferenceServerClient(fragile.http_address)
+    tensor = httpclient.InferInput("IMAGE", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[BRIGHT]], dtype=object))
+    with pytest.raises(httpclient.InferenceServerException) as caught:
+        client.infer("jpeg_classifier", [tensor])
+    assert caught.value.status() == "500"
+    client.close()
