@@ -12,6 +12,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,6 +159,8 @@ def settings_of_pip():
 def run(command, failure, env=None):
     """Run a command; what it prints goes to stderr."""
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = threading.Event()
+    threading.Thread(target=tell_time, args=(done,), daemon=True).start()
     said = []
     for line in process.stdout:
         said.append(line)
@@ -164,10 +168,19 @@ def run(command, failure, env=None):
         if "is ignored: it is neither a file nor a directory" not in line:
             sys.stderr.write("  " + line)
             sys.stderr.flush()
-    if process.wait() != 0:
+    status = process.wait()
+    done.set()
+    if status != 0:
         if any("No space left on device" in line or "os error 28" in line for line in said):
             raise Missing("the disk is full: make room (about 7 GB are needed) and run make again")
         raise Missing("%s; the lines above say why (a package index must be reachable)" % failure)
+
+
+def tell_time(done):
+    """A line every ten seconds, as long as a step lasts."""
+    begun = time.monotonic()
+    while not done.wait(10):
+        say("still at it after %d s" % (time.monotonic() - begun))
 
 
 def fingerprint(name):

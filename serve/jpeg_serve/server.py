@@ -240,12 +240,14 @@ class TritonServer:
                 sink.flush()
 
     def _why(self) -> str:
-        """The lines of the log that say why it failed; the last lines if none does."""
+        """What the log says of the failure: a line for each model that did not load, else its last lines."""
         if self._process is not None and self._process.poll() is not None and self._pump is not None:
             self._pump.join(timeout=5)
         lines = [line.decode(errors="replace").rstrip() for line in self._words]
-        telling = [line for line in lines if re.search(r"^E\d{4} |failed to load|[Ee]rror: ", line)]
-        return "\n".join(f"  {line}" for line in (telling or lines)[-8:]) or "  (it printed nothing)"
+        # Triton writes a log entry as one line, with line breaks as \\n; after "At:" comes a Python traceback.
+        failed = [re.search(r"\"failed to load '([^']+)' version \d+: (.*?)(\\n|\"$|$)", line) for line in lines]
+        reasons = [f"{found[1]}: {found[2]}" for found in failed if found]
+        return "\n".join(f"  {line}" for line in (reasons or lines[-8:])) or "  (it printed nothing)"
 
 
 def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:

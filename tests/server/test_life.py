@@ -186,8 +186,10 @@ def test_a_model_that_does_not_load_is_named_with_its_reason(command, repository
     edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"gpu"')
     server = command(repository=repository)
     assert server.process.wait(60) == 1
-    last = server.said().split("jpeg-serve: tritonserver ended before it was ready")[1]
-    assert "parameter decoder is 'gpu': it must be one of scaled, full" in last
+    assert server.said().endswith(
+        "jpeg-serve: tritonserver ended before it was ready (exit status 1):\n"
+        "  preprocess: Internal: SettingsError: parameter decoder is 'gpu': it must be one of scaled, full\n"
+    )
     assert server.segments() == []
 
 
