@@ -33,6 +33,7 @@ FORWARDED_HEADER = "(?i)k"
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 400
+_MAX_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class TritonServer:
     """
 
     def __init__(self, options: ServerOptions, *, log: BinaryIO | None = None) -> None:
-        self.options = options
+        self.options = self._asked = options
         self._log = log
+        self._restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
         self._words: collections.deque[bytes] = collections.deque(maxlen=_LAST_WORDS)
@@ -143,6 +145,8 @@ class TritonServer:
             now = time.monotonic()
             status = self._running().poll()
             if status is not None:
+                if self._lost_a_port():
+                    continue
                 raise ServerDied(f"tritonserver ended before it was ready ({_describe_exit(status)}):\n{self._why()}")
             if now - begun > self.options.ready_timeout_s:
                 limit = f"{self.options.ready_timeout_s:.0f} s"
@@ -212,6 +216,18 @@ class TritonServer:
             grpc_port=settled["grpc_port"],
             metrics_port=settled["metrics_port"],
         )
+
+    def _lost_a_port(self) -> bool:
+        """Whether it ended because a port that was free was taken meanwhile; it is then started anew on others."""
+        chosen = 0 in (self._asked.http_port, self._asked.grpc_port, self._asked.metrics_port)
+        if not chosen or self._restarts == _MAX_RESTARTS or "already in use" not in self._why():
+            return False
+        self._restarts += 1
+        self.clean_up()
+        self.options = self._asked
+        self._words.clear()
+        self.start()
+        return True
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

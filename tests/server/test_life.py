@@ -182,6 +182,24 @@ def test_a_taken_port_is_one_sentence(command):
     )
 
 
+@pytest.mark.parametrize("lost", [0, 1], ids=["http", "grpc"])  # without its metrics port, Triton goes on
+def test_a_free_port_that_is_taken_meanwhile_is_chosen_anew(built_repository, tmp_path, monkeypatch, lost):
+    from jpeg_serve import ports
+
+    free_port, asked = ports.free_port, []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        def race(address):
+            asked.append(taken.getsockname()[1] if len(asked) == lost else free_port(address))
+            return asked[-1]
+
+        monkeypatch.setattr(ports, "free_port", race)
+        for server in serve(built_repository, tmp_path / "triton.log"):
+            assert len(asked) == 6
+            with Client(f"grpc://{server.grpc_address}") as client:
+                assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
 def test_a_model_that_does_not_load_is_named_with_its_reason(command, repository):
     edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"gpu"')
     server = command(repository=repository)
