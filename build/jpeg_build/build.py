@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jpeg_build import configs, parity, report, repository
+from jpeg_build import configs, parity, repository
+from jpeg_build import report as reports
 from jpeg_build.errors import BuildError
 from jpeg_build.photos import PHOTOS, load_photos, random_pixels
 from jpeg_build.recipe import OnnxSource, Recipe, file_sha256
@@ -43,34 +44,40 @@ def build(request: Request, say: Say) -> dict[str, Any]:
 
     Raises BuildError; what was in the repository before is then still there.
     """
-    recipe = request.recipe
-    say("starting PyTorch and ONNX Runtime" if not isinstance(recipe.source, OnnxSource) else "starting ONNX Runtime")
-    network = _load(request, say)
-    pixels = np.concatenate([load_photos(request.photos, recipe), random_pixels(recipe)])
-    photos = len(pixels) - len(random_pixels(recipe))
-    say(f"asking the network about {photos} photos and {len(pixels) - photos} images of noise")
-    reference = network.reference(pixels)
-
+    # First of all: what cannot be written, or is being built already, is said before minutes are spent.
     with repository.staging(request.repository) as folder:
-        classifier = configs.classifier_name(request.backend)
-        artefact = folder / classifier / "1" / "model.onnx"
-        artefact.parent.mkdir(parents=True)
-        say("exporting to ONNX")
-        network.export_onnx(artefact)
-        say("comparing the ONNX file with the network")
-        measured = parity.measure(reference, parity.run_in_batches(_onnx_runner(artefact), pixels), photos=photos)
-        parity.check(measured, request.precision)
-        made = report.make(
-            recipe,
-            backend=request.backend,
-            precision=request.precision,
-            artefact=artefact,
-            weights=network.weights,
-            parity=measured,
-        )
-        report.write(made, artefact.with_name(report.REPORT))
+        network = _load(request, say)
+        report = _build_classifier(request, network, folder, say)
         stage_repository(request, folder, network.labels)
         repository.place(folder, request.repository)
+    return report
+
+
+def _build_classifier(request: Request, network: Network, folder: Path, say: Say) -> dict[str, Any]:
+    """Export into `folder` and check; returns the report, which is written beside the artefact."""
+    recipe = request.recipe
+    photos, noise = load_photos(request.photos, recipe), random_pixels(recipe)
+    pixels = np.concatenate([photos, noise])
+    say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
+    reference = network.reference(pixels)
+
+    artefact = folder / configs.classifier_name(request.backend) / "1" / "model.onnx"
+    artefact.parent.mkdir(parents=True)
+    say("exporting to ONNX")
+    network.export_onnx(artefact)
+    say("comparing the ONNX file with the network")
+    answers = parity.run_in_batches(_onnx_runner(artefact), pixels)
+    measured = parity.measure(reference, answers, photos=len(photos))
+    parity.check(measured, request.precision)
+    made = reports.make(
+        recipe,
+        backend=request.backend,
+        precision=request.precision,
+        artefact=artefact,
+        weights=network.weights,
+        parity=measured,
+    )
+    reports.write(made, artefact.with_name(reports.REPORT))
     return made
 
 
@@ -102,8 +109,8 @@ def is_up_to_date(request: Request) -> bool:
     Takes no framework into memory, so that it is quick.
     """
     folder = request.repository / configs.classifier_name(request.backend) / "1"
-    made = report.read(folder / report.REPORT)
-    if made is None or made.get("format") != report.FORMAT:
+    made = reports.read(folder / reports.REPORT)
+    if made is None or made.get("format") != reports.FORMAT:
         return False
     weights_named = request.checkpoint is not None or request.random_weights
     random = str(made.get("weights", {}).get("source", "")).startswith(("random", "checkpoint"))
@@ -116,7 +123,7 @@ def is_up_to_date(request: Request) -> bool:
         made["recipe_sha256"] == request.recipe.sha256
         and made["backend"] == request.backend
         and made["precision"] == request.precision
-        and made["versions"] == report.versions()
+        and made["versions"] == reports.versions()
         and artefact.is_file()
         and file_sha256(artefact) == made["artefact"]["sha256"]
         and all(
@@ -134,9 +141,10 @@ def _load(request: Request, say: Say) -> Network:
             )
         from jpeg_build.onnx_network import OnnxNetwork  # needs no PyTorch
 
-        say(f"loading {request.recipe.source.file.name}")
+        say(f"loading {request.recipe.source.file.name} with ONNX Runtime")
         return OnnxNetwork(request.recipe)
-    from jpeg_build.torchvision_network import TorchvisionNetwork  # takes seconds to import
+    say("starting PyTorch")
+    from jpeg_build.torchvision_network import TorchvisionNetwork
 
     say(f"loading {request.recipe.source.network}")
     return TorchvisionNetwork(request.recipe, checkpoint=request.checkpoint, random=request.random_weights)

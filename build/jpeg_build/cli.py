@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -45,15 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.if_needed and is_up_to_date(request):
                 print(f"jpeg-build: {recipe.name} is up to date", file=sys.stderr)
                 return 0
-            report = build(request, say_on_stderr)
+            # torchvision tells of its downloads on stdout, which is the report's.
+            with contextlib.redirect_stdout(sys.stderr):
+                report = build(request, say_on_stderr)
         except BuildError as error:
             return _fail(str(error), 1)
     except ModuleNotFoundError as error:
         return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[build]'", 1)
     except OSError as error:
-        return _fail(f"{error.filename or options.model_repository}: {error.strerror}", 1)
+        remedy = ": make room and build again" if error.errno == errno.ENOSPC else ""
+        return _fail(f"{error.filename or options.model_repository}: {error.strerror or error}{remedy}", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was changed", 130)
+        return _fail("interrupted; nothing was changed", 1)
     print(json.dumps(report, indent=2))
     return 0
 
