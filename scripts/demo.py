@@ -88,6 +88,7 @@ def print_table(rows: list[tuple[str, Prediction, float, float]]) -> None:
         print(f"{line[0]:{widths[0]}}  {line[1]:{widths[1]}}  {line[2]:>{widths[2]}}  {line[3]:>{widths[3]}}")
         if number == 0:
             print("  ".join("-" * width for width in widths))
+    sys.stdout.flush()
 
 
 def classify_line(photo: Path) -> str:

@@ -20,6 +20,9 @@ MAX_BATCH_SIZE = 64
 
 BYTES, UINT8, FP32, INT32 = "TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32"
 
+# What the ensemble answers: name, type, and length for each image, -1 for k.
+ANSWER = (("LABEL", BYTES, -1), ("SCORE", FP32, -1), ("INDEX", INT32, -1), ("ERROR", BYTES, 1))
+
 # Parameters that a recipe decides. All others are the user's, and a rebuild leaves them as they are.
 _RECIPE_PARAMETERS = {
     "recipe",
@@ -115,7 +118,7 @@ def ensemble_config(classifier: str) -> ModelConfig:
         config,
         POSTPROCESS,
         {OUTPUT: "logits", "ERROR": "undecodable"},
-        {name: name for name in ("LABEL", "SCORE", "INDEX", "ERROR")},
+        {name: name for name, _, _ in ANSWER},
     )
     return config
 

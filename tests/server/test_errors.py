@@ -4,6 +4,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -111,8 +112,6 @@ def test_many_broken_images_are_named_up_to_a_limit(server):
 @pytest.fixture(scope="module")
 def batching_server(built_repository, tmp_path_factory):
     """A server that waits for a batch to fill, so that requests of several clients are sure to be in one."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("batching")
     repository = folder / "model_repository"
     shutil.copytree(built_repository, repository)
@@ -188,8 +187,6 @@ def test_any_bytes_at_all_are_answered(server, images):
 
 
 def test_the_limits_are_the_configs(built_repository, tmp_path):
-    import shutil
-
     repository = tmp_path / "model_repository"
     shutil.copytree(built_repository, repository)
     edit(repository / "preprocess" / "config.pbtxt", '"50000000"', '"200000"')

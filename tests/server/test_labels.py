@@ -1,6 +1,8 @@
 # ruff: noqa: E501  # one row for each case
 """Labels of real photos, over every protocol, against the framework's own answer."""
 
+import io
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,8 +62,6 @@ def framework():
 @pytest.fixture(scope="module")
 def full_size_server(built_repository, tmp_path_factory):
     """The server with the decoder that decodes every pixel, chosen as a user does: in the config."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("full")
     repository = folder / "model_repository"
     shutil.copytree(built_repository, repository)
@@ -77,7 +77,7 @@ def test_what_goes_over_the_wire_is_what_the_framework_answers(full_size_server,
             data = path.read_bytes()
             if enlarged > 1:
                 data = encode(image.resize((image.width * enlarged, image.height * enlarged)))
-            with Image.open(__import__("io").BytesIO(data)) as decoded:
+            with Image.open(io.BytesIO(data)) as decoded:
                 indices, scores = framework(decoded)
             (prediction,) = client.classify([data])
             assert list(prediction.indices) == indices, path.name
@@ -90,7 +90,7 @@ def test_the_default_decoder_changes_no_first_label(server, framework):
             image = Image.open(path).convert("RGB")
             for enlarged in (1, 2, 3, 5):
                 data = encode(image.resize((image.width * enlarged, image.height * enlarged)))
-                with Image.open(__import__("io").BytesIO(data)) as decoded:
+                with Image.open(io.BytesIO(data)) as decoded:
                     indices, _ = framework(decoded)
                 (prediction,) = client.classify([data])
                 assert prediction.indices[0] == indices[0], f"{path.name} x {enlarged}"
@@ -170,6 +170,15 @@ def test_raw_bytes_with_curl_and_no_client_code(server):
 def test_k_as_an_http_header(server, header):
     answer = curl(server, PHOTOS / "chelsea.jpg", "-H", header)
     assert b'"name":"SCORE","datatype":"FP32","shape":[1,2]' in answer
+
+
+def test_k_as_grpc_metadata(server):
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[photo("coffee")]], dtype=object))
+    result = client.infer("jpeg_classifier", [tensor], headers={"k": "2"})
+    client.close()
+    assert result.as_numpy("LABEL").tolist() == [[b"espresso", b"consomme"]]
 
 
 @pytest.mark.parametrize("module", [grpcclient, httpclient])
