@@ -73,12 +73,7 @@ def postprocess_config(recipe: Recipe) -> ModelConfig:
     config = _model(POSTPROCESS, backend="python")
     _tensor(config.input, OUTPUT, FP32, [recipe.classes])
     _tensor(config.input, "ERROR", BYTES, [1])
-    for name, kind, dims in (
-        ("LABEL", BYTES, -1),
-        ("SCORE", FP32, -1),
-        ("INDEX", INT32, -1),
-        ("ERROR", BYTES, 1),
-    ):
+    for name, kind, dims in ANSWER:
         _tensor(config.output, name, kind, [dims])
     config.dynamic_batching.SetInParent()
     _parameters(config, settings.to_parameters())
@@ -105,12 +100,7 @@ def ensemble_config(classifier: str) -> ModelConfig:
     """The public model; `classifier` is the one word that a swap changes."""
     config = _model(ENSEMBLE, platform="ensemble")
     _tensor(config.input, "IMAGE", BYTES, [1])
-    for name, kind, dims in (
-        ("LABEL", BYTES, -1),
-        ("SCORE", FP32, -1),
-        ("INDEX", INT32, -1),
-        ("ERROR", BYTES, 1),
-    ):
+    for name, kind, dims in ANSWER:
         _tensor(config.output, name, kind, [dims])
     _step(config, PREPROCESS, {"IMAGE": "IMAGE"}, {"PIXELS": "pixels", "ERROR": "undecodable"})
     _step(config, classifier, {INPUT: "pixels"}, {OUTPUT: "logits"})
