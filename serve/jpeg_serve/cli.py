@@ -156,8 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         default="127.0.0.1",
         metavar="IP",
-        help="what all three ports listen on; beyond 127.0.0.1 the calls that load models are shut, and a gateway "
-        "belongs in front (default: 127.0.0.1)",
+        help="what all three ports listen on; beyond 127.0.0.1 a gateway belongs in front (default: 127.0.0.1)",
     )
     parser.add_argument(
         "--load-model",

@@ -287,11 +287,10 @@ def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
     given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
-    if address != LOOPBACK or given & {"--http-address", "--grpc-address"}:
-        # Who may load models may run any code. Beyond this machine nobody may, whatever stands in front.
-        secret = secrets.token_hex(16)
-        arguments.append(f"--http-restricted-api=model-repository:admin-key={secret}")
-        arguments.append(f"--grpc-restricted-protocol=model-repository:admin-key={secret}")
+    # Who may load models may run any code, and a web page in a browser on this machine reaches loopback, too: all
+    # management is shut with a key that nobody is told. Whoever needs it gives these options with a key of his own.
+    key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
+    arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     replaceable = given - {"--backend-config"}
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
 

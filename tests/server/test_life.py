@@ -1,5 +1,6 @@
 """A server's life: it starts, says so, stops as asked, and leaves nothing behind, however it ends."""
 
+import json
 import os
 import re
 import signal
@@ -7,10 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_client import Client
@@ -235,21 +239,48 @@ def test_it_listens_on_loopback_only(server):
     assert listening == {"127.0.0.1"}
 
 
-def test_beyond_loopback_nobody_may_load_models(built_repository, tmp_path):
-    for server in serve(built_repository, tmp_path / "triton.log", address="0.0.0.0"):
-        client = httpclient.InferenceServerClient(server.http_address)
-        with pytest.raises(httpclient.InferenceServerException) as caught:
-            client.unload_model("jpeg_classifier")
-        assert caught.value.status() == "403"
-        client.close()
-        import tritonclient.grpc as grpcclient
+MANAGEMENT = {
+    "v2/repository/models/jpeg_classifier/unload": {},
+    "v2/repository/models/evil/load": {"parameters": {"config": "{}"}},
+    "v2/logging": {"log_verbose_level": 1},
+    "v2/trace/setting": {"trace_level": ["TIMESTAMPS"]},
+    "v2/systemsharedmemory/region/mine/register": {"key": "/nobody", "offset": 0, "byte_size": 1},
+}
 
-        remote = grpcclient.InferenceServerClient(server.grpc_address)
-        with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
-            remote.unload_model("jpeg_classifier")
-        remote.close()
-        with Client(f"grpc://{server.grpc_address}") as asking:
-            assert asking.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+def status_of(address, path, body):
+    """As a web page may send it: without asking first, since text/plain needs no permission of the server."""
+    request = urllib.request.Request(
+        f"http://{address}/{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "text/plain", "Origin": "http://evil.test"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_nobody_may_manage_models_not_even_a_page_in_a_local_browser(server):
+    for path, body in MANAGEMENT.items():
+        assert status_of(server.http_address, path, body) == 403, path
+    remote = grpcclient.InferenceServerClient(server.grpc_address)
+    with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
+        remote.unload_model("jpeg_classifier")
+    remote.close()
+    with Client(f"grpc://{server.grpc_address}") as asking:
+        assert asking.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
+def test_whoever_needs_to_manage_models_gives_a_key_of_his_own(command):
+    server = command("--", "--http-restricted-api=model-repository:admin-key=mine")
+    address = server.wait_for(r"ready\n  HTTP     http://(\S+)")[1]
+    client = httpclient.InferenceServerClient(address)
+    index = client.get_model_repository_index(headers={"admin-key": "mine"})
+    assert {model["name"] for model in index} >= {"jpeg_classifier"}
+    client.close()
 
 
 def test_a_server_on_the_path_is_used(built_repository, tmp_path, monkeypatch):
@@ -299,8 +330,6 @@ def test_the_command_line_classifies_files_and_folders(server):
     assert len(lines) == 8
     mixed = run_module("jpeg_client", "--url", url, "--json", __file__, PHOTOS / "coffee.jpg")
     assert mixed.returncode == 1
-    import json
-
     broken, good = map(json.loads, mixed.stdout.splitlines())
     assert broken["error"].startswith("not a JPEG")
     assert good["labels"][0] == "espresso"
