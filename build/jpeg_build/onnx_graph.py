@@ -75,6 +75,18 @@ def find_layout(tensor: Any, stated: Layout | None) -> Layout:
     raise NetworkError(f'input {tensor.name} is {describe(tensor)}: say layout = "NCHW" or "NHWC" in [source]')
 
 
+def check_size(tensor: Any, layout: Layout, crop_size: tuple[int, int]) -> None:
+    """Raises NetworkError if the input takes images of another size than the recipe makes."""
+    height, width = crop_size
+    sizes = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
+    wanted = [0, 3, height, width] if layout == "NCHW" else [0, height, width, 3]
+    if any(size not in (0, want) for size, want in zip(sizes[1:], wanted[1:], strict=True)):
+        raise NetworkError(
+            f"input {tensor.name} is {describe(tensor)}, but [geometry] crop_size makes images of "
+            f"{height}x{width} pixels: mend the recipe"
+        )
+
+
 def wrap(
     model: Any,
     *,
@@ -93,13 +105,7 @@ def wrap(
     Raises NetworkError if the image sizes differ.
     """
     height, width = crop_size
-    tensor = image_input(model)
-    sizes = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
-    wanted = [0, 3, height, width] if layout == "NCHW" else [0, height, width, 3]
-    if any(size not in (0, want) for size, want in zip(sizes[1:], wanted[1:], strict=True)):
-        raise NetworkError(
-            f"input {tensor.name} is {describe(tensor)}, but crop_size makes images of {height}x{width} pixels"
-        )
+    check_size(image_input(model), layout, crop_size)
     # Everything of the user's gets a name that cannot collide with ours.
     model = onnx.compose.add_prefix(model, "network/")
     tensor, result = image_input(model), model.graph.output[0]

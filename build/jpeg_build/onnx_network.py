@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.onnx_graph import SMALLEST_PROBABILITY, describe, find_layout, finish, image_input, wrap
+from jpeg_build.onnx_graph import SMALLEST_PROBABILITY, check_size, describe, find_layout, finish, image_input, wrap
 from jpeg_build.recipe import OnnxSource, Recipe
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -35,17 +35,21 @@ class OnnxNetwork:
         assert isinstance(recipe.source, OnnxSource)
         assert recipe.labels is not None
         self._recipe, self._source = recipe, recipe.source
+        # What ONNX Runtime would print in colours is in its exceptions, too.
+        ort.set_default_logger_severity(4)
         self.labels: Sequence[str] = recipe.labels
         self.weights = Weights(f"ONNX file {self._source.file.name}", self._source.sha256)
         try:
             self._model: Any = onnx.load(str(self._source.file))
             self._session = ort.InferenceSession(str(self._source.file), providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise NetworkError(f"{self._source.file}: cannot be loaded as an ONNX model: {reason}") from error
+            raise NetworkError(
+                f"{self._source.file}: cannot be loaded as an ONNX model: {_first_line(error)}"
+            ) from error
         with _named(self._source.file):
             self._input = image_input(self._model)
             self._layout = find_layout(self._input, self._source.layout)
+            check_size(self._input, self._layout, recipe.geometry.crop_size)
         self._fixed_batch = self._input.type.tensor_type.shape.dim[0].dim_value
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -63,8 +67,11 @@ class OnnxNetwork:
         step = self._fixed_batch or len(images)
         if len(images) % step:
             raise NetworkError(f"{self._source.file}: takes batches of {step} images only: {DYNAMIC_BATCH_HINT}")
-        outputs = [self._session.run(None, {entry.name: images[i : i + step]})[0] for i in range(0, len(images), step)]
-        raw = np.concatenate(outputs)
+        batches = [images[first : first + step] for first in range(0, len(images), step)]
+        try:
+            raw = np.concatenate([self._session.run(None, {entry.name: batch})[0] for batch in batches])
+        except Exception as error:
+            raise NetworkError(f"{self._source.file}: ONNX Runtime cannot run it: {_first_line(error)}") from error
         output: NDArray[np.float32] = raw.astype(np.float32)
         if output.size % len(pixels) == 0:
             output = output.reshape(len(pixels), -1)
@@ -100,9 +107,10 @@ class OnnxNetwork:
         except NetworkError:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             hint = f": {DYNAMIC_BATCH_HINT}" if self._fixed_batch else ""
-            raise NetworkError(f"{self._source.file}: cannot be given a dynamic batch ({reason}){hint}") from error
+            raise NetworkError(
+                f"{self._source.file}: cannot be given a dynamic batch ({_first_line(error)}){hint}"
+            ) from error
 
     def _check_kind(self, output: NDArray[np.float32]) -> None:
         """Refuse a recipe that says logits of probabilities or the reverse: the scores would be wrong, silently."""
@@ -118,6 +126,11 @@ class OnnxNetwork:
                 f'{self._recipe.path}: [source] output is "probabilities", but the network\'s answers are not '
                 f'(for one image they sum to {sums[0]:.3g}): say output = "logits"'
             )
+
+
+def _first_line(error: Exception) -> str:
+    """The head of a message of ONNX Runtime, which may go on for pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager

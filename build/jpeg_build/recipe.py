@@ -24,6 +24,9 @@ else:
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
+# Beyond these, pixels would all become one number, or no number.
+MIN_STD, MAX_STD = 1e-4, 1e4
+
 Color = Literal["RGB", "BGR"]
 Layout = Literal["NCHW", "NHWC"]
 Output = Literal["logits", "probabilities"]
@@ -59,7 +62,7 @@ class OnnxSource:
     """A user's own ONNX file: one float image input, and one output of logits or probabilities.
 
     layout: order of the input's axes; None takes it from the place of the 3 channels.
-    sha256: of the file, when the recipe was loaded.
+    sha256: of the file, and of the files beside it that hold its weights, if there are any, when the recipe was loaded.
     """
 
     file: Path
@@ -100,6 +103,20 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _onnx_sha256(path: Path) -> str:
+    """SHA-256 of an ONNX file; if its weights are in files of their own, of all digests together."""
+    digests = [file_sha256(path)]
+    try:
+        import onnx
+
+        initializers = onnx.load(str(path), load_external_data=False).graph.initializer
+    except Exception:
+        return digests[0]  # what is wrong with it is said when it is loaded as a network
+    locations = {entry.value for tensor in initializers for entry in tensor.external_data if entry.key == "location"}
+    digests += [file_sha256(path.parent / place) for place in sorted(locations) if (path.parent / place).is_file()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -194,8 +211,8 @@ def _normalisation(table: _Table) -> Normalisation:
     mean, std = table.triple("mean"), table.triple("std")
     if not all(0 <= value <= 1 for value in mean):
         raise table.error("mean", "must lie in [0, 1]: if yours is for pixels in [0, 255], divide mean and std by 255")
-    if not all(value > 0 for value in std):
-        raise table.error("std", "must be above 0")
+    if not all(MIN_STD <= value <= MAX_STD for value in std):
+        raise table.error("std", f"must lie between {MIN_STD:g} and {MAX_STD:g}, for pixels in [0, 1]")
     return Normalisation(mean, std, table.choice("color", Color, "RGB"))
 
 
@@ -205,7 +222,7 @@ def _source(table: _Table) -> TorchvisionSource | OnnxSource:
         if not file.is_file():
             raise table.error("file", f"there is no file {file}")
         layout = table.choice("layout", Layout, None) if "layout" in table.values else None
-        return OnnxSource(file, file_sha256(file), table.choice("output", Output, None), layout)
+        return OnnxSource(file, _onnx_sha256(file), table.choice("output", Output, None), layout)
     sha256 = table.get("sha256", str, None)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
@@ -228,6 +245,9 @@ class _Table:
     def need(self, key: str, *kinds: type[Any]) -> Any:
         self._asked.add(key)
         if key not in self.values:
+            near = difflib.get_close_matches(key, [other for other in self.values if other not in self._asked], n=1)
+            if near:
+                raise self.error(near[0], f"is unknown, and {key} is missing; did you mean {key}?")
             raise self.error("", f"{self._full(key)} is missing")
         value = self.values[key]
         # In Python, True is an int; in a recipe it is not.

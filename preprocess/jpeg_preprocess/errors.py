@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 Reason = Literal[
-    "empty", "too_many_bytes", "not_jpeg", "truncated", "too_many_pixels", "corrupt", "not_finite", "internal"
+    "empty",
+    "too_many_bytes",
+    "not_jpeg",
+    "truncated",
+    "too_many_pixels",
+    "too_many_scans",
+    "corrupt",
+    "not_finite",
+    "internal",
 ]
 
 # An error travels in a gRPC trailer, which many proxies limit to 8 kB.

@@ -18,6 +18,9 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+# A thin image gets huge when its shorter side is enlarged: beyond this, only the crop is computed.
+MAX_RESIZED_PIXELS = 2**24
+
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
@@ -44,15 +47,16 @@ class Geometry:
         if self.interpolation not in get_args(Interpolation):
             known = ", ".join(get_args(Interpolation))
             raise ValueError(f"interpolation is {self.interpolation!r}, but must be one of {known}")
-        if min(*self.resize_at_least, *self.crop_size) < 1:
-            raise ValueError("resize_size and crop_size must be at least 1 pixel")
+        for name, size in (("resize_size", self.resize_at_least), ("crop_size", self.crop_size)):
+            if min(size) < 1:
+                raise ValueError(f"{name} must be at least 1 pixel")
         if self.crop_size[0] > self.resize_at_least[0] or self.crop_size[1] > self.resize_at_least[1]:
             raise ValueError(
                 f"crop_size {self.crop_size} does not fit into an image resized to {self.resize_size}: "
                 "make resize_size larger or crop_size smaller"
             )
         if not self.antialias and self.interpolation not in ("nearest", "bilinear"):
-            raise ValueError(f"antialias = false goes with nearest or bilinear, not with {self.interpolation}")
+            raise ValueError(f"antialias can be false with nearest and bilinear only, not with {self.interpolation}")
 
     @property
     def resize_at_least(self) -> Size:
@@ -88,22 +92,20 @@ class Geometry:
         new_size = self.resized_size(width, height)
         left, top = self.crop_corner(*new_size)
         crop_height, crop_width = self.crop_size
-        if self.interpolation == "bilinear":
-            across, down = content[0] / new_size[0], content[1] / new_size[1]
-            box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
-            resize = _bilinear if self.antialias else _bilinear_without_antialias
-            return np.asarray(resize(image, (crop_width, crop_height), box))
-        # With the other filters, the rounding of the box in one pass could tell: 2 counts with those that overshoot,
-        # another pixel with nearest.
-        resized = image.resize(new_size, _RESAMPLING[self.interpolation], box=(0, 0, *content))
-        return np.asarray(resized.crop((left, top, left + crop_width, top + crop_height)))
-
-
-def _bilinear(image: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resize and crop in one pass, which computes what the crop needs and no more: half the time."""
-    # Rounding may have put the edge a hair outside, which Pillow refuses.
-    inside = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
-    return image.resize(size, Image.Resampling.BILINEAR, box=inside)
+        resampling = _RESAMPLING[self.interpolation]
+        if self.interpolation != "bilinear" and new_size[0] * new_size[1] <= MAX_RESIZED_PIXELS:
+            # With these filters the rounding of the box in one pass can tell: 2 counts with those that overshoot,
+            # another pixel with nearest.
+            resized = image.resize(new_size, resampling, box=(0, 0, *content))
+            return np.asarray(resized.crop((left, top, left + crop_width, top + crop_height)))
+        across, down = content[0] / new_size[0], content[1] / new_size[1]
+        box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
+        if self.interpolation == "bilinear" and not self.antialias:
+            return np.asarray(_bilinear_without_antialias(image, (crop_width, crop_height), box))
+        # Resize and crop in one pass, which computes what the crop needs and no more: half the time. Rounding may
+        # have put the edge a hair outside, which Pillow refuses.
+        inside = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
+        return np.asarray(image.resize((crop_width, crop_height), resampling, box=inside))
 
 
 def _bilinear_without_antialias(image: Image.Image, size: Size, box: Box) -> Image.Image:

@@ -61,6 +61,7 @@ class PreprocessSettings:
                 limits=Limits(
                     max_image_bytes=reader.optional("max_image_bytes", int, Limits.max_image_bytes),
                     max_pixels=reader.optional("max_pixels", int, Limits.max_pixels),
+                    max_scans=reader.optional("max_scans", int, Limits.max_scans),
                 ),
                 threads=reader.optional("threads", _natural, 0),
             )
@@ -86,6 +87,7 @@ class PreprocessSettings:
             "decoder": self.decoder,
             "max_image_bytes": str(self.limits.max_image_bytes),
             "max_pixels": str(self.limits.max_pixels),
+            "max_scans": str(self.limits.max_scans),
             "threads": str(self.threads),
         }
 

@@ -33,6 +33,7 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     classes = scores.shape[-1]
     if k < classes:
         best = np.argpartition(scores, classes - k, axis=-1)[:, classes - k :]
+        _break_ties(scores, best)
     else:
         best = np.broadcast_to(np.arange(classes), scores.shape)
     best_scores = np.take_along_axis(scores, best, axis=-1)
@@ -41,6 +42,15 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
         np.take_along_axis(best, order, axis=-1).astype(np.int32),
         np.take_along_axis(best_scores, order, axis=-1),
     )
+
+
+def _break_ties(scores: NDArray[np.float32], best: NDArray[np.int64]) -> None:
+    """Where classes outside `best` score as the worst inside, a partition chooses any: take the first ones."""
+    worst = np.take_along_axis(scores, best, axis=-1).min(axis=-1)
+    candidates = scores >= worst[:, None]
+    for row in np.flatnonzero(candidates.sum(axis=-1) > best.shape[-1]):
+        classes = np.flatnonzero(candidates[row])
+        best[row] = classes[np.argsort(-scores[row, classes], kind="stable")[: best.shape[-1]]]
 
 
 def read_k(parameters: Mapping[str, object], *, default: int, classes: int) -> int:

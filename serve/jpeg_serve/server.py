@@ -28,8 +28,9 @@ from jpeg_serve.locate import find_installation
 
 LOOPBACK = "127.0.0.1"
 
-# HTTP and gRPC headers with this name reach the models as request parameters. Names of headers have no case.
-FORWARDED_HEADER = "(?i)k"
+# HTTP and gRPC headers with this name reach the models as request parameters. Names of headers have no case. Triton
+# looks for the pattern anywhere in a name: without its ends, every cookie would be handed on, too.
+FORWARDED_HEADER = "(?i)^k$"
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 400

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from conftest import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jpeg_client import Client
-from support import PHOTOS, edit, encode, noise, photo
+from support import edit, encode, noise, photo
 
 
 def png():
@@ -201,5 +202,54 @@ def test_the_limits_are_the_configs(built_repository, tmp_path):
     ]
 
 
-def test_the_photos_are_what_the_demo_shows():
-    assert len(list(PHOTOS.glob("*.jpg"))) >= 4
+HEADERS = {"k": b"k: \xff", "a cookie": b"Cookie: \xff", "a name with a k": b"xkx: \xff"}
+
+
+def ask_raw(server, header):
+    """A request with a header that is no UTF-8, which no HTTP library would send."""
+    host, port = server.http_address.split(":")
+    body = photo("coffee")
+    lines = [
+        b"POST /v2/models/jpeg_classifier/infer HTTP/1.1",
+        b"Host: localhost",
+        b"Content-Type: application/octet-stream",
+        b"Inference-Header-Content-Length: 0",
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+        header,
+    ]
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_is_no_text_harms_nobody(server, header):
+    def good(_):
+        with Client(f"grpc://{server.grpc_address}") as client:
+            return client.classify([photo("coffee")], k=1)[0].labels
+
+    with ThreadPoolExecutor(8) as pool:
+        beside = [pool.submit(good, number) for number in range(12)]
+        answers = [pool.submit(ask_raw, server, header) for _ in range(4)]
+        assert [each.result() for each in beside] == [("espresso",)] * 12
+        for answer in (each.result() for each in answers):
+            if header.startswith(b"k:"):
+                assert answer.startswith(b"HTTP/1.1 400 "), answer
+                assert b"are not UTF-8 text" in answer
+            else:
+                # No header but k is any of the models' business.
+                assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert b"Traceback" not in answer
+            assert b".py" not in answer
+
+
+def test_a_file_that_would_keep_the_server_busy_is_refused(server):
+    data = encode(noise(3000, 3000).convert("L"), progressive=True, quality=5)
+    last = data.rindex(b"\xff\xda")
+    with Client(f"grpc://{server.grpc_address}") as client:
+        (prediction,) = client.classify([data[:-2] + data[last:-2] * 100 + b"\xff\xd9"])
+    assert prediction.error == "too many scans: the limit is 64"

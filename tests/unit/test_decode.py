@@ -147,6 +147,37 @@ def test_a_header_that_lies_about_the_size_is_refused_before_decoding():
         pixels(bytes(data))
 
 
+def with_scans(count):
+    """A progressive JPEG in which one scan stands many times, as a file that wants to cost time has it."""
+    data = encode(noise(64, 64).convert("L"), progressive=True)
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    # The last scan refines, and may be repeated as often as one likes.
+    last = data.rindex(b"\xff\xda")
+    assert second <= last
+    return data[:-2] + data[last:-2] * count + b"\xff\xd9"
+
+
+def test_a_file_of_many_scans_is_refused():
+    pixels(with_scans(10))
+    assert reason(with_scans(200)) == "too_many_scans"
+    pixels(with_scans(200), limits=Limits(max_scans=300))
+
+
+def test_scans_are_counted_in_the_image_only():
+    data = encode(china(), progressive=True)
+    appended = data + b"\xff\xda" * 1000
+    comment = data[:2] + b"\xff\xfe" + (2002).to_bytes(2, "big") + b"\xff\xda" * 1000 + data[2:]
+    for same in (appended, comment):
+        assert np.array_equal(pixels(same), pixels(data))
+
+
+def test_orientation_is_exifs_and_not_xmps():
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
+    assert np.array_equal(pixels(encode(china(), exif=exif, xmp=xmp)), pixels(encode(china())))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(cut=st.integers(0, 20_000), progressive=st.booleans(), decoder=st.sampled_from(["full", "scaled"]))
 def test_a_cut_file_is_refused_or_whole(cut, progressive, decoder):

@@ -52,6 +52,22 @@ def test_without_antialias_it_is_pytorchs_plain_bilinear(width, height):
     assert np.abs(ours - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_a_thin_image_does_not_become_a_huge_one(interpolation):
+    import resource
+
+    image = noise(1, 65500)  # its shorter side enlarged to 256, it would have 4 billion pixels
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = Geometry(256, (224, 224), interpolation).apply(image)
+    assert pixels.shape == (224, 224, 3)
+    # The crop shows less than one pixel, between the two in the middle.
+    if interpolation in ("nearest", "bilinear"):
+        middle = np.asarray(image)[32749:32751, 0]
+        assert (pixels >= middle.min(axis=0)).all()
+        assert (pixels <= middle.max(axis=0)).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

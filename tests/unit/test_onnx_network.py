@@ -55,8 +55,8 @@ output = "{output}"
 
 @pytest.fixture
 def network(tmp_path):
-    def make(*, color="RGB", output="logits", classes=CLASSES, size=SIZE, more="", **options):
-        make_onnx(tmp_path / "net.onnx", probabilities=output == "probabilities", **options)
+    def make(*, color="RGB", output="logits", classes=CLASSES, size=SIZE, more="", onnx_size=SIZE, **options):
+        make_onnx(tmp_path / "net.onnx", probabilities=output == "probabilities", size=onnx_size, **options)
         (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(classes)))
         text = RECIPE.format(color=color, output=output, classes=classes, size=size) + more
         (tmp_path / "mine.toml").write_text(text)
@@ -114,8 +114,8 @@ def test_a_recipe_that_mistakes_the_kind_of_output_is_refused(network, tmp_path)
 
 
 def test_what_does_not_fit_the_recipe_is_named(network, tmp_path):
-    with pytest.raises(NetworkError, match=r"float\[N,3,6,6\], but crop_size makes images of 8x8"):
-        network(size=8).export_onnx(tmp_path / "model.onnx")
+    with pytest.raises(NetworkError, match=r"float\[N,3,6,6\], but .* crop_size makes images of 8x8 pixels: mend"):
+        network(size=8, onnx_size=SIZE)
 
 
 def test_another_number_of_classes_is_named(network):

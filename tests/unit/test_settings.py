@@ -32,7 +32,7 @@ def test_settings_survive_the_way_through_a_config(crop, more, pair, antialias, 
         recipe_sha256="s",
         exif_orientation=exif,
         decoder=decoder,
-        limits=Limits(limit, limit),
+        limits=Limits(limit, limit, limit),
         threads=threads,
     )
     assert PreprocessSettings.from_parameters(settings.to_parameters()) == settings

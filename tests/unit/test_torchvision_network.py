@@ -81,7 +81,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
             return (open, (str(tmp_path / "evil"), "w"))
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(NetworkError, match="not a file of weights"):
+    with pytest.raises(NetworkError, match="is not a file of weights alone: save one with"):
         TorchvisionNetwork(recipe(), checkpoint=tmp_path / "evil.pt")
     assert not (tmp_path / "evil").exists()
 
@@ -128,6 +128,15 @@ def test_the_packages_weights_go_where_torchvision_looks_for_them(tmp_path, monk
     (tmp_path / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth").write_bytes(b"damaged")
     with pytest.raises(NetworkError, match="sha256 differs"):
         TorchvisionNetwork(demo)
+
+
+def test_damaged_weights_in_the_cache_are_named(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "checkpoints" / "shufflenetv2_x0.5-f707e7126e.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a file")
+    with pytest.raises(NetworkError, match=r"shufflenetv2_x0\.5-f707e7126e\.pth is damaged or another file.*delete it"):
+        TorchvisionNetwork(recipe(classes=1000, labels="weights"))
 
 
 def test_names_that_torchvision_does_not_know(recipe):

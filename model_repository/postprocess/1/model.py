@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from jpeg_preprocess import (
 )
 from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
@@ -31,16 +34,18 @@ class TritonPythonModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         try:
-            k = read_k(
-                json.loads(request.parameters() or "{}"),
-                default=self._settings.default_k,
-                classes=self._postprocess.classes,
-            )
+            k = read_k(_parameters(request), default=self._settings.default_k, classes=self._postprocess.classes)
             answer = self._postprocess(_array(request, "output__0"), _array(request, "ERROR").ravel().tolist(), k)
         except KError as error:
-            return _refuse(error, pb_utils.TritonError.INVALID_ARG)
+            return _refuse(str(error), pb_utils.TritonError.INVALID_ARG)
         except ImageError as error:
-            return _refuse(error, pb_utils.TritonError.INTERNAL)
+            return _refuse(str(error), pb_utils.TritonError.INTERNAL)
+        except Exception:
+            # What leaves execute fails every request of the batch, and shows the client a traceback.
+            log.exception("a request could not be answered")
+            return _refuse(
+                "postprocess failed on this request; the server's log says why", pb_utils.TritonError.INTERNAL
+            )
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("LABEL", answer.labels),
@@ -51,11 +56,19 @@ class TritonPythonModel:
         )
 
 
+def _parameters(request: pb_utils.InferenceRequest) -> dict[str, object]:
+    try:
+        parameters: dict[str, object] = json.loads(request.parameters() or "{}")
+    except ValueError as error:
+        raise KError("the parameters of the request, or the headers that become such, are not UTF-8 text") from error
+    return parameters
+
+
 def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     assert tensor is not None, "Triton checks the inputs against the config"
     return tensor.as_numpy()
 
 
-def _refuse(error: Exception, code: int) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+def _refuse(message: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

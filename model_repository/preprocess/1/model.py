@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from jpeg_preprocess import (
 )
 from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
@@ -23,9 +26,14 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         batches = [_images(request) for request in requests]
-        pixels, errors = self._preprocess([image for batch in batches for image in batch])
+        pixels, errors = self._preprocess([image for batch in batches for image in batch or ()])
         responses, start = [], 0
         for batch in batches:
+            if batch is None:
+                message = "preprocess failed on this request; the server's log says why"
+                error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+                responses.append(pb_utils.InferenceResponse(error=error))
+                continue
             part = slice(start, start := start + len(batch))
             responses.append(_respond(pixels[part], errors[part]))
         return responses
@@ -34,10 +42,15 @@ class TritonPythonModel:
         self._preprocess.close()
 
 
-def _images(request: pb_utils.InferenceRequest) -> list[bytes]:
-    tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
-    assert tensor is not None, "Triton checks the inputs against the config"
-    images: list[bytes] = tensor.as_numpy().ravel().tolist()
+def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
+    """The images of a request; None if they cannot be read, which must not fail the batch."""
+    try:
+        tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+        assert tensor is not None, "Triton checks the inputs against the config"
+        images: list[bytes] = tensor.as_numpy().ravel().tolist()
+    except Exception:
+        log.exception("the images of a request could not be read")
+        return None
     return images
 
 
