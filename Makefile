@@ -13,7 +13,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## build the demo classifier, serve it, classify photos, print their labels
-	@$(BIN)/python scripts/demo.py $(RECIPE)
+	@$(BIN)/python scripts/demo.py $(if $(filter file,$(origin RECIPE)),,$(RECIPE))
 
 serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" passes options
 	@test -f model_repository/classifier_onnx/1/model.json || $(BIN)/jpeg-build $(RECIPE) > /dev/null

@@ -1,10 +1,11 @@
 """Builds the demo classifier if need be, serves it, and classifies real photos over gRPC and HTTP.
 
-Usage: demo.py [RECIPE]     (make demo does it)
+Usage: demo.py [RECIPE]     (make demo does it; without RECIPE, what was built last, else mobilenet_v2)
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,19 @@ from jpeg_serve import ServeError, ServerOptions, TritonServer
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "model_repository"
 LABELS = 3
+DEFAULT_RECIPE = "mobilenet_v2"
 
 
-def main(recipe: str) -> int:
+def main(recipe: str | None) -> int:
     begun = time.monotonic()
-    build = [sys.executable, "-m", "jpeg_build", recipe, "--if-needed", "--model-repository", str(REPOSITORY)]
-    if subprocess.run(build, stdout=subprocess.DEVNULL, check=False).returncode:
-        return 1
+    held = recipe_in_repository()
+    if recipe is None and held not in (None, DEFAULT_RECIPE):
+        say(f"model_repository holds {held}: showing that; to go back, .venv/bin/jpeg-build {DEFAULT_RECIPE}")
+    else:
+        wanted = recipe or DEFAULT_RECIPE
+        build = [sys.executable, "-m", "jpeg_build", wanted, "--if-needed", "--model-repository", str(REPOSITORY)]
+        if subprocess.run(build, stdout=subprocess.DEVNULL, check=False).returncode:
+            return 1
     photos = sorted((ROOT / "photos").glob("*.jpg"))
     with tempfile.TemporaryFile() as log:
         say("starting tritonserver on free ports of 127.0.0.1")
@@ -43,6 +50,15 @@ def main(recipe: str) -> int:
         f"done in {time.monotonic() - begun:.1f} s; now: make serve, and in another terminal {classify_line(photos[0])}"
     )
     return 0
+
+
+def recipe_in_repository() -> str | None:
+    """The recipe of the classifier that was built last, None if there is none."""
+    try:
+        report = json.loads((REPOSITORY / "classifier_onnx" / "1" / "model.json").read_text(encoding="utf-8"))
+        return str(report["recipe"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def classify(server: TritonServer, photos: list[Path]) -> list[tuple[str, Prediction, float, float]]:
@@ -104,4 +120,7 @@ def say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "mobilenet_v2"))
+    try:
+        sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else None))
+    except KeyboardInterrupt:
+        sys.exit("demo: interrupted")

@@ -19,6 +19,8 @@ from jpeg_build.recipe import OnnxSource, Recipe, file_sha256
 if TYPE_CHECKING:
     from jpeg_build.network import Network
 
+LABELS = "labels.txt"
+
 Say = Callable[[str], None]
 
 
@@ -98,7 +100,7 @@ def stage_repository(request: Request, folder: Path, labels: Any) -> None:
     }
     repository.stage_configs(request.repository, folder, built)
     repository.stage_sources(request.repository, folder)
-    labels_file = folder / configs.POSTPROCESS / "labels.txt"
+    labels_file = folder / configs.POSTPROCESS / LABELS
     labels_file.parent.mkdir(parents=True, exist_ok=True)
     labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
@@ -108,29 +110,52 @@ def is_up_to_date(request: Request) -> bool:
 
     Takes no framework into memory, so that it is quick.
     """
-    folder = request.repository / configs.classifier_name(request.backend) / "1"
+    root = request.repository
+    folder = root / configs.classifier_name(request.backend) / "1"
     made = reports.read(folder / reports.REPORT)
-    if made is None or made.get("format") != reports.FORMAT:
-        return False
-    weights_named = request.checkpoint is not None or request.random_weights
-    random = str(made.get("weights", {}).get("source", "")).startswith(("random", "checkpoint"))
-    if weights_named or random:
+    if made is None or request.checkpoint is not None or request.random_weights:
         return False  # a checkpoint may have changed under its name
+    wanted = {
+        "format": reports.FORMAT,
+        "recipe_sha256": request.recipe.sha256,
+        "backend": request.backend,
+        "precision": request.precision,
+        "versions": reports.versions(),
+    }
+    if any(made.get(key) != value for key, value in wanted.items()):
+        return False
+    if str(made["weights"]["source"]).startswith(("random", "checkpoint")):
+        return False
     artefact = folder / str(made["artefact"]["file"])
-    preprocess = repository.read_config(request.repository, configs.PREPROCESS)
-    postprocess = repository.read_config(request.repository, configs.POSTPROCESS)
-    return (
-        made["recipe_sha256"] == request.recipe.sha256
-        and made["backend"] == request.backend
-        and made["precision"] == request.precision
-        and made["versions"] == reports.versions()
-        and artefact.is_file()
-        and file_sha256(artefact) == made["artefact"]["sha256"]
-        and all(
-            config is not None and config.parameters["recipe_sha256"].string_value == request.recipe.sha256
-            for config in (preprocess, postprocess)
-        )
+    others = [
+        *(root / model / repository.CONFIG for model in (configs.ENSEMBLE, folder.parent.name)),
+        *(root / model / "1" / "model.py" for model in (configs.PREPROCESS, configs.POSTPROCESS)),
+        root / configs.ENSEMBLE / "1",
+        root / configs.POSTPROCESS / LABELS,
+    ]
+    if not all(path.exists() for path in others) or not artefact.is_file():
+        return False
+    return file_sha256(artefact) == made["artefact"]["sha256"] and all(
+        (config := repository.read_config(root, model)) is not None
+        and config.parameters["recipe_sha256"].string_value == request.recipe.sha256
+        for model in (configs.PREPROCESS, configs.POSTPROCESS)
     )
+
+
+def notes(request: Request) -> list[str]:
+    """What a user should know after a build: a choice of his that the build left alone."""
+    found = []
+    built = configs.classifier_name(request.backend)
+    ensemble = repository.read_config(request.repository, configs.ENSEMBLE)
+    chosen = configs.chosen_classifier(ensemble) if ensemble is not None else None
+    if chosen != built:
+        path = request.repository / configs.ENSEMBLE / repository.CONFIG
+        found.append(f"{path} uses {chosen}, as you chose; to use {built}, edit that word")
+    for model in (configs.PREPROCESS, configs.POSTPROCESS):
+        path = request.repository / model / "1" / "model.py"
+        if repository.differs_from_checkout(path, model):
+            found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")
+    return found
 
 
 def _load(request: Request, say: Say) -> Network:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recipe = load_recipe(find_recipe(options.recipe))
         except RecipeError as error:
             return _fail(str(error), 2)
-        from jpeg_build.build import Request, build, is_up_to_date, say_on_stderr
+        from jpeg_build.build import Request, build, is_up_to_date, notes, say_on_stderr
         from jpeg_build.photos import PHOTOS
 
         request = Request(
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # torchvision tells of its downloads on stdout, which is the report's.
             with contextlib.redirect_stdout(sys.stderr):
                 report = build(request, say_on_stderr)
+            for note in notes(request):
+                print(f"jpeg-build: note: {note}", file=sys.stderr)
         except BuildError as error:
             return _fail(str(error), 1)
     except ModuleNotFoundError as error:
@@ -57,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         remedy = ": make room and build again" if error.errno == errno.ENOSPC else ""
         return _fail(f"{error.filename or options.model_repository}: {error.strerror or error}{remedy}", 1)
+    except MemoryError as error:
+        return _fail(f"the memory is not enough: {error}", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was changed", 1)
+        return _fail("interrupted", 1)
     print(json.dumps(report, indent=2))
     return 0
 

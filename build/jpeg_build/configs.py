@@ -34,15 +34,8 @@ _RECIPE_PARAMETERS = {
     "exif_orientation",
     "labels_file",
 }
-# Fields of a config that are the user's once it exists.
-_USER_FIELDS = (
-    "max_batch_size",
-    "dynamic_batching",
-    "instance_group",
-    "optimization",
-    "version_policy",
-    "response_cache",
-)
+# Fields that a recipe decides. All others are the user's once the config exists.
+_RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmup")
 
 
 def classifier_name(backend: str) -> str:
@@ -122,23 +115,23 @@ def chosen_classifier(ensemble: ModelConfig) -> str | None:
 
 
 def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig:
-    """`built`, with what the user may have changed in `existing`: batching, instances, own parameters.
+    """`existing`, with what the recipe decides taken from `built`: tensors, geometry, labels, the warm-up image.
 
-    What the recipe decides (tensors, geometry, labels) is always the recipe's.
+    No recipe decides anything about the ensemble: it stays as it is.
     """
     merged = ModelConfig()
-    merged.CopyFrom(built)
-    for field in _USER_FIELDS:
-        merged.ClearField(field)
-        value = getattr(existing, field)
-        if field == "max_batch_size":
-            merged.max_batch_size = value
-        elif field == "instance_group":
-            merged.instance_group.extend(value)
-        elif existing.HasField(field):
-            getattr(merged, field).CopyFrom(value)
-    for name, parameter in existing.parameters.items():
-        if name not in _RECIPE_PARAMETERS:
+    merged.CopyFrom(existing)
+    if built.platform == "ensemble":
+        return merged
+    for field in _RECIPE_FIELDS:
+        value = getattr(built, field)
+        if isinstance(value, str):
+            setattr(merged, field, value)
+        elif value:
+            merged.ClearField(field)
+            getattr(merged, field).extend(value)
+    for name, parameter in built.parameters.items():
+        if name in _RECIPE_PARAMETERS or name not in merged.parameters:
             merged.parameters[name].CopyFrom(parameter)
     return merged
 
@@ -154,10 +147,10 @@ def to_text(config: ModelConfig) -> str:
     if config.name == ENSEMBLE:
         chosen = f'model_name: "{chosen_classifier(config)}"'
         body = body.replace(chosen, f"{chosen}  # <- swap the classifier by editing this word")
-        return f"# Written by jpeg-build. A rebuild keeps the classifier that you chose.\n{body}"
+        return f"# Written by jpeg-build once, and yours from then on: a rebuild leaves it as it is.\n{body}"
     return (
-        "# Written by jpeg-build from a recipe. Batching, instances and parameters that no recipe decides are yours\n"
-        f"# to edit: a rebuild keeps them.\n{body}"
+        "# Written by jpeg-build. Tensors, geometry and labels are the recipe's. All else is yours to edit: a rebuild\n"
+        f"# keeps it.\n{body}"
     )
 
 

@@ -74,9 +74,12 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A report, or None if there is none that can be read."""
+    """A report, or None if there is none that can be read, or it is not of this format."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) else None
+    complete = isinstance(report, dict) and report.get("format") == FORMAT
+    if not complete or not all(isinstance(report.get(key), dict) for key in ("artefact", "weights", "versions")):
+        return None
+    return dict(report) if {"file", "sha256"} <= report["artefact"].keys() and "source" in report["weights"] else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,16 +76,11 @@ def stage_configs(repository: Path, folder: Path, built: Mapping[str, ModelConfi
     """Write the configs that differ from what the repository has, with the user's choices kept, into `folder`."""
     for model, config in built.items():
         existing = read_config(repository, model)
-        if existing is not None:
-            merged = configs.keep_users_choices(config, existing)
-            chosen = configs.chosen_classifier(existing)
-            if model == configs.ENSEMBLE and chosen is not None:
-                merged = configs.keep_users_choices(configs.ensemble_config(chosen), existing)
-            if merged == existing:
-                continue  # leaves the user's comments alone
-            config = merged  # noqa: PLW2901
-        (folder / model).mkdir(parents=True, exist_ok=True)
-        (folder / model / CONFIG).write_text(configs.to_text(config), encoding="utf-8")
+        merged = config if existing is None else configs.keep_users_choices(config, existing)
+        # One that stays as it is keeps the user's comments, too.
+        if merged != existing:
+            (folder / model).mkdir(parents=True, exist_ok=True)
+            (folder / model / CONFIG).write_text(configs.to_text(merged), encoding="utf-8")
 
 
 def stage_sources(repository: Path, folder: Path) -> None:
@@ -100,6 +97,12 @@ def stage_sources(repository: Path, folder: Path) -> None:
     (folder / configs.ENSEMBLE / "1" / ".gitkeep").touch()
 
 
+def differs_from_checkout(path: Path, model: str) -> bool:
+    """Whether a repository's Python model is another one than this checkout's."""
+    source = CHECKOUT / model / "1" / "model.py"
+    return source.is_file() and path.read_bytes() != source.read_bytes()
+
+
 def place(folder: Path, repository: Path) -> None:
     """Rename every file of `folder` to its place in the repository; if one fails, put back what was there.
 
@@ -109,23 +112,46 @@ def place(folder: Path, repository: Path) -> None:
     kept = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
     done: list[Path] = []
     try:
-        for file in files:
-            target = repository / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                (kept / file).parent.mkdir(parents=True, exist_ok=True)
-                # A link, not a move: there is never a moment without the old or the new file.
-                os.link(target, kept / file)
-            done.append(file)
-            (folder / file).replace(target)
+        with _signals_held():
+            try:
+                for file in files:
+                    target = repository / file
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    if target.exists():
+                        (kept / file).parent.mkdir(parents=True, exist_ok=True)
+                        # A link, not a move: there is never a moment without the old or the new file.
+                        os.link(target, kept / file)
+                    done.append(file)
+                    (folder / file).replace(target)
+            except BaseException:
+                for file in done:
+                    if (kept / file).exists():
+                        (kept / file).replace(repository / file)
+                    elif not (folder / file).exists():
+                        (repository / file).unlink(missing_ok=True)
+                raise
     except OSError as error:
-        for file in done:
-            if (kept / file).exists():
-                (kept / file).replace(repository / file)
-            elif not (folder / file).exists():
-                (repository / file).unlink(missing_ok=True)
         raise RepositoryError(
             f"{repository}: cannot be written: {error.strerror}; what was there is untouched"
         ) from error
     finally:
         shutil.rmtree(kept, ignore_errors=True)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is done: it lasts for some renames. In other threads, no change."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jpeg_client.client import Client
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -33,32 +38,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [str(path) for path in options.images if not path.exists()]
     if missing:
         return _fail(f"there is no file or folder {', '.join(missing)}", 2)
-    failed = shown = 0
     try:
         with Client(options.url, timeout_s=options.timeout_s) as client:
-            files = _files(options.images)
-            while group := list(islice(files, GROUP)):
-                for path, prediction in zip(group, client.classify(group, options.k), strict=True):
-                    shown += 1
-                    failed += prediction.error is not None
-                    if options.json:
-                        print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
-                    elif prediction.error is not None:
-                        _fail(f"{path}: {prediction.error}", 1)
-                    else:
-                        pairs = zip(prediction.labels, prediction.scores, strict=True)
-                        print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))
+            shown, failed = _classify(client, options)
     except ValueError as error:
         return _fail(str(error), 2)
     except JpegClientError as error:
         return _fail(str(error), 1)
+    except BrokenPipeError:
+        # Whoever read the lines has seen enough; Python must not try to write the rest on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}", 1)
+        return _fail(f"{error.filename or 'output'}: {error.strerror}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     if not shown:
         return _fail(f"no image found; in folders, files ending in {', '.join(SUFFIXES)} count", 1)
     return 1 if failed else 0
+
+
+def _classify(client: Client, options: argparse.Namespace) -> tuple[int, int]:
+    """Ask for every file and print the answers; returns how many files there were, and how many have no labels."""
+    shown = failed = 0
+    files = _files(options.images)
+    while group := list(islice(files, GROUP)):
+        readable = {path: data for path in group if (data := _read(path)) is not None}
+        answers = dict(zip(readable, client.classify(list(readable.values()), options.k), strict=True))
+        for path in group:
+            shown += 1
+            prediction = answers.get(path)
+            if prediction is None or prediction.error is not None:
+                failed += 1
+            if prediction is None:
+                continue
+            if options.json:
+                print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
+            elif prediction.error is not None:
+                _fail(f"{path}: {prediction.error}", 1)
+            else:
+                pairs = zip(prediction.labels, prediction.scores, strict=True)
+                print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))
+        sys.stdout.flush()
+    return shown, failed
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a file; None, and a line on stderr, if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        _fail(f"{path}: cannot be read: {error.strerror}", 1)
+        return None
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -83,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         default="grpc://localhost:8001",
         help="grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT (default: grpc://localhost:8001)",
     )
-    parser.add_argument("-k", "--k", type=int, metavar="N", help="labels for each image (default: the server's, 5)")
+    parser.add_argument(
+        "-k", "--k", type=_natural, metavar="N", help="labels for each image (default: the server's, 5)"
+    )
     parser.add_argument(
         "--timeout-s",
         type=float,
@@ -93,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line (default: text)")
     return parser
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of labels: give 1 or more")
+    return int(text)
 
 
 def _fail(message: str, status: int) -> int:

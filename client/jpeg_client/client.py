@@ -14,7 +14,7 @@ from jpeg_client.errors import RequestRefused
 from jpeg_client.prediction import Prediction
 from jpeg_client.transport import Arrays, GrpcTransport, HttpTransport, Transport
 
-Image = str | os.PathLike[str] | bytes | BinaryIO
+Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the encoded bytes, or a file opened in binary mode."""
 
 DEFAULT_URL = "grpc://localhost:8001"
@@ -25,6 +25,8 @@ MAX_REQUEST_BYTES = 48 * 2**20
 
 # A request in which no image could be answered is refused with a line for each image.
 _REFUSED_IMAGE = re.compile(r"^image \d+: (.*)$")
+
+MAX_TIMEOUT_S = 86_400
 
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 443}
 
@@ -38,10 +40,12 @@ class Client:
 
     Not to be shared between threads: give each its own.
 
-    Raises ValueError for a URL it does not know.
+    Raises ValueError for a URL it does not know, or a time-out that is none.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 30.0, model: str = MODEL) -> None:
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ValueError(f"timeout_s is {timeout_s}, but must be above 0 and at most {MAX_TIMEOUT_S} seconds")
         self.url, self.timeout_s, self.model = url, timeout_s, model
         scheme, address = _split(url)
         self._transport: Transport = (
@@ -71,8 +75,12 @@ class Client:
         An image that cannot be classified has its reason in `Prediction.error`, and costs no other its labels.
 
         Raises ServerUnavailable, ServerTimeout, or RequestRefused if a request is refused as a whole, as for a
-        `k` out of range; OSError if a path cannot be read.
+        `k` out of range; OSError if a path cannot be read; TypeError for anything that is no list of images.
         """
+        if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)):
+            raise TypeError("classify takes a list of images: write classify([image])")
+        if k is not None and not -(2**31) <= k < 2**31:
+            raise ValueError(f"k is {k}, but no classifier has that many classes")
         encoded = [_read(image) for image in images]
         return [prediction for batch in self._batches(encoded) for prediction in self._ask(batch, k)]
 
@@ -115,11 +123,16 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _read(image: Image) -> bytes:
-    if isinstance(image, bytes):
-        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
     if isinstance(image, (str, os.PathLike)):
         return Path(image).read_bytes()
-    return image.read()
+    if not hasattr(image, "read"):
+        raise TypeError(f"an image is a path, bytes or an open file, not {type(image).__name__}")
+    data = image.read()
+    if not isinstance(data, bytes):
+        raise TypeError("the file is open as text: open it in binary mode, 'rb'")
+    return data
 
 
 def _predictions(arrays: Arrays) -> list[Prediction]:

@@ -114,6 +114,9 @@ class GrpcTransport(_Tritonclient):
         if not isinstance(error, self._module.InferenceServerException):
             return JpegClientError(f"{self._url}: {error}")
         status = (error.status() or "").removeprefix("StatusCode.")
+        # Something answered that is no gRPC server.
+        if status in ("UNIMPLEMENTED", "UNKNOWN") and "http2" in error.message().lower():
+            return self._nobody()
         if status == "UNAVAILABLE":
             return self._nobody() if _is_connection(error.message()) else ServerUnavailable(error.message())
         if status == "DEADLINE_EXCEEDED":
@@ -140,6 +143,9 @@ class HttpTransport(_Tritonclient):
     def _translate(self, error: Exception, timeout_s: float | None) -> JpegClientError:
         if isinstance(error, self._module.InferenceServerException):
             status = error.status() or ""
+            # Without a status there was no answer: the connection was cut.
+            if not status:
+                return self._nobody()
             if status == "503":
                 return ServerUnavailable(error.message())
             return self._refused(error.message(), status)

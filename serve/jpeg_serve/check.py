@@ -105,6 +105,14 @@ def models_to_load(repository: Path) -> list[str]:
     return ensembles or list(models)
 
 
+def backends_needed(repository: Path) -> dict[str, str]:
+    """The models that are served, and the backend that each of them needs."""
+    models, _ = _read(repository)
+    steps = {step.model_name for model in models.values() for step in model.config.ensemble_scheduling.step}
+    names = steps or models.keys()
+    return {name: models[name].backend for name in sorted(names) if name in models and not models[name].is_ensemble}
+
+
 def summary(repository: Path) -> str:
     """One line on a repository that has no problem."""
     models, _ = _read(repository)

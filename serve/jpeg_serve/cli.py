@@ -24,6 +24,14 @@ exit status: 0 stopped as asked, or no problem found; 1 it failed; 2 the call wa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        # Before the server was started: later, signals are handled.
+        return _fail("interrupted", 1)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, triton = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     options = _parser().parse_args(own)
@@ -169,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backends",
         type=Path,
         metavar="DIR",
-        help="folder of Python-based backends (default: backends beside the model repository)",
+        help="folder of Python-based backends (default: backends beside the model repository, else the project's)",
     )
     parser.add_argument(
         "--ready-timeout-s",

@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 from jpeg_serve import ports, shared_memory
 from jpeg_serve.backends import prepare_backends
-from jpeg_serve.check import check_repository, models_to_load
-from jpeg_serve.errors import PortError, RepositoryProblems, ServeError, ServerDied
+from jpeg_serve.check import backends_needed, check_repository, models_to_load
+from jpeg_serve.errors import PortError, PrerequisiteError, RepositoryProblems, ServeError, ServerDied
 from jpeg_serve.locate import find_installation
 
 LOOPBACK = "127.0.0.1"
@@ -44,7 +44,8 @@ class ServerOptions:
     http_port, grpc_port, metrics_port: 0 takes a free one.
     address: what all three listen on; loopback unless told otherwise.
     load: names of the models to load; none takes the ensembles and, through them, their steps.
-    backends: folder of Python-based backends; None takes `backends` beside the model repository, if it is there.
+    backends: folder of Python-based backends; None takes `backends` beside the model repository, else this
+        project's own.
     triton: further options, in tritonserver's own words; they come last and win.
     ready_timeout_s: how long the models may take to load.
     drain_s: how long open requests may take once a stop was asked for.
@@ -119,8 +120,8 @@ class TritonServer:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise RepositoryProblems(f"{options.model_repository} cannot be served:\n{lines}")
         installation = find_installation()
-        ours = options.backends or options.model_repository.resolve().parent / "backends"
-        backends = prepare_backends(installation, ours if ours.is_dir() else None)
+        backends = prepare_backends(installation, _our_backends(options))
+        _require_backends(backends, options)
         self.options = options = self._settle_ports()
         self._shm_prefix = shared_memory.new_prefix()
         self._process = subprocess.Popen(
@@ -265,6 +266,26 @@ class TritonServer:
         failed = [re.search(r"\"failed to load '([^']+)' version \d+: (.*?)(\\n|\"$|$)", line) for line in lines]
         reasons = [f"{found[1]}: {found[2]}" for found in failed if found]
         return "\n".join(f"  {line}" for line in (reasons or lines[-8:])) or "  (it printed nothing)"
+
+
+def _our_backends(options: ServerOptions) -> Path | None:
+    beside = options.model_repository.resolve().parent / "backends"
+    of_checkout = Path(__file__).parents[2] / "backends"
+    places = [options.backends] if options.backends is not None else [beside, of_checkout]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _require_backends(backends: Path, options: ServerOptions) -> None:
+    """Raises PrerequisiteError if a model that is to be loaded needs a backend that is not there."""
+    present = sorted(path.name for path in backends.iterdir())
+    for model, backend in backends_needed(options.model_repository).items():
+        # A model may bring the code of its backend in a folder of its own.
+        own = (options.model_repository / model).glob("**/libtriton_*.so")
+        if backend not in present and not any(own):
+            raise PrerequisiteError(
+                f"{model} needs the backend {backend}, and here are {', '.join(present)}: name the folder of the "
+                "project's backends with --backends DIR, or serve it with a tritonserver that has it"
+            )
 
 
 def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:

@@ -333,9 +333,13 @@ def test_the_command_line_classifies_files_and_folders(server):
     broken, good = map(json.loads, mixed.stdout.splitlines())
     assert broken["error"].startswith("not a JPEG")
     assert good["labels"][0] == "espresso"
-    refused = run_module("jpeg_client", "--url", url, "-k", "0", PHOTOS / "coffee.jpg")
+    refused = run_module("jpeg_client", "--url", url, "-k", "1001", PHOTOS / "coffee.jpg")
     assert refused.returncode == 1
-    assert refused.stderr == "jpeg-classify: k must be a whole number from 1 to 1000, but it is 0\n"
+    assert refused.stderr == "jpeg-classify: k must be a whole number from 1 to 1000, but it is 1001\n"
+    unreadable = run_module("jpeg_client", "--url", url, "-k", "1", "/proc/self/mem", PHOTOS / "coffee.jpg")
+    assert unreadable.returncode == 1
+    assert unreadable.stderr == "jpeg-classify: /proc/self/mem: cannot be read: Input/output error\n"
+    assert "espresso" in unreadable.stdout
     swapped = run_module("jpeg_client", "--url", f"http://{server.grpc_address}", PHOTOS / "coffee.jpg")
     assert "no Triton answers" in swapped.stderr
 

@@ -5,9 +5,10 @@ import onnx
 import pytest
 from conftest import serve
 from jpeg_client import Client, RequestRefused
+from jpeg_serve import ServeError
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from support import encode, run_module
+from support import edit, encode, run_module
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (210, 30, 30), "grey": (128, 128, 128)}
 
@@ -91,6 +92,31 @@ def test_its_labels_come_over_the_wire(built):
                     client.classify(images[:1], k=5)
 
 
+def test_its_repository_is_served_wherever_it_is(built):
+    """Without --backends: the project's own are found."""
+    log = built / "elsewhere.log"
+    for server in serve(built / "model_repository", log, backends=None):
+        with Client(f"grpc://{server.grpc_address}") as client:
+            assert client.classify([encode(Image.new("RGB", (9, 9), "red"))])[0].labels[0] == "red"
+
+
+def test_a_backend_that_is_not_there_is_named(built, tmp_path):
+    with pytest.raises(ServeError, match="classifier_onnx needs the backend onnxruntime, and here are python: name"):
+        next(serve(built / "model_repository", tmp_path / "triton.log", backends=tmp_path))
+
+
+def test_a_build_says_whose_choice_it_left_alone(built, tmp_path):
+    import shutil
+
+    shutil.copytree(built / "model_repository", tmp_path / "model_repository")
+    edit(tmp_path / "model_repository/jpeg_classifier/config.pbtxt", '"classifier_onnx"', '"classifier_mine"')
+    (tmp_path / "model_repository/preprocess/1/model.py").write_text("# my own\n")
+    done = run_module("jpeg_build", built / "colours.toml", "--model-repository", tmp_path / "model_repository")
+    assert done.returncode == 0
+    assert "uses classifier_mine, as you chose; to use classifier_onnx, edit that word" in done.stderr
+    assert "preprocess/1/model.py differs from this project's and was left alone" in done.stderr
+
+
 def test_the_report_says_how_near_it_is(built):
     import json
 
@@ -125,6 +151,14 @@ def test_a_build_that_is_up_to_date_is_not_repeated(built):
     )
     assert again.returncode == 0
     assert again.stderr == "jpeg-build: colours is up to date\n"
+    for missing in ("postprocess/labels.txt", "preprocess/1/model.py", "jpeg_classifier/config.pbtxt"):
+        (built / "model_repository" / missing).unlink()
+        healed = run_module(
+            "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"
+        )
+        assert "exporting" in healed.stderr, missing
+        assert (built / "model_repository" / missing).is_file()
+    (built / "model_repository" / "classifier_onnx" / "1" / "model.json").write_text('{"format": 1}')
     (built / "colours.txt").write_text("a\nb\nc\nd\n")
     changed = run_module(
         "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"

@@ -40,9 +40,41 @@ def client(**options):
 
 def test_images_are_paths_bytes_or_open_files(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"from path")
-    images = [tmp_path / "a.jpg", str(tmp_path / "a.jpg"), b"bytes", io.BytesIO(b"from file")]
+    images = [
+        tmp_path / "a.jpg",
+        str(tmp_path / "a.jpg"),
+        b"bytes",
+        bytearray(b"array"),
+        memoryview(b"view"),
+        io.BytesIO(b"from file"),
+    ]
     found = [prediction.labels[0] for prediction in client().classify(images, k=1)]
-    assert found == ["from path", "from path", "bytes", "from file"]
+    assert found == ["from path", "from path", "bytes", "array", "view", "from file"]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("photo.jpg", r"write classify\(\[image\]\)"),
+        (b"bytes", r"write classify\(\[image\]\)"),
+        ([None], "a path, bytes or an open file, not NoneType"),
+        ([io.StringIO("text")], "open it in binary mode"),
+    ],
+)
+def test_what_is_no_list_of_images_is_a_type_error(images, said):
+    with pytest.raises(TypeError, match=said):
+        client().classify(images)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e12])
+def test_a_time_out_that_is_none_is_refused(timeout_s):
+    with pytest.raises(ValueError, match="must be above 0"):
+        Client("grpc://localhost:1", timeout_s=timeout_s)
+
+
+def test_a_k_that_no_message_can_carry_is_refused():
+    with pytest.raises(ValueError, match="no classifier has that many classes"):
+        client().classify([b"x"], k=2**63)
 
 
 def test_a_long_list_is_cut_by_the_servers_batch_and_by_bytes():
@@ -88,7 +120,7 @@ def test_nobody_at_the_address_is_one_sentence(scheme):
 
 
 def test_a_wrong_call_exits_with_2(tmp_path):
-    for arguments in (["gone.jpg"], ["--url", "nowhere", __file__], []):
+    for arguments in (["gone.jpg"], ["--url", "nowhere", __file__], [], ["-k", "0", __file__]):
         assert run_module("jpeg_client", *arguments).returncode == 2
     done = run_module("jpeg_client", tmp_path)
     assert done.returncode == 1

@@ -48,15 +48,19 @@ def test_a_rebuild_keeps_what_is_the_users(tmp_path):
     ensemble = tmp_path / "jpeg_classifier" / "config.pbtxt"
     ensemble.write_text(ensemble.read_text().replace("classifier_onnx", "classifier_tensorrt"))
     preprocess = tmp_path / "preprocess" / "config.pbtxt"
-    mine = preprocess.read_text().replace('"scaled"', '"full"').replace("count: 1", "count: 3").replace("64", "16")
+    mine = preprocess.read_text().replace('"scaled"', '"full"').replace("count: 1", "count: 3")
+    mine = mine.replace("max_batch_size: 64", "max_batch_size: 16") + 'metric_tags { key: "team" value: "vision" }\n'
     preprocess.write_text("# mine\n" + mine)
+    ensemble.write_text(ensemble.read_text() + 'output { name: "pixels" data_type: TYPE_UINT8 dims: [224, 224, 3] }\n')
+    edited = ensemble.read_text()
 
     assert stage(tmp_path, all_configs(RESNET)) == ["postprocess", "preprocess"]
-    assert configs.chosen_classifier(configs.parse(ensemble.read_text())) == "classifier_tensorrt"
+    assert ensemble.read_text() == edited
     kept = configs.parse(preprocess.read_text())
     assert kept.parameters["decoder"].string_value == "full"
     assert kept.instance_group[0].count == 3
     assert kept.max_batch_size == 16
+    assert kept.metric_tags["team"] == "vision"
     # What the recipe decides is the recipe's.
     assert kept.parameters["resize_size"].string_value == "232"
     assert kept.parameters["recipe"].string_value == "resnet50"
@@ -104,6 +108,25 @@ def test_either_all_files_are_placed_or_none(tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["1"]
     assert (tmp_path / "a" / "1").read_text() == "old"
     assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
+    import signal
+    from pathlib import Path
+
+    replace = Path.replace
+
+    def interrupted(self, target):
+        signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    with repository.staging(tmp_path) as folder:
+        for name in ("1", "2", "3"):
+            (folder / name).write_text("new")
+        monkeypatch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            repository.place(folder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "2", "3"]
 
 
 def test_two_builds_at_once_are_refused(tmp_path):
