@@ -190,7 +190,8 @@ def test_a_taken_port_is_one_sentence(command):
 def test_a_free_port_that_is_taken_meanwhile_is_chosen_anew(built_repository, tmp_path, monkeypatch, lost):
     from jpeg_serve import ports
 
-    free_port, asked = ports.free_port, []
+    free_port = ports.free_port
+    asked: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
 
         def race(address):
