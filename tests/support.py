@@ -66,3 +66,13 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text, f"{old!r} is not in {path}"
     path.write_text(text.replace(old, new))
+
+
+def wait_for_batches(model: Path, size: int, *, seconds: int) -> None:
+    """Let a model wait until a batch of this size is full, or the time is over."""
+    edit(
+        model / "config.pbtxt",
+        "dynamic_batching {\n}",
+        f"dynamic_batching {{\n  preferred_batch_size: {size}\n"
+        f"  max_queue_delay_microseconds: {seconds * 1_000_000}\n}}",
+    )

@@ -12,7 +12,7 @@ from conftest import serve
 from jpeg_client import Client, RequestRefused
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from support import edit, encode
+from support import encode, wait_for_batches
 
 DARK, BRIGHT = (encode(Image.new("RGB", (64, 64), colour)) for colour in ("#202020", "#f0f0f0"))
 
@@ -43,11 +43,7 @@ def fragile(repository, tmp_path):
     report["artefact"]["sha256"] = hashlib.sha256(artefact.read_bytes()).hexdigest()
     artefact.with_name("model.json").write_text(json.dumps(report))
     for model in ("preprocess", "classifier_onnx"):
-        edit(
-            repository / model / "config.pbtxt",
-            "dynamic_batching {\n}",
-            "dynamic_batching {\n  preferred_batch_size: 4\n  max_queue_delay_microseconds: 2000000\n}",
-        )
+        wait_for_batches(repository / model, 4, seconds=10)
     yield from serve(repository, tmp_path / "triton.log")
 
 
@@ -66,8 +62,8 @@ def test_one_request_that_fails_costs_no_other_its_answer(fragile, tmp_path):
     # They were one batch, and the log has what the answer must not have.
     assert "a batch of 4 requests failed" in (tmp_path / "triton.log").read_text()
     client = httpclient.InferenceServerClient(fragile.http_address)
-    tensor = httpclient.InferInput("IMAGE", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[BRIGHT]], dtype=object))
+    tensor = httpclient.InferInput("IMAGE", [4, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[BRIGHT]] * 4, dtype=object))
     with pytest.raises(httpclient.InferenceServerException) as caught:
         client.infer("jpeg_classifier", [tensor])
     assert caught.value.status() == "500"

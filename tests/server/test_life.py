@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from conftest import serve
 from jpeg_client import Client
 from jpeg_serve import ServeError, ServerOptions, TritonServer, shared_memory
 from jpeg_serve.locate import find_installation
-from support import PHOTOS, ROOT, edit, photo, run_module
+from support import PHOTOS, ROOT, edit, photo, run_module, wait_for_batches
 
 
 class Command:
@@ -103,24 +104,25 @@ def test_it_says_when_it_is_ready_and_stops_as_asked(command, number):
 
 
 def test_an_open_request_is_finished_before_it_stops(command, repository):
-    # Two seconds in which the request waits for a batch to fill.
-    edit(
-        repository / "preprocess" / "config.pbtxt",
-        "dynamic_batching {\n}",
-        "dynamic_batching {\n  preferred_batch_size: 64\n  max_queue_delay_microseconds: 2000000\n}",
-    )
+    # Some seconds in which the request waits for a batch to fill.
+    wait_for_batches(repository / "preprocess", 64, seconds=4)
     server = command(repository=repository)
     address = server.wait_for(r"HTTP     http://(\S+)")[1]
-    client = httpclient.InferenceServerClient(address)
-    tensor = httpclient.InferInput("IMAGE", [1, 1], "BYTES")
-    import numpy as np
 
-    tensor.set_data_from_numpy(np.array([[photo("coffee")]], dtype=object))
-    asked = client.async_infer("jpeg_classifier", [tensor])
-    time.sleep(0.5)
-    server.process.send_signal(signal.SIGTERM)
-    assert asked.get_result().as_numpy("LABEL")[0][0] == b"espresso"
-    client.close()
+    def ask():
+        with Client(f"http://{address}") as client:
+            predictions = client.classify([photo("coffee")], k=1)
+        return predictions[0].labels, time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        time.sleep(1.5)
+        assert not asked.done()
+        stopped = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        labels, answered = asked.result()
+    assert labels == ("espresso",)
+    assert answered > stopped
     assert server.process.wait(30) == 0
 
 
