@@ -9,6 +9,7 @@ said in one sentence with its remedy.
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -141,18 +142,19 @@ def uv(arguments):
 
 def settings_of_pip():
     """The package index and the certificates that pip is set up with: uv does not read pip's settings."""
+    asked = [str(BIN / "python"), "-m", "pip", "config", "list"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    # Lines such as global.cert='FILE'; those of the environment come first and win, as in pip.
+    set_up = {}
+    for name, value in re.findall(r"^(?::env:|global|site|user)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE):
+        set_up.setdefault(name.replace("-", " "), value)
     settings = {}
-    for names, variable, option in (
-        (("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"), "PIP_INDEX_URL", "global.index-url"),
-        (("SSL_CERT_FILE", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"), "PIP_CERT", "global.cert"),
+    for option, names in (
+        ("index url", ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")),
+        ("cert", ("SSL_CERT_FILE", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")),
     ):
-        if any(name in os.environ for name in names):
-            continue
-        asked = [str(BIN / "python"), "-m", "pip", "config", "get", option]
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-        value = os.environ.get(variable) or (answer.stdout.strip() if answer.returncode == 0 else "")
-        if value:
-            settings[names[0]] = value
+        if option in set_up and not any(name in os.environ for name in names):
+            settings[names[0]] = set_up[option]
     return settings
 
 

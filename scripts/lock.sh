@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 compile() { # OUTPUT, then what to lock
   local out=requirements/$1; shift
-  uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+  uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
     --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
 }
 all=(pyproject.toml --extra client --extra serve --extra build)

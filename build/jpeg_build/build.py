@@ -116,7 +116,6 @@ def is_up_to_date(request: Request) -> bool:
     if made is None or request.checkpoint is not None or request.random_weights:
         return False  # a checkpoint may have changed under its name
     wanted = {
-        "format": reports.FORMAT,
         "recipe_sha256": request.recipe.sha256,
         "backend": request.backend,
         "precision": request.precision,

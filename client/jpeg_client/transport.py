@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,7 +42,7 @@ class Transport(Protocol):
         ...
 
 
-class _Tritonclient:
+class _Tritonclient(ABC):
     """What the two modules of tritonclient have in common."""
 
     def __init__(self, module: Any, client: Any, url: str) -> None:
@@ -73,14 +74,14 @@ class _Tritonclient:
         """See Transport."""
         self._client.close()
 
-    def _read_max_batch_size(self, model: str) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _read_max_batch_size(self, model: str) -> int: ...
 
-    def _call_options(self, timeout_s: float) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _call_options(self, timeout_s: float) -> dict[str, Any]: ...
 
-    def _translate(self, error: Exception, timeout_s: float | None) -> JpegClientError:
-        raise NotImplementedError
+    @abstractmethod
+    def _translate(self, error: Exception, timeout_s: float | None) -> JpegClientError: ...
 
     def _timed_out(self, timeout_s: float | None) -> ServerTimeout:
         limit = f" within {timeout_s:g} s" if timeout_s is not None else " in time"

@@ -60,3 +60,15 @@ def test_every_requirement_is_pinned_and_hashed_and_no_index_is_named(lock):
     for block in blocks:
         assert "==" in block
         assert "--hash=sha256:" in block
+
+
+def test_uv_gets_the_index_and_the_certificates_of_pip():
+    program = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import bootstrap; print(bootstrap.settings_of_pip())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "SSL_", "PIP_"))}
+    environment.update(VENV=sys.prefix, PIP_INDEX_URL="https://mirror.test/simple", PIP_CERT="/etc/ca.pem")
+    wanted = {"UV_DEFAULT_INDEX": "https://mirror.test/simple", "SSL_CERT_FILE": "/etc/ca.pem"}
+    assert run(sys.executable, "-c", program, env=environment).stdout.strip() == str(wanted)
+    environment.update(UV_INDEX="https://mine.test", SSL_CERT_FILE="/mine.pem")
+    assert run(sys.executable, "-c", program, env=environment).stdout.strip() == "{}"
