@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import text_format
 from jpeg_preprocess import PostprocessSettings, PreprocessSettings
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from jpeg_build.onnx_graph import INPUT, OUTPUT
@@ -163,8 +164,6 @@ def _model(name: str, *, backend: str = "", platform: str = "") -> ModelConfig:
 
 
 def _data_type(name: str) -> int:
-    from tritonclient.grpc import model_config_pb2  # its enum values are module attributes
-
     return int(model_config_pb2.DataType.Value(name))
 
 

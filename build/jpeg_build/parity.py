@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,6 @@ class Parity:
     relative_difference: float
     top1_agreement: float
     top5_overlap: float
-
-    def to_json(self) -> dict[str, float | int]:
-        """For model.json."""
-        return asdict(self)
 
 
 def measure(reference: Logits, artefact: Logits, *, photos: int) -> Parity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ def make(
     recipe: Recipe, *, backend: str, precision: str, artefact: Path, weights: Weights, parity: Parity
 ) -> dict[str, Any]:
     """The report on a checked artefact. It holds no path of the machine and no time: equal builds, equal reports."""
-    tolerance = TOLERANCES[precision]
     return {
         "format": FORMAT,
         "recipe": recipe.name,
@@ -58,12 +58,8 @@ def make(
             "sha256": file_sha256(artefact),
         },
         "weights": {"source": weights.source, "sha256": weights.sha256},
-        "parity": parity.to_json(),
-        "tolerance": {
-            "relative_difference": tolerance.relative_difference,
-            "top1_agreement": tolerance.top1_agreement,
-            "top5_overlap": tolerance.top5_overlap,
-        },
+        "parity": asdict(parity),
+        "tolerance": asdict(TOLERANCES[precision]),
         "versions": versions(),
     }
 

@@ -117,7 +117,7 @@ class TorchvisionNetwork:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         if not cached.is_file() and self._source.package is not None:
             _copy_from_package(self._source.package, cached)
-        _check_digest(cached, self._source.sha256)
+        digest = _check_digest(cached, self._source.sha256)
         try:
             network: nn.Module = torchvision.models.get_model(self._source.network, weights=entry)
         except (URLError, TimeoutError, ConnectionError) as error:  # errors of the network, not of the disk
@@ -125,7 +125,7 @@ class TorchvisionNetwork:
                 f"the weights {entry} could not be downloaded ({getattr(error, 'reason', error)}): "
                 "give a file of weights with --checkpoint FILE, or take random ones with --weights none"
             ) from error
-        return network, Weights(f"torchvision {entry}", file_sha256(cached))
+        return network, Weights(f"torchvision {entry}", digest or file_sha256(cached))
 
     def _from_checkpoint(self, checkpoint: Path) -> tuple[nn.Module, Weights]:
         network = self._untrained()
@@ -161,18 +161,19 @@ def _state_dict(loaded: object) -> Mapping[str, Any] | None:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def _check_digest(cached: Path, stated: str | None) -> None:
-    """Raises NetworkError if a cached file is damaged or another one.
+def _check_digest(cached: Path, stated: str | None) -> str | None:
+    """The SHA-256 of a cached file, None if there is none yet. Raises NetworkError if it is damaged or another one.
 
     torchvision checks what it downloads, by the head of the SHA-256 that is part of the name, but not what lies in
     its cache already.
     """
     if not cached.is_file():
-        return
+        return None
     found = file_sha256(cached)
     in_name = re.search(r"-([0-9a-f]{8,})\.", cached.name)
     if (stated is not None and found != stated) or (in_name is not None and not found.startswith(in_name[1])):
         raise NetworkError(f"{cached} is damaged or another file (its sha256 differs): delete it")
+    return found
 
 
 def _copy_from_package(package: str, cached: Path) -> None:

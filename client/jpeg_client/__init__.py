@@ -7,9 +7,25 @@ with Client("grpc://localhost:8001") as client:
         print(prediction.labels, prediction.scores)
 """
 
-from jpeg_client.client import Client, Image
-from jpeg_client.errors import JpegClientError, RequestRefused, ServerTimeout, ServerUnavailable
-from jpeg_client.prediction import Prediction
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jpeg_client.client import Client, Image
+    from jpeg_client.errors import JpegClientError, RequestRefused, ServerTimeout, ServerUnavailable
+    from jpeg_client.prediction import Prediction
+
+_HOMES = {
+    "Client": "client",
+    "Image": "client",
+    "JpegClientError": "errors",
+    "Prediction": "prediction",
+    "RequestRefused": "errors",
+    "ServerTimeout": "errors",
+    "ServerUnavailable": "errors",
+}
 
 __all__ = [
     "Client",
@@ -20,3 +36,10 @@ __all__ = [
     "ServerTimeout",
     "ServerUnavailable",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # On first use, so that a command can say which package is not installed, and answers --help at once.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -31,10 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        from jpeg_client.client import Client
-        from jpeg_client.errors import JpegClientError
+        return _main(options)
     except ModuleNotFoundError as error:
         return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[client]'", 1)
+    except BrokenPipeError:
+        # Whoever read the lines has seen enough; Python must not try to write the rest on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+
+
+def _main(options: argparse.Namespace) -> int:
+    from jpeg_client.client import Client
+    from jpeg_client.errors import JpegClientError
+
     missing = [str(path) for path in options.images if not path.exists()]
     if missing:
         return _fail(f"there is no file or folder {', '.join(missing)}", 2)
@@ -45,14 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except JpegClientError as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:
-        # Whoever read the lines has seen enough; Python must not try to write the rest on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
     if not shown:
         return _fail(f"no image found; in folders, files ending in {', '.join(SUFFIXES)} count", 1)
     return 1 if failed else 0

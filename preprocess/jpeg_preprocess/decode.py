@@ -19,7 +19,7 @@ Decoder = Literal["scaled", "full"]
 at 1/2, 1/4 or 1/8, but never below twice the size that the resize asks for, so the resize still does the
 filtering. docs/preprocessing.md has the measured differences."""
 
-# Twice: at once the target the mean pixel difference passes 2 counts (measured, docs/preprocessing.md).
+# With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
 
 JPEG_START = b"\xff\xd8\xff"
@@ -126,7 +126,7 @@ def _open(data: bytes, limits: Limits) -> JpegImageFile:
     except MemoryError:
         raise
     except Exception as error:
-        if b"\xff\xda" not in data:
+        if START_OF_SCAN not in data:
             # No scan begins anywhere: the header itself was cut off.
             raise ImageError("truncated", "truncated JPEG: the data ends inside the header") from error
         raise ImageError("corrupt", "corrupt or unsupported JPEG: its header cannot be read") from error

@@ -91,10 +91,9 @@ def check_repository(repository: Path) -> list[Problem]:
     for model in models.values():
         if model.is_ensemble:
             problems += _check_ensemble(model, models)
-    served = {step.model_name for model in models.values() for step in model.config.ensemble_scheduling.step}
-    for model in models.values():
-        if model.name in served or model.is_ensemble or not any(each.is_ensemble for each in models.values()):
-            problems += _check_files(model, recipe=_recipe_of(models))
+    recipe = _recipe_of(models)
+    for model in _served(models):
+        problems += _check_files(model, recipe)
     return problems
 
 
@@ -108,9 +107,7 @@ def models_to_load(repository: Path) -> list[str]:
 def backends_needed(repository: Path) -> dict[str, str]:
     """The models that are served, and the backend that each of them needs."""
     models, _ = _read(repository)
-    steps = {step.model_name for model in models.values() for step in model.config.ensemble_scheduling.step}
-    names = steps or models.keys()
-    return {name: models[name].backend for name in sorted(names) if name in models and not models[name].is_ensemble}
+    return {model.name: model.backend for model in _served(models) if not model.is_ensemble}
 
 
 def summary(repository: Path) -> str:
@@ -122,6 +119,13 @@ def summary(repository: Path) -> str:
             steps = " -> ".join(step.model_name for step in model.config.ensemble_scheduling.step)
             parts.append(f"{model.name} = {steps}")
     return "; ".join(parts)
+
+
+def _served(models: dict[str, Model]) -> list[Model]:
+    """The ensembles and their steps; all models if there is no ensemble."""
+    ensembles = [model for model in models.values() if model.is_ensemble]
+    steps = {step.model_name for model in ensembles for step in model.config.ensemble_scheduling.step}
+    return [model for model in models.values() if not ensembles or model.is_ensemble or model.name in steps]
 
 
 def _read(repository: Path) -> tuple[dict[str, Model], list[Problem]]:

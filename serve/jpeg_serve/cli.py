@@ -8,6 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from jpeg_serve.errors import ServeError, ServerDied
+
+if TYPE_CHECKING:
+    from jpeg_serve.server import TritonServer
 
 EPILOG = """\
 commands:
@@ -26,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     try:
         return _main(arguments)
+    except ModuleNotFoundError as error:
+        return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[serve]'", 1)
     except KeyboardInterrupt:
         # Before the server was started: later, signals are handled.
         return _fail("interrupted", 1)
@@ -35,12 +43,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, triton = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     options = _parser().parse_args(own)
-    try:
-        from jpeg_serve.check import check_repository, summary
-        from jpeg_serve.errors import ServeError
-        from jpeg_serve.server import ServerOptions, TritonServer
-    except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[serve]'", 1)
+    from jpeg_serve.check import check_repository, summary
+    from jpeg_serve.server import ServerOptions, TritonServer
 
     if options.command == "check":
         problems = check_repository(options.model_repository)
@@ -89,11 +93,7 @@ class _StopAsked(Exception):  # no error
     """A signal came while the server was starting."""
 
 
-def _serve(server: object) -> int:
-    from jpeg_serve.errors import ServerDied
-    from jpeg_serve.server import TritonServer
-
-    assert isinstance(server, TritonServer)
+def _serve(server: TritonServer) -> int:
     asked = 0
     ready = False
 

@@ -1,7 +1,6 @@
 """The shared library of the running Python. Standard library only: setup asks it before anything is installed."""
 
 import ctypes.util
-import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -13,13 +12,14 @@ def find_libpython() -> Path | None:
     Triton's Python backend links its worker processes against it. Some Pythons are built without it.
     """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), os.path.join(sys.base_prefix, "lib")]  # noqa: PTH118
+    prefix = Path(sys.base_prefix, "lib")
+    folders = [Path(sysconfig.get_config_var("LIBDIR") or prefix), prefix]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     if multiarch:
-        folders += [f"/usr/lib/{multiarch}", os.path.join(sys.base_prefix, "lib", multiarch)]  # noqa: PTH118
+        folders += [Path("/usr/lib", multiarch), prefix / multiarch]
     for folder in folders:
-        if folder and (Path(folder) / name).is_file():
-            return Path(folder) / name
+        if (folder / name).is_file():
+            return folder / name
     # Somewhere in the loader's own folders: it will be found by name, so the folder does not matter.
     if ctypes.util.find_library(f"python{sys.version_info.major}.{sys.version_info.minor}"):
         return Path(name)

@@ -1,11 +1,12 @@
 import io
+import sys
 
 import numpy as np
 import pytest
 from jpeg_client import Client, RequestRefused
 from jpeg_client.client import MAX_REQUEST_BYTES
 from jpeg_client.transport import Arrays
-from support import run_module
+from support import ROOT, run, run_module
 
 
 class Recorder:
@@ -125,6 +126,33 @@ def test_a_wrong_call_exits_with_2(tmp_path):
     done = run_module("jpeg_client", tmp_path)
     assert done.returncode == 1
     assert "no image found" in done.stderr
+
+
+WITHOUT = """\
+import runpy, sys
+sys.modules[{package!r}] = None
+sys.argv = {arguments!r}
+runpy.run_module({module!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra", "arguments"),
+    [
+        ("jpeg_client", "numpy", "client", [__file__]),
+        ("jpeg_client", "tritonclient", "client", [__file__]),
+        ("jpeg_serve", "google.protobuf", "serve", ["check"]),
+        ("jpeg_build", "numpy", "build", ["mobilenet_v2"]),
+        ("jpeg_build", "tritonclient", "build", ["mobilenet_v2"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(module, package, extra, arguments):
+    program = WITHOUT.format(module=module, package=package, arguments=[module, *arguments])
+    done = run(sys.executable, "-c", program, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"the package {package}" in done.stderr
+    assert f"pip install 'triton-jpeg-classifier[{extra}]'" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["jpeg_client", "jpeg_serve", "jpeg_build"])
