@@ -2,21 +2,22 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+TENSORFLOW_VENV ?= .venv-tensorflow
 RECIPE ?= mobilenet_v2
 BIN := $(VENV)/bin
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build check test lint format lock clean setup setup-dev
+.PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow test-tensorflow
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## build the demo classifier, serve it, classify photos, print their labels
 	@$(BIN)/python scripts/demo.py $(if $(filter file,$(origin RECIPE)),,$(RECIPE))
 
 serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" passes options
-	@test -f model_repository/classifier_onnx/1/model.json || $(BIN)/jpeg-build $(RECIPE) > /dev/null
+	@ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 	@exec $(BIN)/jpeg-serve $(SERVE)
 
 build: setup ## build the classifier of RECIPE (default mobilenet_v2), checked against the network
@@ -28,8 +29,17 @@ check: setup ## check the model repository without serving it
 test: setup-dev ## all tests, with a real tritonserver; TEST="tests/unit -k topk" chooses
 	@$(BIN)/pytest $(TEST)
 
+build-tensorflow: ## an environment of its own for --backend tf_trt: .venv-tensorflow/bin/jpeg-build and jpeg-serve
+	@VENV=$(TENSORFLOW_VENV) $(PYTHON) scripts/bootstrap.py tensorflow
+
+test-tensorflow: build-tensorflow ## the tests of --backend tf_trt, in that environment
+	@$(TENSORFLOW_VENV)/bin/pytest tests/tf_trt $(TEST)
+
 lint: setup-dev ## ruff, mypy --strict, and the arrows between the rooms
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
+
+configs: setup ## write model_repository/ anew, as jpeg-build makes it for every backend
+	@$(BIN)/python scripts/renew_configs.py
 
 format: setup-dev ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

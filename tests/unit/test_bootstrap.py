@@ -12,13 +12,13 @@ SCRIPT = ROOT / "scripts" / "bootstrap.py"
 FAKE = """\
 import runpy, sys
 {change}
-sys.argv = [{script!r}, "demo"]
+sys.argv = [{script!r}, {name!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def setup_with(change: str, tmp_path: Path):
-    program = FAKE.format(change=change, script=str(SCRIPT))
+def setup_with(change: str, tmp_path: Path, name: str = "demo"):
+    program = FAKE.format(change=change, script=str(SCRIPT), name=name)
     return run(sys.executable, "-c", program, env={**os.environ, "VENV": str(tmp_path / "venv")})
 
 
@@ -42,6 +42,27 @@ def test_what_is_missing_is_one_sentence(tmp_path, change, said):
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(("name", "needed"), [("demo", 7), ("dev", 7), ("tensorflow", 4)])
+def test_each_set_knows_how_much_it_needs(tmp_path, name, needed):
+    full = (
+        "import collections, shutil; shutil.disk_usage = lambda p: collections.namedtuple('U', 'free')"
+        f"({needed} * 10**9 - 1)"
+    )
+    done = setup_with(full, tmp_path, name)
+    assert done.returncode == 1
+    assert f"and about {needed} GB are needed" in done.stderr
+
+
+def test_tensorflow_goes_into_an_environment_of_its_own():
+    environment = {name: value for name, value in os.environ.items() if name != "VENV"}
+    for name, folder in (("dev", ".venv"), ("tensorflow", ".venv-tensorflow")):
+        program = (
+            f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.argv = ['bootstrap.py', {name!r}]; "
+            "import bootstrap; print(bootstrap.VENV)"
+        )
+        assert run(sys.executable, "-c", program, env=environment).stdout.strip() == str(ROOT / folder)
 
 
 def test_a_second_run_does_nothing():
