@@ -72,8 +72,52 @@ class OnnxSource:
 
 
 @dataclass(frozen=True)
+class KerasSource:
+    """A network of keras.applications.
+
+    network: its name there, such as "ResNet50". weights: a file of weights, or "imagenet", which Keras takes from its
+    cache ($KERAS_HOME/models) or downloads. package: an installed package that carries the file; weights is then its
+    name. sha256: of the file, when the recipe was loaded; with a package what the recipe states; None for "imagenet".
+    output: logits, or the probabilities of the network's own activation.
+    """
+
+    network: str
+    weights: Path | Literal["imagenet"]
+    package: str | None
+    sha256: str | None
+    output: Output
+
+
+@dataclass(frozen=True)
+class SavedModelSource:
+    """A user's own SavedModel with one float image input, NHWC, and one output of logits or probabilities.
+
+    sha256: of the digests of all its files, with their names, when the recipe was loaded.
+    """
+
+    folder: Path
+    sha256: str
+    output: Output
+
+
+TensorflowSource = KerasSource | SavedModelSource
+
+
+@dataclass(frozen=True)
+class TensorflowNetwork:
+    """What `--backend tf_trt` takes: a network, and the normalisation that it was trained with."""
+
+    source: TensorflowSource
+    normalisation: Normalisation
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. labels is None if they come with the weights."""
+    """A checked recipe. labels is None if they come with the weights.
+
+    source, normalisation: the network that is exported to ONNX; source is that of `tensorflow` in a recipe whose only
+    network is one of TensorFlow. tensorflow: the network for `--backend tf_trt`, None if the recipe has none.
+    """
 
     name: str
     path: Path
@@ -82,18 +126,47 @@ class Recipe:
     geometry: Geometry
     exif_orientation: bool
     normalisation: Normalisation
-    source: TorchvisionSource | OnnxSource
+    source: TorchvisionSource | OnnxSource | KerasSource | SavedModelSource
+    tensorflow: TensorflowNetwork | None = None
 
     @property
     def sha256(self) -> str:
         """Identity of what the recipe says, not of how it is written: comments and order do not count.
 
-        It covers the contents of the label file and of the ONNX file, and no path.
+        It covers the contents of the label file and of the files of the networks, and no path.
         """
         said = dataclasses.asdict(self)
         del said["path"]
-        said["source"].pop("file", None)
+        sources = [said["source"]]
+        if self.tensorflow is None:
+            del said["tensorflow"]  # so that recipes without one keep the identity they had
+        else:
+            sources.append(said["tensorflow"]["source"])
+        for source in sources:
+            source.pop("file", None)
+            source.pop("folder", None)
+            if isinstance(source.get("weights"), Path):
+                source["weights"] = source["weights"].name
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def onnx_network(self) -> TorchvisionSource | OnnxSource:
+        """The network that can be exported to ONNX. Raises RecipeError if the recipe has none."""
+        if isinstance(self.source, (KerasSource, SavedModelSource)):
+            raise RecipeError(
+                f"{self.path}: its network is one of TensorFlow, which --backend tf_trt takes; for the other "
+                'backends, say [source] kind = "torchvision" or "onnx", and put this one under [tensorflow]'
+            )
+        return self.source
+
+    def tensorflow_network(self) -> TensorflowNetwork:
+        """The network for `--backend tf_trt`. Raises RecipeError, saying what to add, if the recipe has none."""
+        if self.tensorflow is None:
+            raise RecipeError(
+                f"{self.path}: has no network for --backend tf_trt: add a table [tensorflow] with "
+                'kind = "keras" and network = "ResNet50", or kind = "saved_model" and a folder, '
+                "and its own mean and std (docs/recipes.md)"
+            )
+        return self.tensorflow
 
 
 def file_sha256(path: Path) -> str:
@@ -117,6 +190,13 @@ def _onnx_sha256(path: Path) -> str:
     locations = {entry.value for tensor in initializers for entry in tensor.external_data if entry.key == "location"}
     digests += [file_sha256(path.parent / place) for place in sorted(locations) if (path.parent / place).is_file()]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Hexadecimal SHA-256 over the digests of all files below a folder, with their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = "".join(f"{file_sha256(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -157,6 +237,16 @@ def load_recipe(path: Path) -> Recipe:
     top = _Table(path, text, "", tables)
     geometry, normalisation, source = (top.table(name) for name in ("geometry", "normalisation", "source"))
     classes = _classes(top)
+    checked_normalisation, checked_source = _normalisation(normalisation), _source(source)
+    tensorflow = None
+    if "tensorflow" in tables:
+        tensorflow_table = top.table("tensorflow")
+        tensorflow = _tensorflow(tensorflow_table)
+        tensorflow_table.refuse_unknown()
+    if isinstance(checked_source, (KerasSource, SavedModelSource)):
+        if tensorflow is not None:
+            raise tensorflow_table.error("", "[source] is a network of TensorFlow already: one of the two is too many")
+        tensorflow = TensorflowNetwork(checked_source, checked_normalisation)
     recipe = Recipe(
         name=path.stem,
         path=path,
@@ -164,12 +254,13 @@ def load_recipe(path: Path) -> Recipe:
         labels=_labels(top, classes),
         geometry=_geometry(geometry),
         exif_orientation=geometry.get("exif_orientation", bool, True),
-        normalisation=_normalisation(normalisation),
-        source=_source(source),
+        normalisation=checked_normalisation,
+        source=checked_source,
+        tensorflow=tensorflow,
     )
     for table in (top, geometry, normalisation, source):
         table.refuse_unknown()
-    if recipe.labels is None and isinstance(recipe.source, OnnxSource):
+    if recipe.labels is None and not isinstance(recipe.source, TorchvisionSource):
         raise top.error("labels", '"weights" goes with kind = "torchvision" only; name a text file, one label a line')
     return recipe
 
@@ -216,19 +307,59 @@ def _normalisation(table: _Table) -> Normalisation:
     return Normalisation(mean, std, table.choice("color", Color, "RGB"))
 
 
-def _source(table: _Table) -> TorchvisionSource | OnnxSource:
-    if table.choice("kind", Literal["torchvision", "onnx"], None) == "onnx":
+def _source(table: _Table) -> TorchvisionSource | OnnxSource | KerasSource | SavedModelSource:
+    kind = table.choice("kind", Literal["torchvision", "onnx", "keras", "saved_model"], None)
+    if kind in ("keras", "saved_model"):
+        return _tensorflow_source(table, kind)
+    if kind == "onnx":
         file = table.path.parent / table.need("file", str)
         if not file.is_file():
             raise table.error("file", f"there is no file {file}")
         layout = table.choice("layout", Layout, None) if "layout" in table.values else None
         return OnnxSource(file, _onnx_sha256(file), table.choice("output", Output, None), layout)
-    sha256 = table.get("sha256", str, None)
+    return TorchvisionSource(
+        table.need("network", str), table.need("weights", str), _stated_sha256(table), table.get("package", str, None)
+    )
+
+
+def _tensorflow(table: _Table) -> TensorflowNetwork:
+    kind = table.choice("kind", Literal["keras", "saved_model"], None)
+    return TensorflowNetwork(_tensorflow_source(table, kind), _normalisation(table))
+
+
+def _tensorflow_source(table: _Table, kind: str) -> TensorflowSource:
+    if kind == "saved_model":
+        folder = table.path.parent / table.need("folder", str)
+        if not (folder / "saved_model.pb").is_file():
+            raise table.error("folder", f"there is no SavedModel in {folder} (a folder with saved_model.pb)")
+        return SavedModelSource(folder, folder_sha256(folder), table.choice("output", Output, None))
+    network, named = table.need("network", str), table.need("weights", str)
+    stated, package = _stated_sha256(table), table.get("package", str, None)
+    output: Output = table.choice("output", Output, "logits")
+    if named == "imagenet":
+        for key in ("sha256", "package"):
+            if key in table.values:
+                raise table.error(
+                    key, 'goes with the name of a file as weights; "imagenet" are those that Keras checks'
+                )
+        return KerasSource(network, "imagenet", None, None, output)
+    file = table.path.parent / named
+    if package is not None:
+        # The package may not be installed where the recipe is only read: its file is looked for when it is needed.
+        return KerasSource(network, Path(named), package, stated, output)
+    if not file.is_file():
+        raise table.error("weights", f'there is no file {file}; name one, or "imagenet" for those of Keras')
+    found = file_sha256(file)
+    if stated is not None and stated != found:
+        raise table.error("sha256", f"is not that of {file}, which is {found}")
+    return KerasSource(network, file, None, found, output)
+
+
+def _stated_sha256(table: _Table) -> str | None:
+    sha256: str | None = table.get("sha256", str, None)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
-    return TorchvisionSource(
-        table.need("network", str), table.need("weights", str), sha256, table.get("package", str, None)
-    )
+    return sha256
 
 
 class _Table:
