@@ -76,3 +76,52 @@ def wait_for_batches(model: Path, size: int, *, seconds: int) -> None:
         f"dynamic_batching {{\n  preferred_batch_size: {size}\n"
         f"  max_queue_delay_microseconds: {seconds * 1_000_000}\n}}",
     )
+
+
+SMALL_RECIPE = """\
+classes = 3
+labels = "small.txt"
+
+[geometry]
+resize_size = 32
+crop_size = 32
+
+[normalisation]
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+
+[source]
+kind = "onnx"
+file = "small.onnx"
+output = "logits"
+"""
+
+
+def small_network(folder: Path) -> None:
+    """Write small.onnx and small.txt for SMALL_RECIPE: one convolution, ReLU, a mean, three classes; quick to build."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(7)
+    weights = {
+        "kernels": random.normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32),
+        "matrix": random.normal(0, 2, (8, 3)).astype(np.float32),
+        "bias": np.array([0.5, -0.25, 0.125], np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "kernels"], ["features"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["features"], ["positive"]),
+            helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "matrix", "bias"], ["logits"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "small.onnx"
+    )
+    (folder / "small.txt").write_text("one\ntwo\nthree\n")

@@ -2,92 +2,225 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jpeg_build import configs, parity, repository
 from jpeg_build import report as reports
-from jpeg_build.errors import BuildError
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Say, emitter
+from jpeg_build.errors import BuildError, ParityError
+from jpeg_build.network import Network
+from jpeg_build.networks import load_network
 from jpeg_build.photos import PHOTOS, load_photos, random_pixels
-from jpeg_build.recipe import OnnxSource, Recipe, file_sha256
+from jpeg_build.recipe import Recipe
+from jpeg_build.report import Report
+from jpeg_build.speed import images_per_second
+from jpeg_build.targets import TARGETS, Target
 
-if TYPE_CHECKING:
-    from jpeg_build.network import Network
-
-LABELS = "labels.txt"
-
-Say = Callable[[str], None]
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Request:
     """What is to be built.
 
-    checkpoint, random_weights: instead of the weights that the recipe names; for torchvision recipes only.
-    photos: a folder of JPEGs that the artefact is checked on.
+    precision: one of the backend's, or "auto": the fastest on this machine of those within their tolerance.
+    version: number of the version's folder; None takes the newest that is there, or 1.
+    checkpoint, random_weights: instead of the weights that the recipe names; not for ONNX files.
+    photos: a folder of JPEGs that the artefact is checked on. calibration: a folder of JPEGs that int8 measures the
+    ranges of its values on; None takes `photos`.
     """
 
     recipe: Recipe
     repository: Path
     backend: str = "onnx"
     precision: str = "fp32"
+    version: int | None = None
     checkpoint: Path | None = None
     random_weights: bool = False
     photos: Path = PHOTOS
+    calibration: Path | None = None
+    options: Options = field(default_factory=Options)
+
+    @property
+    def target(self) -> Target:
+        """What is built for."""
+        return TARGETS[self.backend]
+
+    @property
+    def settled_version(self) -> int:
+        """The version that is built: a number."""
+        return self.version or repository.newest_version(self.repository, self.target.model) or 1
 
 
-def build(request: Request, say: Say) -> dict[str, Any]:
-    """Export, check, and put in place; returns the report. `say` is told what is going on.
+@dataclass(frozen=True)
+class Question:
+    """What every candidate is asked, and what the network itself answers."""
+
+    network: Network
+    photos: Pixels
+    noise: Pixels
+    reference: Logits
+
+    @property
+    def pixels(self) -> Pixels:
+        """Photos, then noise."""
+        return np.concatenate([self.photos, self.noise])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An artefact that was made and measured. fault: why it is outside its tolerance, None if it is not."""
+
+    precision: str
+    emitted: Emitted
+    parity: parity.Parity
+    fault: ParityError | None
+
+
+def build(request: Request, say: Say) -> tuple[Report, list[str]]:
+    """Export, check, and put in place; returns the report, and lines for the user. `say` is told what is going on.
 
     Raises BuildError; what was in the repository before is then still there.
     """
+    target, wanted = request.target, request.precision
+    if wanted not in (*target.precisions, AUTO):
+        raise BuildError(f"{target.name} has the precisions {', '.join(target.precisions)}, not {wanted}")
     # First of all: what cannot be written, or is being built already, is said before minutes are spent.
     with repository.staging(request.repository) as folder:
-        network = _load(request, say)
-        report = _build_classifier(request, network, folder, say)
-        stage_repository(request, folder, network.labels)
+        question = ask(request, say)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=repository.STAGING) as scratch:
+            if wanted == AUTO:
+                chosen, speeds = _fastest(request, question, Path(scratch), say)
+            else:
+                chosen, speeds = _make(request, question, wanted, Path(scratch), say), None
+                if chosen.fault is not None:
+                    raise ParityError(f"{chosen.fault}. Nothing was put in place.") from chosen.fault
+            report = _stage_artefact(request, question, chosen, folder, speeds)
+        stage_repository(request, folder, question.network.labels, chosen.emitted)
         repository.place(folder, request.repository)
+    return report, [*chosen.emitted.notes, *_notes(request)]
+
+
+def ask(request: Request, say: Say) -> Question:
+    """Load the network and ask it about photos and noise. Raises BuildError."""
+    network = load_network(
+        request.recipe, request.backend, checkpoint=request.checkpoint, random=request.random_weights, say=say
+    )
+    photos, noise = load_photos(request.photos, request.recipe), random_pixels(request.recipe)
+    say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
+    return Question(network, photos, noise, parity.run_in_batches(network.reference, np.concatenate([photos, noise])))
+
+
+def _make(request: Request, question: Question, precision: str, folder: Path, say: Say) -> Candidate:
+    """Make the artefact in one precision in `folder`, which is empty, and measure it."""
+    calibration = request.calibration or request.photos
+
+    @functools.cache
+    def calibration_images() -> Pixels:
+        return question.photos if calibration == request.photos else load_photos(calibration, request.recipe)
+
+    job = Job(
+        request.recipe,
+        question.network,
+        precision,
+        folder,
+        question.photos,
+        calibration_images,
+        request.options,
+        say,
+    )
+    made = emitter(request.target).emit(job)
+    say(f"comparing the {precision} artefact with the network")
+    with emitter(request.target).opened(made.artefact) as run:
+        answers = parity.run_in_batches(run, question.pixels)
+    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
+    try:
+        parity.check(measured, precision)
+    except ParityError as fault:
+        return Candidate(precision, made, measured, fault)
+    return Candidate(precision, made, measured, None)
+
+
+def _fastest(
+    request: Request, question: Question, scratch: Path, say: Say
+) -> tuple[Candidate, dict[str, float | None]]:
+    """Make every precision; the fastest of those within tolerance, and the speed of each (None for one outside).
+
+    Raises ParityError if none is within its tolerance.
+    """
+    made = {}
+    for precision in request.target.precisions:
+        (scratch / precision).mkdir()
+        made[precision] = _make(request, question, precision, scratch / precision, say)
+    fit = {precision: candidate for precision, candidate in made.items() if candidate.fault is None}
+    if not fit:
+        faults = "; ".join(f"{each.fault}" for each in made.values())
+        raise ParityError(f"{faults}. Nothing was put in place.")
+    say(f"measuring {', '.join(fit)} on this machine")
+    measured = images_per_second(
+        {precision: candidate.emitted.artefact for precision, candidate in fit.items()},
+        emitter(request.target),
+        question.photos,
+    )
+    speeds: dict[str, float | None] = {precision: measured.get(precision) for precision in made}
+    best = max(measured, key=measured.__getitem__)
+    for precision, candidate in made.items():
+        if candidate.fault is not None:
+            say(f"{precision}: left out: {candidate.fault}")
+        else:
+            say(f"{precision}: {measured[precision]:.0f} images/s{', taken' if precision == best else ''}")
+    return made[best], speeds
+
+
+def _stage_artefact(
+    request: Request, question: Question, chosen: Candidate, folder: Path, speeds: dict[str, float | None] | None
+) -> Report:
+    """Move the artefact with its report into `folder`, as they are to lie in the repository."""
+    target = folder / request.target.model / str(request.settled_version)
+    target.mkdir(parents=True)
+    report = reports.make(
+        request.recipe,
+        backend=request.backend,
+        precision=chosen.precision,
+        emitted=chosen.emitted,
+        weights=question.network.weights,
+        parity=chosen.parity,
+    )
+    # What else decided what was built, so that another wish is not taken for what is there.
+    report["asked"] = _asked(request)
+    if speeds is not None:
+        report["images_per_second"] = speeds
+    source = chosen.emitted.artefact.parent
+    for path in sorted(source.iterdir()):
+        path.rename(target / path.name)
+    reports.write(report, reports.report_path(target / chosen.emitted.artefact.name))
     return report
 
 
-def _build_classifier(request: Request, network: Network, folder: Path, say: Say) -> dict[str, Any]:
-    """Export into `folder` and check; returns the report, which is written beside the artefact."""
-    recipe = request.recipe
-    photos, noise = load_photos(request.photos, recipe), random_pixels(recipe)
-    pixels = np.concatenate([photos, noise])
-    say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
-    reference = network.reference(pixels)
-
-    artefact = folder / configs.classifier_name(request.backend) / "1" / "model.onnx"
-    artefact.parent.mkdir(parents=True)
-    say("exporting to ONNX")
-    network.export_onnx(artefact)
-    say("comparing the ONNX file with the network")
-    answers = parity.run_in_batches(_onnx_runner(artefact), pixels)
-    measured = parity.measure(reference, answers, photos=len(photos))
-    parity.check(measured, request.precision)
-    made = reports.make(
-        recipe,
-        backend=request.backend,
-        precision=request.precision,
-        artefact=artefact,
-        weights=network.weights,
-        parity=measured,
-    )
-    reports.write(made, artefact.with_name(reports.REPORT))
-    return made
+def _asked(request: Request) -> dict[str, object]:
+    options = {key: value for key, value in asdict(request.options).items() if key != "timing_cache"}
+    return {"precision": request.precision, **options}
 
 
-def stage_repository(request: Request, folder: Path, labels: Any) -> None:
+def stage_repository(request: Request, folder: Path, labels: Sequence[str], emitted: Emitted | None = None) -> None:
     """Everything but the artefact: configs, labels, and the Python models where they are not yet."""
-    recipe = request.recipe
+    recipe, target = request.recipe, request.target
+    capability = emitted.requires.get("compute_capability") if emitted is not None else None
+    engine_for_one = emitted is not None and capability and request.options.per_gpu
     classifier = configs.classifier_config(
-        recipe, backend=request.backend, triton_backend="onnxruntime", platform="onnxruntime_onnx"
+        recipe,
+        target,
+        on_gpu=None if emitted is None else capability is not None,
+        max_batch=request.options.max_batch if capability else configs.MAX_BATCH_SIZE,
+        parameters=emitted.parameters if emitted is not None else {},
+        engines={str(capability): emitted.artefact.name} if emitted is not None and engine_for_one else {},
     )
     built = {
         config.name: config
@@ -100,9 +233,10 @@ def stage_repository(request: Request, folder: Path, labels: Any) -> None:
     }
     repository.stage_configs(request.repository, folder, built)
     repository.stage_sources(request.repository, folder)
-    labels_file = folder / configs.POSTPROCESS / LABELS
-    labels_file.parent.mkdir(parents=True, exist_ok=True)
-    labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    for model in (classifier.name, configs.POSTPROCESS):
+        file = folder / model / configs.LABELS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
 
 def is_up_to_date(request: Request) -> bool:
@@ -110,15 +244,15 @@ def is_up_to_date(request: Request) -> bool:
 
     Takes no framework into memory, so that it is quick.
     """
-    root = request.repository
-    folder = root / configs.classifier_name(request.backend) / "1"
-    made = reports.read(folder / reports.REPORT)
-    if made is None or request.checkpoint is not None or request.random_weights:
-        return False  # a checkpoint may have changed under its name
+    root, target = request.repository, request.target
+    folder = root / target.model / str(request.settled_version)
+    made = reports.read(folder / reports.report_path(Path(target.artefact)).name)
+    if made is None or request.checkpoint is not None or request.random_weights or request.calibration is not None:
+        return False  # a checkpoint, or a photo, may have changed under its name
     wanted = {
         "recipe_sha256": request.recipe.sha256,
         "backend": request.backend,
-        "precision": request.precision,
+        "asked": _asked(request),
         "versions": reports.versions(),
     }
     if any(made.get(key) != value for key, value in wanted.items()):
@@ -127,63 +261,54 @@ def is_up_to_date(request: Request) -> bool:
         return False
     artefact = folder / str(made["artefact"]["file"])
     others = [
-        *(root / model / repository.CONFIG for model in (configs.ENSEMBLE, folder.parent.name)),
+        *(root / model / repository.CONFIG for model in (configs.ENSEMBLE, target.model)),
         *(root / model / "1" / "model.py" for model in (configs.PREPROCESS, configs.POSTPROCESS)),
+        *(root / model / configs.LABELS for model in (target.model, configs.POSTPROCESS)),
         root / configs.ENSEMBLE / "1",
-        root / configs.POSTPROCESS / LABELS,
     ]
-    if not all(path.exists() for path in others) or not artefact.is_file():
+    if not all(path.exists() for path in (artefact, *others)):
         return False
-    return file_sha256(artefact) == made["artefact"]["sha256"] and all(
+    try:
+        same = reports.artefact_sha256(artefact) == made["artefact"]["sha256"]
+    except OSError:
+        return False
+    return same and all(
         (config := repository.read_config(root, model)) is not None
         and config.parameters["recipe_sha256"].string_value == request.recipe.sha256
         for model in (configs.PREPROCESS, configs.POSTPROCESS)
     )
 
 
-def notes(request: Request) -> list[str]:
-    """What a user should know after a build: a choice of his that the build left alone."""
+def _notes(request: Request) -> list[str]:
+    """What a user should know after a build: his choices that the build left alone."""
     found = []
-    built = configs.classifier_name(request.backend)
-    ensemble = repository.read_config(request.repository, configs.ENSEMBLE)
+    target, root = request.target, request.repository
+    ensemble = repository.read_config(root, configs.ENSEMBLE)
     chosen = configs.chosen_classifier(ensemble) if ensemble is not None else None
-    if chosen != built:
-        path = request.repository / configs.ENSEMBLE / repository.CONFIG
-        found.append(f"{path} uses {chosen}, as you chose; to use {built}, edit that word")
+    if chosen != target.model:
+        path = root / configs.ENSEMBLE / repository.CONFIG
+        found.append(
+            f"{path} uses {chosen}, as you chose; to use {target.model}, edit that word, or run: "
+            f"jpeg-build use {target.name}"
+        )
+    classifier = repository.read_config(root, target.model)
+    if classifier is not None:
+        served = configs.pinned_version(classifier)
+        if served not in (None, request.settled_version):
+            found.append(
+                f"{target.model} serves version {served}, as you chose; to serve version {request.settled_version}: "
+                f"jpeg-build use {target.name} --version {request.settled_version}"
+            )
+        if ensemble is not None and ensemble.max_batch_size > classifier.max_batch_size:
+            found.append(
+                f"{target.model} takes batches up to {classifier.max_batch_size}, and {configs.ENSEMBLE} promises "
+                f"{ensemble.max_batch_size}: lower max_batch_size there, or build with a larger --max-batch"
+            )
     for model in (configs.PREPROCESS, configs.POSTPROCESS):
-        path = request.repository / model / "1" / "model.py"
+        path = root / model / "1" / "model.py"
         if repository.differs_from_checkout(path, model):
             found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")
     return found
-
-
-def _load(request: Request, say: Say) -> Network:
-    if isinstance(request.recipe.source, OnnxSource):
-        if request.checkpoint is not None or request.random_weights:
-            raise BuildError(
-                "--checkpoint and --weights go with torchvision recipes; an ONNX file has its weights inside"
-            )
-        from jpeg_build.onnx_network import OnnxNetwork  # needs no PyTorch
-
-        say(f"loading {request.recipe.source.file.name} with ONNX Runtime")
-        return OnnxNetwork(request.recipe)
-    say("starting PyTorch")
-    from jpeg_build.torchvision_network import TorchvisionNetwork
-
-    say(f"loading {request.recipe.source.network}")
-    return TorchvisionNetwork(request.recipe, checkpoint=request.checkpoint, random=request.random_weights)
-
-
-def _onnx_runner(artefact: Path) -> Callable[[parity.Pixels], parity.Logits]:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(artefact), providers=["CPUExecutionProvider"])
-
-    def run(pixels: parity.Pixels) -> parity.Logits:
-        logits: parity.Logits = session.run(["output__0"], {"input__0": pixels})[0]
-        return logits
-
-    return run
 
 
 def say_on_stderr(message: str) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import text_format
 from jpeg_preprocess import PostprocessSettings, PreprocessSettings
 from tritonclient.grpc import model_config_pb2
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from jpeg_build.onnx_graph import INPUT, OUTPUT
+from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.recipe import Recipe
+from jpeg_build.targets import Target
 
 ENSEMBLE = "jpeg_classifier"
 PREPROCESS = "preprocess"
 POSTPROCESS = "postprocess"
 
 MAX_BATCH_SIZE = 64
+
+KIND_AUTO, KIND_GPU = ModelInstanceGroup.KIND_AUTO, ModelInstanceGroup.KIND_GPU
+# The targets whose embedded backend takes tensors from the GPU.
+_DEVICE_BACKENDS = {"tensorrt", "torch_tensorrt"}
+# Classifiers that are built with TensorRT engines inside, or without.
+_ENGINE_OR_PLAIN = {"classifier_torch_tensorrt", "classifier_tf_trt"}
 
 BYTES, UINT8, FP32, INT32 = "TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32"
 
@@ -35,13 +43,12 @@ _RECIPE_PARAMETERS = {
     "exif_orientation",
     "labels_file",
 }
+# Parameters that an artefact decides, and that go when it does not say them.
+_ARTEFACT_PARAMETERS = {"HINT_BF16", "version_compatible"}
 # Fields that a recipe decides. All others are the user's once the config exists.
 _RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmup")
 
-
-def classifier_name(backend: str) -> str:
-    """Name of the classifier that a backend serves: `classifier_onnx`."""
-    return f"classifier_{backend}"
+LABELS = "labels.txt"
 
 
 def preprocess_config(recipe: Recipe) -> ModelConfig:
@@ -74,13 +81,36 @@ def postprocess_config(recipe: Recipe) -> ModelConfig:
     return config
 
 
-def classifier_config(recipe: Recipe, *, backend: str, triton_backend: str, platform: str) -> ModelConfig:
-    """Pixels to logits; the same for every backend but for the name of what runs it."""
-    config = _model(classifier_name(backend), backend=triton_backend, platform=platform)
+def classifier_config(
+    recipe: Recipe,
+    target: Target,
+    *,
+    on_gpu: bool | None = None,
+    max_batch: int = MAX_BATCH_SIZE,
+    parameters: Mapping[str, str] | None = None,
+    engines: Mapping[str, str] | None = None,
+) -> ModelConfig:
+    """Pixels to logits; the same for every backend but for the name of what runs it.
+
+    on_gpu: whether the artefact needs a GPU; None takes what is usual for the target. max_batch: the largest batch it
+    takes. parameters: what the artefact needs. engines: file names by compute capability, where there is one for each.
+    """
+    config = _model(target.model, backend=target.triton_backend, platform=target.platform)
+    config.max_batch_size = max_batch
     pixels = [*recipe.geometry.crop_size, 3]
     _tensor(config.input, INPUT, UINT8, pixels)
     _tensor(config.output, OUTPUT, FP32, [recipe.classes])
+    # For clients that ask for the top classes of this tensor: Triton's classification extension.
+    config.output[0].label_filename = LABELS
     config.dynamic_batching.SetInParent()
+    if target.needs_gpu if on_gpu is None else on_gpu:
+        config.instance_group[0].kind = KIND_GPU
+    if target.name in _DEVICE_BACKENDS:
+        # A tensor that is on the GPU already stays there. The native backends do that without being told.
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    _parameters(config, parameters or {})
+    for capability, file in (engines or {}).items():
+        config.cc_model_filenames[capability] = file
     # Runs the network once before the model counts as ready: the first user does not wait, and what cannot run
     # does not load.
     warmup = config.model_warmup.add(name="one black image", batch_size=1)
@@ -115,6 +145,36 @@ def chosen_classifier(ensemble: ModelConfig) -> str | None:
     return None
 
 
+def choose_classifier(text: str, classifier: str) -> str:
+    """The text of an ensemble's config with another classifier; all else, comments too, stays as it is.
+
+    Raises ValueError if there is no classifier step, or its name cannot be found in the text.
+    """
+    chosen = chosen_classifier(parse(text))
+    if chosen is None:
+        raise ValueError(f"no step makes {OUTPUT}")
+    changed = re.sub(rf"""(model_name\s*:\s*)(["']){re.escape(chosen)}\2""", rf'\1"{classifier}"', text)
+    if chosen_classifier(parse(changed)) != classifier:
+        raise ValueError(f'model_name: "{chosen}" is not written in one piece')
+    return changed
+
+
+def pinned_version(classifier: ModelConfig) -> int | None:
+    """The one version that a classifier's policy names, or None if it serves the newest, or several."""
+    versions = classifier.version_policy.specific.versions
+    return int(versions[0]) if len(versions) == 1 else None
+
+
+def pin_version(classifier: ModelConfig, version: int | None) -> ModelConfig:
+    """The config with a policy that serves this version; None serves the newest."""
+    pinned = ModelConfig()
+    pinned.CopyFrom(classifier)
+    pinned.ClearField("version_policy")
+    if version is not None:
+        pinned.version_policy.specific.versions.append(version)
+    return pinned
+
+
 def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig:
     """`existing`, with what the recipe decides taken from `built`: tensors, geometry, labels, the warm-up image.
 
@@ -131,10 +191,38 @@ def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig
         elif value:
             merged.ClearField(field)
             getattr(merged, field).extend(value)
+    for name in _ARTEFACT_PARAMETERS - set(built.parameters):
+        if name in merged.parameters:
+            del merged.parameters[name]
     for name, parameter in built.parameters.items():
-        if name in _RECIPE_PARAMETERS or name not in merged.parameters:
+        if name in _RECIPE_PARAMETERS | _ARTEFACT_PARAMETERS or name not in merged.parameters:
             merged.parameters[name].CopyFrom(parameter)
+    _keep_engines(merged, built)
+    _keep_instances(merged, built)
     return merged
+
+
+def _keep_engines(merged: ModelConfig, built: ModelConfig) -> None:
+    """Put the engine of this kind of GPU beside those of other kinds; an engine without a kind replaces them all."""
+    if not built.cc_model_filenames:
+        merged.ClearField("cc_model_filenames")
+    for capability, file in built.cc_model_filenames.items():
+        merged.cc_model_filenames[capability] = file
+
+
+def _keep_instances(merged: ModelConfig, built: ModelConfig) -> None:
+    """Number and devices of the instances stay the user's, as far as the artefact can run there."""
+    if built.instance_group[0].kind == KIND_GPU:
+        for group in merged.instance_group:
+            if group.kind == KIND_AUTO:
+                group.kind = KIND_GPU
+        # No batch beyond the engine's profile.
+        merged.max_batch_size = min(merged.max_batch_size, built.max_batch_size)
+    elif built.name in _ENGINE_OR_PLAIN:
+        # There were engines, which needed a GPU, and now there is none.
+        for group in merged.instance_group:
+            if group.kind == KIND_GPU:
+                group.kind = KIND_AUTO
 
 
 def parse(text: str) -> ModelConfig:

@@ -10,13 +10,9 @@ import onnx
 import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
+from jpeg_build.contract import INPUT, OUTPUT, SMALLEST_PROBABILITY
 from jpeg_build.errors import NetworkError
 from jpeg_build.recipe import Layout, Normalisation, Output
-
-INPUT, OUTPUT = "input__0", "output__0"
-
-# Probabilities below this say nothing any more; their logarithm stays far from float32's underflow.
-SMALLEST_PROBABILITY = 1e-20
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 

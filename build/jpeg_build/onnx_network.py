@@ -12,9 +12,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from jpeg_build.contract import SMALLEST_PROBABILITY
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.onnx_graph import SMALLEST_PROBABILITY, check_size, describe, find_layout, finish, image_input, wrap
+from jpeg_build.onnx_graph import check_size, describe, find_layout, finish, image_input, wrap
 from jpeg_build.recipe import OnnxSource, Recipe
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -9,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jpeg_build.emitters import Emitted
 from jpeg_build.network import Weights
 from jpeg_build.parity import TOLERANCES, Parity
 from jpeg_build.recipe import Recipe, file_sha256
 
 FORMAT = 1
-REPORT = "model.json"
+
+Report = dict[str, Any]
 
 # A new version of one of these may give another artefact.
 _TOOLS = (
@@ -24,6 +27,12 @@ _TOOLS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-bindings",
+    "torch-tensorrt",
+    "tensorflow",
+    "polygraphy",
     "numpy",
     "pillow",
 )
@@ -40,9 +49,34 @@ def versions() -> dict[str, str]:
     return found
 
 
-def make(
-    recipe: Recipe, *, backend: str, precision: str, artefact: Path, weights: Weights, parity: Parity
-) -> dict[str, Any]:
+def artefact_sha256(path: Path) -> str:
+    """SHA-256 of an artefact: of its bytes, if it is one file.
+
+    Of a folder, or of an OpenVINO model's two files: of the text made of a line "<sha256>  <name>" for each file, in
+    the order of the names, which are relative to the folder.
+    """
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    elif path.suffix == ".xml":
+        files = {file.name: file for file in (path, path.with_suffix(".bin"))}
+    else:
+        return file_sha256(path)
+    lines = "".join(f"{file_sha256(files[name])}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def artefact_bytes(path: Path) -> int:
+    """Size of an artefact, with all of its files."""
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path, *path.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def report_path(artefact: Path) -> Path:
+    """Where the report on an artefact lies: model.json, or model_sm90.json for model_sm90.plan."""
+    return artefact.with_suffix(".json")
+
+
+def make(recipe: Recipe, *, backend: str, precision: str, emitted: Emitted, weights: Weights, parity: Parity) -> Report:
     """The report on a checked artefact. It holds no path of the machine and no time: equal builds, equal reports."""
     return {
         "format": FORMAT,
@@ -53,10 +87,12 @@ def make(
         "classes": recipe.classes,
         "input": [*recipe.geometry.crop_size, 3],
         "artefact": {
-            "file": artefact.name,
-            "bytes": artefact.stat().st_size,
-            "sha256": file_sha256(artefact),
+            "file": emitted.artefact.name,
+            "bytes": artefact_bytes(emitted.artefact),
+            "sha256": artefact_sha256(emitted.artefact),
         },
+        "requires": dict(emitted.requires),
+        "details": dict(emitted.details),
         "weights": {"source": weights.source, "sha256": weights.sha256},
         "parity": asdict(parity),
         "tolerance": asdict(TOLERANCES[precision]),
@@ -64,12 +100,12 @@ def make(
     }
 
 
-def write(report: dict[str, Any], path: Path) -> None:
+def write(report: Report, path: Path) -> None:
     """Write a report as JSON."""
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> Report | None:
     """A report, or None if there is none that can be read, or it is not of this format."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))

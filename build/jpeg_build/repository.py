@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parents[2] / "model_repository"
 
 CONFIG = "config.pbtxt"
 _LOCK = ".jpeg-build.lock"
-_STAGING = ".staging-"
+STAGING = ".staging-"
 
 
 @contextmanager
@@ -45,9 +45,9 @@ def staging(repository: Path) -> Iterator[Path]:
             raise RepositoryError(
                 f"{repository}: another jpeg-build is at work there; try again when it is done"
             ) from error
-        for left in repository.glob(f"{_STAGING}*"):
+        for left in repository.glob(f"{STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
+        folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=repository))
         try:
             yield folder
         finally:
@@ -70,6 +70,24 @@ def read_config(repository: Path, model: str) -> ModelConfig | None:
         raise RepositoryError(
             f"{path}: cannot be read: {error}: mend it, or delete it to have it written anew"
         ) from error
+
+
+def newest_version(repository: Path, model: str) -> int | None:
+    """The highest number of a version's folder, or None if there is none."""
+    folder = repository / model
+    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return max((number for number in numbers if number > 0), default=None)
+
+
+def write_config(repository: Path, model: str, text: str) -> None:
+    """Replace the text of a model's config, aside and renamed.
+
+    Raises RepositoryError.
+    """
+    with staging(repository) as folder:
+        (folder / model).mkdir()
+        (folder / model / CONFIG).write_text(text, encoding="utf-8")
+        place(folder, repository)
 
 
 def stage_configs(repository: Path, folder: Path, built: Mapping[str, ModelConfig]) -> None:
@@ -106,15 +124,20 @@ def differs_from_checkout(path: Path, model: str) -> bool:
 def place(folder: Path, repository: Path) -> None:
     """Rename every file of `folder` to its place in the repository; if one fails, put back what was there.
 
+    A SavedModel is a folder, and replaced as a whole: what only the old one had goes.
+
     Raises RepositoryError.
     """
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
+    wholes = [path.relative_to(folder) for path in folder.rglob("*.savedmodel")]
+    old = {path.relative_to(repository) for whole in wholes for path in (repository / whole).rglob("*")}
+    gone = sorted(file for file in old - set(files) if (repository / file).is_file())
+    kept = Path(tempfile.mkdtemp(prefix=STAGING, dir=repository))
     done: list[Path] = []
     try:
         with _signals_held():
             try:
-                for file in files:
+                for file in [*files, *gone]:
                     target = repository / file
                     target.parent.mkdir(parents=True, exist_ok=True)
                     if target.exists():
@@ -122,7 +145,10 @@ def place(folder: Path, repository: Path) -> None:
                         # A link, not a move: there is never a moment without the old or the new file.
                         os.link(target, kept / file)
                     done.append(file)
-                    (folder / file).replace(target)
+                    if file in gone:
+                        target.unlink()
+                    else:
+                        (folder / file).replace(target)
             except BaseException:
                 for file in done:
                     if (kept / file).exists():

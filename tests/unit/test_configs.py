@@ -2,6 +2,7 @@ import pytest
 from jpeg_build import configs, repository
 from jpeg_build.errors import RepositoryError
 from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.targets import TARGETS
 
 MOBILENET, RESNET = (load_recipe(RECIPES / f"{name}.toml") for name in ("mobilenet_v2", "resnet50"))
 
@@ -9,7 +10,7 @@ MOBILENET, RESNET = (load_recipe(RECIPES / f"{name}.toml") for name in ("mobilen
 def all_configs(recipe, classifier="classifier_onnx"):
     built = (
         configs.preprocess_config(recipe),
-        configs.classifier_config(recipe, backend="onnx", triton_backend="onnxruntime", platform="onnxruntime_onnx"),
+        configs.classifier_config(recipe, TARGETS["onnx"]),
         configs.postprocess_config(recipe),
         configs.ensemble_config(classifier),
     )
@@ -148,3 +149,111 @@ def test_a_repository_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RepositoryError, match="cannot be written"), repository.staging(tmp_path / "file"):
         pass
+
+
+def test_a_savedmodel_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    saved = Path("classifier_tf_trt/1/model.savedmodel")
+    old = {"saved_model.pb": "old", "assets/engine": "old engine"}
+    for name, text in old.items():
+        (tmp_path / saved / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / saved / name).write_text(text)
+
+    def stage_new(folder):
+        (folder / saved / "variables").mkdir(parents=True)
+        (folder / saved / "saved_model.pb").write_text("new")
+        (folder / saved / "variables" / "data").write_text("new")
+
+    def contents():
+        return {
+            path.relative_to(tmp_path / saved).as_posix(): path.read_text()
+            for path in (tmp_path / saved).rglob("*")
+            if path.is_file()
+        }
+
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.name == "engine":
+            raise OSError(13, "Permission denied")
+        unlink(self, missing_ok=missing_ok)
+
+    with repository.staging(tmp_path) as folder:
+        stage_new(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", refuse)
+            with pytest.raises(RepositoryError, match="what was there is untouched"):
+                repository.place(folder, tmp_path)
+    assert contents() == old
+
+    with repository.staging(tmp_path) as folder:
+        stage_new(folder)
+        repository.place(folder, tmp_path)
+    assert contents() == {"saved_model.pb": "new", "variables/data": "new"}
+
+
+def test_every_target_has_the_same_tensors():
+    found = [configs.classifier_config(MOBILENET, target) for target in TARGETS.values()]
+    for config in found:
+        assert list(config.input) == list(found[0].input)
+        assert list(config.output) == list(found[0].output)
+        assert config.output[0].label_filename == "labels.txt"
+    assert {config.backend for config in found} == {"onnxruntime", "openvino", "tensorrt", "pytorch", "tensorflow"}
+
+
+def test_the_word_is_changed_and_nothing_else():
+    text = configs.to_text(configs.ensemble_config("classifier_onnx")) + "# mine\n"
+    changed = configs.choose_classifier(text, "classifier_tensorrt")
+    assert changed == text.replace("classifier_onnx", "classifier_tensorrt")
+    oneline = 'ensemble_scheduling { step { model_name: \'a\' output_map { key: "output__0" value: "x" } } }'
+    assert configs.choose_classifier(oneline, "b") == oneline.replace("'a'", '"b"')
+    with pytest.raises(ValueError, match="no step makes output__0"):
+        configs.choose_classifier("ensemble_scheduling { step { model_name: 'a' } }", "b")
+    with pytest.raises(ValueError, match="not written in one piece"):
+        configs.choose_classifier(oneline.replace("'a'", "'a' 'b'"), "c")
+
+
+def test_engines_by_gpu_are_kept_beside_each_other_and_one_for_all_replaces_them():
+    target = TARGETS["tensorrt"]
+    first = configs.classifier_config(MOBILENET, target, engines={"8.0": "model_sm80.plan"})
+    second = configs.classifier_config(MOBILENET, target, engines={"9.0": "model_sm90.plan"})
+    both = configs.keep_users_choices(second, first)
+    assert dict(both.cc_model_filenames) == {"8.0": "model_sm80.plan", "9.0": "model_sm90.plan"}
+    assert not configs.keep_users_choices(configs.classifier_config(MOBILENET, target), both).cc_model_filenames
+
+
+def test_an_engine_moves_its_instances_to_the_gpu_and_a_plain_network_back():
+    target = TARGETS["torch_tensorrt"]
+    plain = configs.classifier_config(MOBILENET, target, on_gpu=False)
+    plain.instance_group[0].count = 3
+    plain.max_batch_size = 128
+    engine = configs.classifier_config(MOBILENET, target, on_gpu=True, max_batch=32)
+    kept = configs.keep_users_choices(engine, plain)
+    assert (kept.instance_group[0].count, kept.instance_group[0].kind) == (3, configs.KIND_GPU)
+    assert kept.max_batch_size == 32
+    kept.instance_group[0].gpus.append(1)
+    back = configs.keep_users_choices(configs.classifier_config(MOBILENET, target, on_gpu=False), kept)
+    assert (back.instance_group[0].count, back.instance_group[0].kind) == (3, configs.KIND_AUTO)
+    # A classifier that may run on either stays where the user put it.
+    onnx = configs.classifier_config(MOBILENET, TARGETS["onnx"])
+    onnx.instance_group[0].kind = configs.KIND_GPU
+    assert configs.keep_users_choices(configs.classifier_config(MOBILENET, TARGETS["onnx"]), onnx) == onnx
+
+
+def test_what_an_artefact_needs_comes_and_goes_with_it():
+    target = TARGETS["openvino"]
+    bf16 = configs.classifier_config(MOBILENET, target, parameters={"HINT_BF16": "YES"})
+    bf16.parameters["NUM_STREAMS"].string_value = "2"
+    fp32 = configs.keep_users_choices(configs.classifier_config(MOBILENET, target), bf16)
+    assert {name: value.string_value for name, value in fp32.parameters.items()} == {"NUM_STREAMS": "2"}
+
+
+def test_a_version_is_pinned_and_released():
+    config = configs.classifier_config(MOBILENET, TARGETS["onnx"])
+    assert configs.pinned_version(config) is None
+    pinned = configs.pin_version(config, 3)
+    assert configs.pinned_version(pinned) == 3
+    # A rebuild keeps the choice.
+    assert configs.pinned_version(configs.keep_users_choices(config, pinned)) == 3
+    assert configs.pin_version(pinned, None) == config

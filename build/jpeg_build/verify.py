@@ -1,0 +1,140 @@
+"""Parity again: of an artefact in the repository, or of a classifier that a running server has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jpeg_build import parity
+from jpeg_build import report as reports
+from jpeg_build.build import Request, ask
+from jpeg_build.contract import INPUT, OUTPUT
+from jpeg_build.emitters import Logits, Pixels, Run, Say, emitter
+from jpeg_build.errors import BuildError
+from jpeg_build.photos import PHOTOS
+from jpeg_build.recipe import Recipe, find_recipe, load_recipe
+from jpeg_build.speed import by_batch_size
+from jpeg_build.targets import Target
+from jpeg_build.use import find_report, require_built, served_version
+
+# A server's batches may be limited to this many images.
+SERVER_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is to be verified.
+
+    recipe: None takes the one that the report names, from build/recipes. version: None takes the one that is served.
+    server: HOST:PORT of a server's gRPC; None runs the artefact here. speed: measure images a second, too.
+    """
+
+    repository: Path
+    target: Target
+    recipe: str | None = None
+    version: str | None = None
+    server: str | None = None
+    checkpoint: Path | None = None
+    random_weights: bool = False
+    photos: Path | None = None
+    speed: bool = False
+
+
+def verify(wish: Verification, say: Say) -> dict[str, Any]:
+    """Ask the network and the artefact again; returns what was measured.
+
+    Raises ParityError if it is outside the tolerance of its precision, BuildError if it cannot be asked.
+    """
+    report = require_built(wish.repository, wish.target, wish.version)
+    recipe = _recipe(wish, report)
+    source = str(report["weights"]["source"])
+    if source.startswith("checkpoint") and wish.checkpoint is None:
+        raise BuildError(f"{wish.target.model} was built from {source}: name that file with --checkpoint FILE")
+    request = Request(
+        recipe=recipe,
+        repository=wish.repository,
+        backend=wish.target.name,
+        checkpoint=wish.checkpoint,
+        random_weights=wish.random_weights or source.startswith("random"),
+        photos=wish.photos or PHOTOS,
+    )
+    question = ask(request, say)
+    if question.network.weights.sha256 != report["weights"]["sha256"]:
+        raise BuildError(
+            f"{wish.target.model} was built from other weights ({source}) than {question.network.weights.source}"
+        )
+    artefact = _artefact(wish, report)
+    where = _server(wish.server, wish.target.model) if wish.server else emitter(wish.target).opened(artefact)
+    say(f"asking {wish.target.model} {f'on {wish.server}' if wish.server else ''}".rstrip())
+    with where as run:
+        answers = parity.run_in_batches(run, question.pixels)
+        speeds = by_batch_size(run, question.photos) if wish.speed else None
+    precision = str(report["precision"])
+    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
+    parity.check(measured, precision)
+    found = {
+        "classifier": wish.target.model,
+        "version": artefact.parent.name,
+        "server": wish.server,
+        "recipe": recipe.name,
+        "precision": precision,
+        "parity": asdict(measured),
+        "tolerance": asdict(parity.TOLERANCES[precision]),
+    }
+    return found if speeds is None else {**found, "images_per_second": speeds}
+
+
+def _artefact(wish: Verification, report: reports.Report) -> Path:
+    version = served_version(wish.repository, wish.target, wish.version)
+    assert version is not None, "there is a report"
+    return find_report(wish.repository, wish.target, version).with_name(str(report["artefact"]["file"]))
+
+
+def _recipe(wish: Verification, report: reports.Report) -> Recipe:
+    try:
+        recipe = load_recipe(find_recipe(wish.recipe or str(report["recipe"])))
+    except BuildError as error:
+        if wish.recipe is not None:
+            raise
+        raise BuildError(
+            f"{wish.target.model} was built from a recipe {report['recipe']!r} that is not in build/recipes: name it "
+            "with --recipe FILE"
+        ) from error
+    if recipe.sha256 != report["recipe_sha256"]:
+        raise BuildError(
+            f"{wish.target.model} was built from another recipe, or an older state of it, than {recipe.path}: build it "
+            f"again with jpeg-build {wish.recipe or recipe.name} --backend {wish.target.name}"
+        )
+    return recipe
+
+
+@contextmanager
+def _server(address: str, model: str) -> Iterator[Run]:
+    """The classifier on a running server, asked over gRPC."""
+    import tritonclient.grpc as triton
+
+    client = triton.InferenceServerClient(address.removeprefix("grpc://"))
+
+    def run(pixels: Pixels) -> Logits:
+        parts = [pixels[first : first + SERVER_BATCH] for first in range(0, len(pixels), SERVER_BATCH)]
+        return np.concatenate([ask_for(part) for part in parts])
+
+    def ask_for(pixels: Pixels) -> Logits:
+        tensor = triton.InferInput(INPUT, list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        try:
+            answer = client.infer(model, [tensor], client_timeout=60)
+        except triton.InferenceServerException as error:
+            raise BuildError(f"{address}: {model} does not answer: {error.message()}") from error
+        logits: Logits = answer.as_numpy(OUTPUT)
+        return logits
+
+    try:
+        yield run
+    finally:
+        client.close()
