@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import logging
 import re
@@ -23,7 +24,6 @@ from torchvision.transforms.functional import normalize
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.onnx_graph import finish
 from jpeg_build.pixels_to_logits import PixelsToLogits
 from jpeg_build.recipe import Recipe, TorchvisionSource, file_sha256
 
@@ -73,10 +73,12 @@ class TorchvisionNetwork:
 
     def export_onnx(self, path: Path) -> None:
         """See Network. Through torch.onnx's exporter of torch.export programs, with a dynamic batch."""
+        from jpeg_build.onnx_graph import finish  # nothing else here needs the package onnx
+
         height, width = self._recipe.geometry.crop_size
         # Two images: with one, the exporter would take the batch for a constant.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-        wrapped = PixelsToLogits(self._network, self._recipe.normalisation).eval()
+        wrapped = self.pixels_to_logits()
         with _quiet_exporter():
             program = torch.onnx.export(
                 wrapped,
@@ -90,6 +92,16 @@ class TorchvisionNetwork:
             )
         assert program is not None
         finish(program.model_proto, path)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, which takes (N, 3, H, W) float32 images, normalised. Not to be changed."""
+        return self._network
+
+    def pixels_to_logits(self, *, fp16: bool = False) -> PixelsToLogits:
+        """The network with the contract around it; with fp16, a copy of it with float16 weights."""
+        network = copy.deepcopy(self._network).half() if fp16 else self._network
+        return PixelsToLogits(network, self._recipe.normalisation, fp16=fp16).eval()
 
     def _weights_entry(self) -> Any:
         try:

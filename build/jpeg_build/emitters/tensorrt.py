@@ -1,0 +1,375 @@
+"""TensorRT engines, built from the ONNX file of the wanted precision with TensorRT 8.6 to 11.
+
+Polygraphy's Python API does the work, or `trtexec` with the line that is noted for every build.
+
+The environment variable JPEG_BUILD_TACTIC_SOURCES names where TensorRT may take kernels from, separated by commas:
+CUBLAS, CUBLAS_LT, CUDNN, EDGE_MASK_CONVOLUTIONS, JIT_CONVOLUTIONS (default: all that TensorRT uses by itself). On a
+machine without cuBLAS and cuDNN, engines can be built with EDGE_MASK_CONVOLUTIONS,JIT_CONVOLUTIONS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jpeg_build import trtexec
+from jpeg_build.batches import any_batch
+from jpeg_build.contract import INPUT, OUTPUT
+from jpeg_build.emitters import Emitted, Job, Logits, Pixels, Run
+from jpeg_build.errors import BuildError
+from jpeg_build.gpu import AMPERE, cache_folder, cuda_runtime_visible, find_gpu
+from jpeg_build.precision import write_onnx
+
+TACTIC_SOURCES_VARIABLE = "JPEG_BUILD_TACTIC_SOURCES"
+
+# Operators that move values and compute none: the precision of those before and after them is theirs.
+_MOVES = {
+    *("Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity"),
+    *("Pad", "QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+}
+# Names that TensorRT has for its types where NumPy has others.
+_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one engine is to be built."""
+
+    version: trtexec.Version
+    version_text: str
+    precision: trtexec.Precision
+    tactic_sources: Sequence[str] | None
+
+
+def emit(job: Job) -> Emitted:
+    """See Emitter. On the GPU that is to serve it."""
+    gpu = find_gpu()
+    options = job.options
+    if options.hardware_compatible and gpu.capability < AMPERE:
+        raise BuildError(
+            f"engines for other GPUs can be built on Ampere (compute capability 8.0) or later, and {gpu.name} has "
+            f"{gpu.compute_capability}: build without --hardware-compatible"
+        )
+    trt = _tensorrt()
+    binary, version = trtexec.find() if options.tool == "trtexec" else (None, trtexec.parse_dotted(trt.__version__))
+    if version[:2] != trtexec.parse_dotted(trt.__version__)[:2]:
+        raise BuildError(
+            f"trtexec is of TensorRT {'.'.join(map(str, version))} and Python's package of {trt.__version__}, which "
+            "could not run the engine to check it: install the same version of both"
+        )
+    artefact = job.folder / (f"model_{gpu.architecture}.plan" if options.per_gpu else "model.plan")
+    with tempfile.TemporaryDirectory(prefix="jpeg-build-") as scratch:
+        onnx = Path(scratch) / "model.onnx"
+        made = write_onnx(job, onnx, dialect="tensorrt")
+        plan = _Plan(
+            version,
+            trt.__version__,
+            trtexec.precision_flags(version, job.precision, fp32_layers(onnx)),
+            _tactic_sources(os.environ.get(TACTIC_SOURCES_VARIABLE), list(trt.TacticSource.__members__)),
+        )
+        cache = options.timing_cache or cache_folder() / f"tensorrt-{trt.__version__}-{gpu.architecture}.timing"
+        with _timing_cache(cache, Path(scratch)) as copy:
+            job.say(f"building the engine with TensorRT {trt.__version__} for {gpu.name}; this takes minutes")
+            if binary is not None:
+                trtexec.run(binary, _command(plan, job, onnx, artefact, copy))
+            else:
+                _build(plan, job, onnx=onnx, artefact=artefact, cache=copy)
+    with _engine(artefact) as engine:
+        layers = int(engine.num_layers)
+    line = shlex.join(_command(plan, job, Path("model.onnx"), Path(artefact.name), Path("timing.cache")))
+    return Emitted(
+        artefact,
+        requires={
+            "tensorrt": trt.__version__,
+            "compute_capability": gpu.compute_capability,
+            "hardware_compatible": options.hardware_compatible,
+            "version_compatible": options.version_compatible,
+        },
+        details={
+            **made.details,
+            "form": "engine",
+            "gpu": gpu.name,
+            "profile": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
+            "engine_bytes": artefact.stat().st_size,
+            "layers": layers,
+            "tool": options.tool,
+            "trtexec": line,
+        },
+        # For the embedded backend. The native one has it as an option of the server: version-compatible=true.
+        parameters={"version_compatible": "true"} if options.version_compatible else {},
+        notes=[*made.notes, f"the same with trtexec of TensorRT {plan.version_text}: {line}"],
+    )
+
+
+@contextmanager
+def opened(artefact: Path) -> Iterator[Run]:
+    """See Emitter. Batches beyond the engine's profile are cut, and those below it filled up."""
+    find_gpu()
+    _tensorrt()
+    with _polygraphy(f"{artefact}: TensorRT cannot run it"):
+        from polygraphy.backend.common import BytesFromPath
+        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+
+        runner = TrtRunner(EngineFromBytes(BytesFromPath(str(artefact))))
+        with cuda_runtime_visible():
+            runner.activate()
+    try:
+        smallest, _, largest = (int(shape[0]) for shape in runner.engine.get_tensor_profile_shape(INPUT, 0))
+
+        def run(pixels: Pixels) -> Logits:
+            with _polygraphy(f"{artefact}: TensorRT failed on a batch of {len(pixels)}"):
+                # The runner's buffer is used again for the next batch.
+                logits: Logits = runner.infer({INPUT: np.ascontiguousarray(pixels)}, check_inputs=False)[OUTPUT].copy()
+            return logits
+
+        yield any_batch(run, smallest, largest)
+    finally:
+        with _polygraphy(f"{artefact}: TensorRT cannot be closed"):
+            runner.deactivate()
+
+
+def inspect(artefact: Path) -> dict[str, Any]:
+    """See Emitter. Also profiles, size, memory, and `polygraphy`: the lines of Polygraphy's own inspection."""
+    find_gpu()
+    trt = _tensorrt()
+    with _engine(artefact) as engine:
+        from polygraphy.backend.trt import util as polygraphy_util
+
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        described = {
+            name: _describe(engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names
+        }
+        context = engine.create_execution_context()
+        return {
+            "inputs": {name: described[name] for name in inputs},
+            "outputs": {name: described[name] for name in names if name not in inputs},
+            "tensorrt": trt.__version__,
+            "profiles": [
+                {
+                    name: dict(
+                        zip(
+                            ("min", "opt", "max"),
+                            [list(shape) for shape in engine.get_tensor_profile_shape(name, profile)],
+                            strict=True,
+                        )
+                    )
+                    for name in inputs
+                }
+                for profile in range(engine.num_optimization_profiles)
+            ],
+            "layers": int(engine.num_layers),
+            "engine_bytes": artefact.stat().st_size,
+            "polygraphy": polygraphy_util.str_from_engine(engine, context, show_layers=True).splitlines(),
+        }
+
+
+def fp32_layers(path: Path) -> list[str]:
+    """The nodes of an fp16 ONNX file that compute in fp32, by their names, which TensorRT's parser gives the layers.
+
+    Empty for a file of one type. TensorRT 10 and later read this from the file themselves.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    computing = [node for node in graph.node if node.op_type not in _MOVES and node.output]
+    if not any(types.get(node.output[0]) == onnx.TensorProto.FLOAT16 for node in computing):
+        return []
+    kept = [node.name for node in computing if types.get(node.output[0]) == onnx.TensorProto.FLOAT]
+    # trtexec separates names from types by colons, and entries by commas.
+    return [name for name in kept if name and not set(name) & {":", ",", "*"}]
+
+
+def _build(plan: _Plan, job: Job, *, onnx: Path, artefact: Path, cache: Path) -> None:
+    """With Polygraphy, whose functions know what each version of TensorRT can be told."""
+    trt, options, precision = _tensorrt(), job.options, plan.precision
+    height, width = job.recipe.geometry.crop_size
+    with _polygraphy("TensorRT could not build the engine"):
+        from polygraphy.backend.common import SaveBytes
+        from polygraphy.backend.trt import (
+            CreateConfig,
+            EngineBytesFromNetwork,
+            NetworkFromOnnxPath,
+            PostprocessNetwork,
+            Profile,
+        )
+
+        compatible = options.version_compatible or options.hardware_compatible
+        profile = Profile()
+        profile.add(
+            INPUT, *((batch, height, width, 3) for batch in (options.min_batch, options.opt_batch, options.max_batch))
+        )
+        network = NetworkFromOnnxPath(
+            str(onnx),
+            # Compatible engines cannot hold the plugin that TensorRT 8 takes for this by default; later ones do not.
+            flags=[trt.OnnxParserFlag.NATIVE_INSTANCENORM] if compatible and plan.version[0] < 10 else None,
+            strongly_typed=precision.strongly_typed,
+        )
+        if precision.fp32_layers:
+            network = PostprocessNetwork(network, _Fp32(trt, precision.fp32_layers))
+        config = CreateConfig(
+            tf32=precision.tf32,
+            fp16=precision.fp16,
+            int8=precision.int8,
+            precision_constraints="prefer" if precision.fp32_layers else None,
+            profiles=[profile],
+            load_timing_cache=str(cache) if cache.is_file() else None,
+            memory_pool_limits={trt.MemoryPoolType.WORKSPACE: options.workspace_bytes}
+            if options.workspace_bytes is not None
+            else None,
+            tactic_sources=[getattr(trt.TacticSource, name) for name in plan.tactic_sources]
+            if plan.tactic_sources is not None
+            else None,
+            hardware_compatibility_level=trt.HardwareCompatibilityLevel.AMPERE_PLUS
+            if options.hardware_compatible
+            else None,
+            version_compatible=options.version_compatible,
+            preview_features=_preview_features(trt, plan.version),
+        )
+        SaveBytes(EngineBytesFromNetwork(network, config, save_timing_cache=str(cache)), str(artefact))()
+
+
+def _preview_features(trt: Any, version: trtexec.Version) -> list[Any] | None:
+    """What lets several contexts run one profile, as CUDA graphs of several batch sizes need; usual from 10 on.
+
+    A list switches off what is not in it: the one that 8.6 has on by itself is there, too.
+    """
+    if version >= (10,):
+        return None
+    names = ("FASTER_DYNAMIC_SHAPES_0805", "PROFILE_SHARING_0806")
+    return [getattr(trt.PreviewFeature, name) for name in names if hasattr(trt.PreviewFeature, name)]
+
+
+class _Fp32:
+    """Keeps layers of a weakly typed network in fp32, by name."""
+
+    def __init__(self, trt: Any, names: Sequence[str]) -> None:
+        self._trt, self._names = trt, set(names)
+
+    def __call__(self, network: Any) -> None:
+        for layer in network:
+            if layer.name in self._names:
+                layer.precision = self._trt.float32
+                for index in range(layer.num_outputs):
+                    layer.set_output_type(index, self._trt.float32)
+
+
+def _command(plan: _Plan, job: Job, onnx: Path, engine: Path, cache: Path) -> list[str]:
+    return trtexec.command(
+        plan.version,
+        precision=plan.precision,
+        options=job.options,
+        image=job.recipe.geometry.crop_size,
+        onnx=onnx,
+        engine=engine,
+        timing_cache=cache,
+        tactic_sources=plan.tactic_sources,
+    )
+
+
+def _tensorrt() -> Any:
+    """The package `tensorrt`. Raises BuildError if it is not there or does not load."""
+    try:
+        import tensorrt
+        from polygraphy.backend import trt  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BuildError(
+            f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[tensorrt]', or build in "
+            "NVIDIA's image nvcr.io/nvidia/tensorrt:YY.MM-py3"
+        ) from error
+    except Exception as error:
+        raise BuildError(
+            f"the package tensorrt does not load ({(str(error).splitlines() or [type(error).__name__])[0][:300]}): "
+            "install it anew, or build in NVIDIA's image nvcr.io/nvidia/tensorrt:YY.MM-py3"
+        ) from error
+    return tensorrt
+
+
+def _tactic_sources(wanted: str | None, known: Sequence[str]) -> list[str] | None:
+    """The names in JPEG_BUILD_TACTIC_SOURCES. Raises BuildError if this TensorRT has no such source."""
+    if wanted is None:
+        return None
+    names = [name.strip().upper() for name in wanted.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise BuildError(f"{TACTIC_SOURCES_VARIABLE} names {name}, but this TensorRT has {', '.join(known)}")
+    return names
+
+
+@contextmanager
+def _timing_cache(cache: Path, scratch: Path) -> Iterator[Path]:
+    """A copy of the timing cache, to be read and renewed, which replaces the cache if all went well."""
+    copy = scratch / "timing.cache"
+    if cache.is_file():
+        shutil.copyfile(cache, copy)
+    yield copy
+    if copy.is_file():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache.parent) as aside:
+            shutil.copyfile(copy, Path(aside) / cache.name).replace(cache)
+
+
+@contextmanager
+def _engine(artefact: Path) -> Iterator[Any]:
+    """An engine in GPU memory."""
+    with _polygraphy(f"{artefact}: TensorRT cannot load it"):
+        from polygraphy.backend.common import BytesFromPath
+        from polygraphy.backend.trt import EngineFromBytes
+
+        yield EngineFromBytes(BytesFromPath(str(artefact)))()
+
+
+@contextmanager
+def _polygraphy(failed: str) -> Iterator[None]:
+    """Send what Polygraphy and TensorRT print to stderr, errors only, and turn a failure into a BuildError.
+
+    Polygraphy has a logger of its own, which prints to stdout, coloured.
+    """
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    heard = _Tee(sys.stderr)
+    severity, colors = G_LOGGER.module_severity, G_LOGGER.colors
+    G_LOGGER.module_severity, G_LOGGER.colors = G_LOGGER.ERROR, False
+    try:
+        with contextlib.redirect_stdout(heard):
+            yield
+    # The bindings raise TypeError where TensorRT could not make an object.
+    except (PolygraphyException, OSError, RuntimeError, TypeError) as error:
+        reason = trtexec.last_error(heard.text) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BuildError(f"{failed}: {reason}") from error
+    finally:
+        G_LOGGER.module_severity, G_LOGGER.colors = severity, colors
+
+
+class _Tee(io.TextIOBase):
+    """Passes text on, and keeps it."""
+
+    def __init__(self, to: Any) -> None:
+        self._to, self.text = to, ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        self._to.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._to.flush()
+
+
+def _describe(kind: str, shape: Sequence[int]) -> str:
+    """`uint8[N,224,224,3]`."""
+    return f"{_TYPES.get(kind, kind.lower())}[{','.join('N' if size < 0 else str(size) for size in shape)}]"

@@ -1,0 +1,361 @@
+"""TorchScript for Triton's PyTorch backend: with TensorRT engines inside, or (`trt` False) plain.
+
+The engines are made by Torch-TensorRT from the network alone, and the normalisation is put around them as TorchScript.
+Torch-TensorRT leaves in PyTorch what TensorRT cannot do: how many operations those are is counted in the finished file,
+and reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickletools
+import tempfile
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jpeg_build.batches import any_batch
+from jpeg_build.contract import INPUT, OUTPUT
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
+from jpeg_build.errors import BuildError
+from jpeg_build.gpu import cache_folder, find_gpu
+from jpeg_build.pixels_to_logits import PixelsToLogits
+from jpeg_build.recipe import OnnxSource
+from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_build.trtexec import parse_dotted
+
+# Some of its functions are typed in some versions of PyTorch.
+_JIT: Any = torch.jit
+
+# The first Torch-TensorRT whose dynamo front end takes the types from the network unless told otherwise. Before it, the
+# TorchScript front end is used, which is in maintenance since, and is not in every build.
+_DYNAMO = (2, 11)
+
+# The file inside the TorchScript archive in which we note what TorchScript itself does not say.
+_NOTES = "jpeg_build.json"
+
+_ENGINE = "tensorrt::execute_engine"
+
+# Texts of this length in a TorchScript archive are engines.
+_LONG = 4096
+
+
+def emit(job: Job) -> Emitted:
+    """See Emitter."""
+    if not isinstance(job.network, TorchvisionNetwork):
+        possible = "onnx, openvino and tensorrt" if isinstance(job.recipe.source, OnnxSource) else "tf_trt"
+        raise BuildError(
+            f"{job.recipe.path}: this recipe's network is not one of PyTorch, so that there is nothing to make "
+            f"TorchScript of: it can be built for {possible}"
+        )
+    artefact = job.folder / "model.pt"
+    return _emit_engines(job, job.network, artefact) if job.options.trt else _emit_plain(job, job.network, artefact)
+
+
+@contextmanager
+def opened(artefact: Path) -> Iterator[Run]:
+    """See Emitter. On the GPU if there are engines inside, or float16 weights and a GPU; else on the CPU."""
+    module, notes, device = _load(artefact)
+
+    def run(pixels: Pixels) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = module(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).cpu().numpy()
+        return logits
+
+    profile = notes.get("profile")
+    yield any_batch(run, profile["min"], profile["max"]) if profile else run
+
+
+def inspect(artefact: Path) -> dict[str, Any]:
+    """See Emitter. Also the operators and their number, and the engines with their bytes."""
+    module, notes, _ = _load(artefact)
+    found = _operations(module)
+    engines = _engine_bytes(artefact)
+    return {
+        "inputs": {INPUT: notes.get("input", "tensor")},
+        "outputs": {OUTPUT: notes.get("output", "tensor")},
+        "form": "engine" if _has_engines(artefact) else "plain",
+        "operators": dict(found.most_common()),
+        **({"profile": notes["profile"]} if "profile" in notes else {}),
+        **({"engine_bytes": engines} if engines else {}),
+        "file_bytes": artefact.stat().st_size,
+    }
+
+
+def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
+    """Trace, and fold what is constant: batch normalisation goes into the convolutions."""
+    fp16 = job.precision == "fp16"
+    height, width = job.recipe.geometry.crop_size
+    job.say(f"tracing the network with PyTorch {torch.__version__}")
+    with _quiet(), torch.inference_mode():
+        # Two images: with one, a size could be taken for a constant 1.
+        example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+        wrapped = network.pixels_to_logits(fp16=fp16)
+        traced = _JIT.trace(wrapped, example, check_trace=False)
+        frozen = _JIT.freeze(traced.eval())
+        notes = _notes(job)
+        _JIT.save(frozen, str(artefact), _extra_files={_NOTES: json.dumps(notes)})
+    _check_batches(artefact, job)
+    found = _operations(frozen)
+    slow = ["float16 is slow on CPUs, which have few instructions for it: serve this file on a GPU"] if fp16 else []
+    return Emitted(
+        artefact,
+        details={"form": "plain", "torch": str(torch.__version__), "operations_in_pytorch": sum(found.values())},
+        notes=slow,
+    )
+
+
+def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
+    gpu = find_gpu()
+    torch_tensorrt = _torch_tensorrt()
+    import tensorrt
+
+    options = job.options
+    dynamo = parse_dotted(torch_tensorrt.__version__) >= _DYNAMO
+    if not dynamo and (options.version_compatible or options.hardware_compatible):
+        raise BuildError(
+            f"Torch-TensorRT {torch_tensorrt.__version__} cannot make engines for other versions or GPUs: build "
+            "without --version-compatible and --hardware-compatible, or with Torch-TensorRT 2.11 or later"
+        )
+    job.say(f"compiling with Torch-TensorRT {torch_tensorrt.__version__} for {gpu.name}; this takes minutes")
+    with tempfile.TemporaryDirectory(prefix="jpeg-build-") as scratch, _quiet():
+        compile_ = _compile_with_dynamo if dynamo else _compile_torchscript
+        try:
+            compiled, fp16 = compile_(torch_tensorrt, network.network, job, Path(scratch) / "network.pt")
+        except Exception as error:  # Torch-TensorRT has no exceptions of its own
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise BuildError(f"Torch-TensorRT could not compile the network: {lines[0][:500]}") from error
+        wrapped = PixelsToLogits(_one_output(compiled), job.recipe.normalisation, fp16=fp16).eval().cuda()
+        scripted = _JIT.script(wrapped)
+        _JIT.save(scripted, str(artefact), _extra_files={_NOTES: json.dumps(_notes(job, profile=True))})
+    inside = _operations(scripted.network)
+    around = _operations(scripted) - inside
+    engines = inside.pop(_ENGINE, 0)
+    if not engines:
+        raise BuildError(
+            f"Torch-TensorRT {torch_tensorrt.__version__} put nothing of this network into a TensorRT engine: all its "
+            f"{sum(inside.values())} operations stayed in PyTorch; --no-trt makes plain TorchScript"
+        )
+    _check_batches(artefact, job)
+    left = ", ".join(f"{count} {name}" for name, count in inside.most_common()) or "none"
+    return Emitted(
+        artefact,
+        requires={
+            "torch": str(torch.__version__),
+            "torch_tensorrt": str(torch_tensorrt.__version__),
+            "tensorrt": tensorrt.__version__,
+            "compute_capability": gpu.compute_capability,
+            "hardware_compatible": options.hardware_compatible,
+            "version_compatible": options.version_compatible,
+        },
+        details={
+            "form": "engine",
+            "gpu": gpu.name,
+            "front_end": "dynamo" if dynamo else "torchscript",
+            "profile": _profile(options),
+            "engines": engines,
+            "engine_bytes": _engine_bytes(artefact),
+            "operations_in_pytorch": dict(inside.most_common()),
+            "operations_of_the_normalisation": dict(around.most_common()),
+        },
+        notes=[f"TensorRT engines: {engines}; operations of the network that stayed in PyTorch: {left}"],
+    )
+
+
+def _compile_torchscript(torch_tensorrt: Any, network: nn.Module, job: Job, path: Path) -> tuple[Any, bool]:
+    """With the TorchScript front end; returns the compiled network, and whether it takes float16.
+
+    With fp16, TensorRT may choose float16 for each layer of the float32 network.
+    """
+    options = job.options
+    fp16 = job.precision == "fp16"
+    compiled = torch_tensorrt.compile(
+        copy.deepcopy(network).cuda(),
+        ir="ts",
+        inputs=[_input(torch_tensorrt, job, torch.float32)],
+        enabled_precisions={torch.float32, torch.float16} if fp16 else {torch.float32},
+        disable_tf32=not fp16,
+        workspace_size=options.workspace_bytes or 0,
+        truncate_long_and_double=True,
+    )
+    # The freshly compiled module cannot be put into another one; saved and loaded, it can.
+    _JIT.save(compiled, str(path))
+    return _JIT.load(str(path)), False
+
+
+def _compile_with_dynamo(torch_tensorrt: Any, network: nn.Module, job: Job, path: Path) -> tuple[Any, bool]:
+    """With the dynamo front end, where the network's own types are the engines'; returns the same."""
+    options = job.options
+    fp16 = job.precision == "fp16"
+    kind = torch.float16 if fp16 else torch.float32
+    compiled = torch_tensorrt.compile(
+        copy.deepcopy(network).to(kind).cuda(),
+        ir="dynamo",
+        inputs=[_input(torch_tensorrt, job, kind)],
+        disable_tf32=not fp16,
+        workspace_size=options.workspace_bytes or 0,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        timing_cache_path=str(
+            options.timing_cache or cache_folder() / f"torch_tensorrt-{torch_tensorrt.__version__}.timing"
+        ),
+    )
+    height, width = job.recipe.geometry.crop_size
+    example = torch.zeros((_profile(options)["opt"], 3, height, width), dtype=kind, device="cuda")
+    torch_tensorrt.save(compiled, str(path), output_format="torchscript", inputs=[example])
+    return _JIT.load(str(path)), fp16
+
+
+def _input(torch_tensorrt: Any, job: Job, kind: torch.dtype) -> Any:
+    height, width = job.recipe.geometry.crop_size
+    shapes = {f"{name}_shape": (batch, 3, height, width) for name, batch in _profile(job.options).items()}
+    return torch_tensorrt.Input(**shapes, dtype=kind, name="images")
+
+
+def _profile(options: Options) -> dict[str, int]:
+    """Batch sizes. torch.export takes an example of one image for a constant, so that the best size is 2 at least."""
+    opt = max(options.opt_batch, min(2, options.max_batch))
+    return {"min": options.min_batch, "opt": opt, "max": options.max_batch}
+
+
+class _First(nn.Module):
+    """The first of the outputs of a network that returns a tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Ask the network."""
+        logits: Tensor = self.network(images)[0]
+        return logits
+
+
+def _one_output(compiled: Any) -> nn.Module:
+    """The dynamo front end's TorchScript returns a tuple of one."""
+    kind = next(iter(compiled.graph.outputs())).type().kind()
+    return _First(compiled) if kind in ("TupleType", "ListType") else compiled
+
+
+def _check_batches(artefact: Path, job: Job) -> None:
+    """Raises BuildError if the batch is not dynamic: tracing can take a size for a constant."""
+    height, width = job.recipe.geometry.crop_size
+    options = job.options
+    with opened(artefact) as run:
+        for batch in sorted({options.min_batch, min(options.min_batch + 2, options.max_batch)}):
+            try:
+                shape = run(np.zeros((batch, height, width, 3), np.uint8)).shape
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1][:300]
+                raise BuildError(f"the TorchScript of this network fails on a batch of {batch}: {reason}") from error
+            if shape != (batch, job.recipe.classes):
+                raise BuildError(f"the TorchScript of this network answers a batch of {batch} with {list(shape)}")
+
+
+def _operations(module: Any) -> Counter[str]:
+    """How often each operator is called; without what only hands values on (constants, lists, attributes)."""
+
+    def count(block: Any) -> Iterator[str]:
+        for node in block.nodes():
+            if not node.kind().startswith("prim::") or node.kind() in ("prim::If", "prim::Loop", "prim::PythonOp"):
+                yield node.kind()
+            for inner in node.blocks():
+                yield from count(inner)
+
+    return Counter(count(module.inlined_graph))
+
+
+def _notes(job: Job, *, profile: bool = False) -> dict[str, Any]:
+    height, width = job.recipe.geometry.crop_size
+    return {
+        "input": f"uint8[N,{height},{width},3]",
+        "output": f"float32[N,{job.recipe.classes}]",
+        "precision": job.precision,
+        **({"profile": _profile(job.options)} if profile else {}),
+    }
+
+
+def _load(artefact: Path) -> tuple[Any, Mapping[str, Any], str]:
+    """A TorchScript file, in evaluation mode, what we noted in it, and the device it is on. Raises BuildError."""
+    try:
+        engines = _has_engines(artefact)
+        with zipfile.ZipFile(artefact) as archive:
+            written = [name for name in archive.namelist() if name.endswith(f"/extra/{_NOTES}")]
+            notes: dict[str, Any] = json.loads(archive.read(written[0])) if written else {}
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise BuildError(f"{artefact}: is no TorchScript file that can be read: {error}") from error
+    if engines:
+        find_gpu()
+        _torch_tensorrt()  # it knows the class of the engines inside
+    on_gpu = engines or (notes.get("precision") == "fp16" and torch.cuda.is_available())
+    device = "cuda" if on_gpu else "cpu"
+    try:
+        with _quiet():
+            module = _JIT.load(str(artefact), map_location=device)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+        raise BuildError(f"{artefact}: PyTorch {torch.__version__} cannot load it: {reason}") from error
+    return module.eval(), notes, device
+
+
+def _has_engines(artefact: Path) -> bool:
+    """Whether the code in a TorchScript file calls TensorRT."""
+    with zipfile.ZipFile(artefact) as archive:
+        return any(
+            text in archive.read(name)
+            for name in archive.namelist()
+            if name.endswith(".py")
+            for text in (b"ops.tensorrt.", b"torch.classes.tensorrt.")
+        )
+
+
+def _engine_bytes(artefact: Path) -> list[int]:
+    """Sizes of the engines in a TorchScript file, where they are texts in base64, by the pickle's opcodes alone."""
+    with zipfile.ZipFile(artefact) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+    try:
+        texts = [
+            argument for data in pickles for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)
+        ]
+    except ValueError:
+        return []  # pickled in a way that Python does not know
+    return [len(text) * 3 // 4 for text in texts if len(text) > _LONG]
+
+
+def _torch_tensorrt() -> Any:
+    """The package torch_tensorrt. Raises BuildError if it is not there or does not load."""
+    try:
+        import torch_tensorrt
+    except ModuleNotFoundError as error:
+        raise BuildError(
+            f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[torch-tensorrt]', or "
+            "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3; --no-trt makes plain TorchScript without it"
+        ) from error
+    except Exception as error:  # it loads libraries, asks the driver, and raises whatever these raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise BuildError(
+            f"the package torch_tensorrt does not load here ({reason}): it needs a GPU, and the versions of PyTorch "
+            "and TensorRT that it was made for; NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3 has them"
+        ) from error
+    return torch_tensorrt
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Two warnings are answered here: TorchScript is deprecated, but is what Triton's PyTorch backend loads; and a size
+    that tracing takes for a constant may be one, or not: several batches are tried.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=_JIT.TracerWarning)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=category)
+        yield

@@ -1,0 +1,163 @@
+"""TensorRT engines that are really built and run. `pytest tests/gpu` on the GPU that is to serve them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from jpeg_build import parity
+from jpeg_build.emitters import Job, Options, tensorrt
+from jpeg_build.errors import BuildError
+from jpeg_build.gpu import find_gpu
+from jpeg_build.onnx_network import OnnxNetwork
+from jpeg_build.recipe import load_recipe
+from onnx import TensorProto, helper, numpy_helper
+
+SIZE, CLASSES = 64, 10
+
+RECIPE = """\
+classes = 10
+labels = "labels.txt"
+[geometry]
+resize_size = 64
+crop_size = 64
+[normalisation]
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+[source]
+"""
+
+
+def missing() -> str | None:
+    try:
+        find_gpu()
+        tensorrt._tensorrt()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(missing() is not None, reason=f"needs a GPU and TensorRT: {missing()}"),
+]
+
+
+def make_onnx(path: Path) -> None:
+    """Two convolutions, an average over the image, a linear layer."""
+    random = np.random.default_rng(0)
+    weights = {
+        "first": random.normal(0, 0.2, (16, 3, 3, 3)),
+        "second": random.normal(0, 0.1, (32, 16, 3, 3)),
+        "linear": random.normal(0, 0.3, (32, CLASSES)),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["images", "first"], ["a"], name="conv1", pads=[1, 1, 1, 1], strides=[2, 2]),
+            helper.make_node("Relu", ["a"], ["b"], name="relu1"),
+            helper.make_node("Conv", ["b", "second"], ["c"], name="conv2", pads=[1, 1, 1, 1], strides=[2, 2]),
+            helper.make_node("Relu", ["c"], ["d"], name="relu2"),
+            helper.make_node("GlobalAveragePool", ["d"], ["e"], name="pool"),
+            helper.make_node("Flatten", ["e"], ["f"], name="flatten"),
+            helper.make_node("MatMul", ["f", "linear"], ["logits"], name="classify"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+@pytest.fixture
+def network(tmp_path):
+    make_onnx(tmp_path / "net.onnx")
+    (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
+    (tmp_path / "mine.toml").write_text(f'{RECIPE}kind = "onnx"\nfile = "net.onnx"\noutput = "logits"\n')
+    return OnnxNetwork(load_recipe(tmp_path / "mine.toml"))
+
+
+def pixels(batch, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
+
+
+def emit(emitter, network, tmp_path, precision="fp32", **options):
+    folder = tmp_path / f"made-{precision}"
+    folder.mkdir(exist_ok=True)
+    made = Job(
+        recipe=load_recipe(tmp_path / "mine.toml"),
+        network=network,
+        precision=precision,
+        folder=folder,
+        photos=pixels(8),
+        calibration=lambda: pixels(32, 1),
+        options=Options(**{"opt_batch": 4, "max_batch": 8, "timing_cache": tmp_path / "my.timing", **options}),
+        say=print,
+    )
+    return emitter.emit(made)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_computes_what_the_network_computes(network, tmp_path, precision):
+    emitted = emit(tensorrt, network, tmp_path, precision)
+    reference = network.reference(pixels(21))
+    with tensorrt.opened(emitted.artefact) as run:
+        answers = np.concatenate([run(pixels(21)[:1]), run(pixels(21)[1:])])  # 20 are more than the profile's 8
+    assert answers.shape == (21, CLASSES)
+    allowed = parity.TOLERANCES[precision].relative_difference
+    assert np.abs(answers - reference).max() / np.abs(reference).max() < allowed
+    assert emitted.requires["compute_capability"] == find_gpu().compute_capability
+    assert emitted.details["profile"] == {"min": 1, "opt": 4, "max": 8}
+    assert (tmp_path / "my.timing").stat().st_size > 0
+
+
+def test_small_batches_are_filled_up_and_the_file_is_named_after_the_gpu(network, tmp_path):
+    emitted = emit(tensorrt, network, tmp_path, min_batch=3, per_gpu=True, workspace_bytes=2**28)
+    assert emitted.artefact.name == f"model_{find_gpu().architecture}.plan"
+    with tensorrt.opened(emitted.artefact) as run:
+        assert np.allclose(run(pixels(1)), network.reference(pixels(1)), atol=1e-3)
+
+
+def test_inspect_says_what_is_in_an_engine(network, tmp_path, capsys):
+    emitted = emit(tensorrt, network, tmp_path)
+    capsys.readouterr()
+    found = tensorrt.inspect(emitted.artefact)
+    assert found["inputs"] == {"input__0": f"uint8[N,{SIZE},{SIZE},3]"}
+    assert found["outputs"] == {"output__0": f"float32[N,{CLASSES}]"}
+    assert found["profiles"][0]["input__0"] == {
+        kind: [n, SIZE, SIZE, 3] for kind, n in (("min", 1), ("opt", 4), ("max", 8))
+    }
+    assert found["layers"] == emitted.details["layers"] > 0
+    assert any("Layer" in line for line in found["polygraphy"])
+    assert json.loads(json.dumps(found)) == found
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_is_no_engine_is_named(tmp_path):
+    (tmp_path / "model.plan").write_bytes(b"no engine" * 100)
+    with pytest.raises(BuildError, match=r"model\.plan: TensorRT cannot load it: "):
+        tensorrt.inspect(tmp_path / "model.plan")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_tensorrt") is None, reason="needs the package torch_tensorrt")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_torchscript_with_engines_says_what_stayed_in_pytorch(tmp_path, precision):
+    from jpeg_build.emitters import torch_tensorrt
+    from jpeg_build.torchvision_network import TorchvisionNetwork
+
+    (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
+    (tmp_path / "mine.toml").write_text(
+        f'{RECIPE}kind = "torchvision"\nnetwork = "resnet18"\nweights = "IMAGENET1K_V1"\n'
+    )
+    network = TorchvisionNetwork(load_recipe(tmp_path / "mine.toml"), random=True)
+    emitted = emit(torch_tensorrt, network, tmp_path, precision, timing_cache=None)
+    assert emitted.details["engines"] == len(emitted.details["engine_bytes"]) > 0
+    assert "stayed in PyTorch" in emitted.notes[0]
+    assert torch_tensorrt.inspect(emitted.artefact)["operators"]["tensorrt::execute_engine"] >= 1
+    reference = network.reference(pixels(11))
+    with torch_tensorrt.opened(emitted.artefact) as run:
+        answers = np.concatenate([run(pixels(11)[:1]), run(pixels(11)[1:])])
+    allowed = parity.TOLERANCES[precision].relative_difference
+    assert np.abs(answers - reference).max() / np.abs(reference).max() < allowed
