@@ -1,0 +1,69 @@
+"""OpenVINO models on the CPU, with the parameters of Triton's native `openvino` backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from jpeg_backend.batching import Array, Run
+from jpeg_backend.model_config import BackendConfigError, ModelConfig
+
+_HINTS = ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT")
+
+
+def properties(config: ModelConfig) -> dict[str, Any]:
+    """OpenVINO's properties from the config's parameters, which have the native backend's names (its README).
+
+    PERFORMANCE_HINT (LATENCY, as there), INFERENCE_NUM_THREADS, COMPILATION_NUM_THREADS, NUM_STREAMS (a number, AUTO
+    or NUMA), HINT_BF16 (YES). Unlike the native backend, which leaves it to OpenVINO, a network in float32 is computed
+    in float32 unless HINT_BF16 says otherwise: bfloat16 changes logits by some percent.
+
+    Raises BackendConfigError for a value that cannot be used.
+    """
+    hint = config.parameters.get("PERFORMANCE_HINT", "LATENCY")
+    if hint not in _HINTS:
+        raise BackendConfigError(f"parameter PERFORMANCE_HINT is {hint!r}, but must be one of {', '.join(_HINTS)}")
+    bf16 = config.parameters.get("HINT_BF16", "NO")
+    if bf16 not in ("YES", "NO"):
+        raise BackendConfigError(f"parameter HINT_BF16 is {bf16!r}, but must be YES or NO")
+    found: dict[str, Any] = {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 == "YES" else "f32",
+    }
+    for name in ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS"):
+        if name in config.parameters:
+            found[name] = config.integer(name, 0)
+    streams = config.parameters.get("NUM_STREAMS")
+    if streams is not None:
+        found["NUM_STREAMS"] = streams if streams in ("AUTO", "NUMA") else config.integer("NUM_STREAMS", 1)
+    return found
+
+
+def load_model(config: ModelConfig) -> Run:
+    """Load a model.xml with its model.bin, on the CPU.
+
+    Raises BackendConfigError if a file is missing or damaged, or if its tensors are not those of the config.
+    """
+    for file in (config.artefact, config.artefact.with_suffix(".bin")):
+        if not file.is_file():
+            raise BackendConfigError(f"{file.name} is missing: build it with jpeg-build")
+    core = ov.Core()
+    try:
+        model = core.read_model(config.artefact)
+    except RuntimeError as error:
+        raise BackendConfigError(
+            f"{config.artefact.name} cannot be read by OpenVINO {ov.__version__}: build it again"
+        ) from error
+    for wanted, found in ((config.input_name, model.inputs), (config.output_name, model.outputs)):
+        names = [name for tensor in found for name in tensor.names]
+        if wanted not in names:
+            raise BackendConfigError(f"{config.artefact.name} has no tensor {wanted}; it has {', '.join(names)}")
+    compiled = core.compile_model(model, "CPU", properties(config))
+
+    def run(pixels: Array) -> Array:
+        # A copy: OpenVINO writes the next answer into the same memory.
+        return np.array(compiled({config.input_name: pixels})[config.output_name])
+
+    return run

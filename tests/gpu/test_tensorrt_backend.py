@@ -1,0 +1,317 @@
+"""The Python-based tensorrt backend on a real GPU: a tiny engine, built here and served by the embedded Triton.
+
+Skipped where there is no NVIDIA GPU, or not the packages of the extra `tensorrt`.
+"""
+
+import base64
+import hashlib
+import importlib.util
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+import tritonclient.http as httpclient
+from conftest import serve
+from jpeg_backend.model_config import BackendConfigError, ModelConfig
+from jpeg_serve.errors import ServerDied
+
+NAME = "classifier_tensorrt"
+IMAGE, CLASSES = (32, 32, 3), 5
+SMALLEST, BEST, LARGEST = 2, 4, 8  # of the engine's profile
+MAX_BATCH = LARGEST + 1  # of the config: the longest batch is cut, the shortest is filled up
+
+
+def why_not():
+    """What these tests need and is not here."""
+    for package in ("cupy", "tensorrt", "polygraphy", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            return f"needs the package {package}: pip install 'triton-jpeg-classifier[serve,tensorrt]'"
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"needs an NVIDIA GPU: {error}"
+    return None if count else "needs an NVIDIA GPU: the driver finds none"
+
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """An ONNX file of the common contract: a convolution, and the mean over the image."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).standard_normal((CLASSES, 3, 3, 3)).astype(np.float32) / 50
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input__0"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+            helper.make_node("Conv", ["nchw", "weights"], ["conv"], strides=[2, 2]),
+            helper.make_node("Relu", ["conv"], ["relu"]),
+            helper.make_node("GlobalAveragePool", ["relu"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["output__0"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, ["batch", *IMAGE])],
+        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    path = tmp_path_factory.mktemp("network") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(network):
+    """What ONNX Runtime says on the CPU."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(network), providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["output__0"], {"input__0": pixels})[0]
+
+
+@pytest.fixture(scope="module")
+def plan(network):
+    """The engine."""
+    import tensorrt as trt
+    from polygraphy.backend.common import SaveBytes
+    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
+
+    # Contexts that share a profile are a matter of course from TensorRT 9 on. Polygraphy switches off what it does not
+    # find in the list: what TensorRT has on by default is named, too.
+    names = ("FASTER_DYNAMIC_SHAPES_0805", "PROFILE_SHARING_0806")
+    config = CreateConfig(
+        profiles=[Profile().add("input__0", *((batch, *IMAGE) for batch in (SMALLEST, BEST, LARGEST)))],
+        # No cuBLAS and no cuDNN: a machine may have neither.
+        tactic_sources=[trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS],
+        preview_features=[getattr(trt.PreviewFeature, name) for name in names]
+        if hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806")
+        else None,
+    )
+    path = network.with_name("model.plan")
+    SaveBytes(EngineBytesFromNetwork(NetworkFromOnnxPath(str(network)), config), str(path))()
+    return path
+
+
+def images(rows, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (rows, *IMAGE), np.uint8)
+
+
+def close(found, expected):
+    """Each kernel sums in an order of its own, and may do so in TF32."""
+    np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(expected).max())
+
+
+def load(plan, *, graphs=True, **changes):
+    from jpeg_backend.tensorrt_engine import load_engine
+
+    folder = plan.parent / "1"
+    folder.mkdir(exist_ok=True)
+    (folder / plan.name).write_bytes(plan.read_bytes())
+    config = {
+        "max_batch_size": MAX_BATCH,
+        "input": [{"name": "input__0", "dims": list(IMAGE)}],
+        "output": [{"name": "output__0", "dims": [CLASSES]}],
+        "optimization": {"cuda": {"graphs": graphs}},
+        "parameters": {"cuda_graph_after": {"string_value": "2"}},
+        **changes,
+    }
+    args = {"model_name": NAME, "model_repository": str(plan.parent), "model_version": "1"}
+    instance = {"model_instance_kind": "GPU", "model_instance_device_id": "0"}
+    found = ModelConfig.from_triton(
+        {**args, **instance, "model_config": json.dumps(config)}, default_filename=plan.name
+    )
+    return load_engine(found)
+
+
+def on_gpu(runner, pixels):
+    import cupy
+
+    placed = cupy.asarray(pixels)
+    cupy.cuda.Device().synchronize()
+    return runner.from_capsule(placed.__dlpack__())
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_batches_of_all_sizes_from_host_and_device_memory(plan, reference, graphs):
+    runner = load(plan, graphs=graphs)
+    mixed = [[1, 2, 3], [MAX_BATCH, 1], [1] * LARGEST, [20]]
+    for sizes in [[size] for size in range(1, MAX_BATCH + 2)] * 3 + mixed:
+        parts = [images(size, seed) for seed, size in enumerate(sizes)]
+        given = [on_gpu(runner, part) if place % 2 else part for place, part in enumerate(parts)]
+        for found in (runner(parts), runner([on_gpu(runner, part) for part in parts]), runner(given)):
+            for logits, part in zip(found, parts, strict=True):
+                close(logits, reference(part))
+    assert bool(runner.graph_sizes) is graphs
+
+
+def test_graphs_change_no_number(plan):
+    with_graphs, without = load(plan), load(plan, graphs=False)
+    for size in [1, 3, LARGEST, MAX_BATCH] * 4:
+        pixels = images(size, size)
+        assert np.array_equal(with_graphs([pixels])[0], without([pixels])[0])
+    assert with_graphs.graph_sizes == [SMALLEST, 3, LARGEST]
+    assert without.graph_sizes == []
+
+
+def test_an_engine_that_is_none_or_another_is_refused_with_the_command_that_builds_it(plan, tmp_path):
+    broken = tmp_path / "model.plan"
+    broken.write_bytes(plan.read_bytes()[:-1000])
+    with pytest.raises(BackendConfigError, match=r"is no engine for TensorRT .* --backend tensorrt"):
+        load(broken)
+    with pytest.raises(BackendConfigError, match=r"output__0 is FLOAT \[5\] for each image, but the config says"):
+        load(plan, output=[{"name": "output__0", "dims": [6]}])
+    with pytest.raises(BackendConfigError, match="there is no usable NVIDIA GPU 99"):
+        from jpeg_backend.tensorrt_engine import load_engine
+
+        load_engine(
+            ModelConfig.from_triton(
+                {
+                    "model_name": NAME,
+                    "model_repository": "",
+                    "model_version": "1",
+                    "model_instance_kind": "GPU",
+                    "model_instance_device_id": "99",
+                    "model_config": json.dumps({"input": [{"name": "a"}], "output": [{"name": "b"}]}),
+                },
+                default_filename="model.plan",
+            )
+        )
+
+
+# As the native backend takes it, too. Two instances; the file is named by the compute capability alone.
+CONFIG = """
+name: "%(name)s"
+platform: "tensorrt_plan"
+backend: "tensorrt"
+max_batch_size: %(max_batch)d
+input { name: "input__0" data_type: TYPE_UINT8 dims: [32, 32, 3] }
+output { name: "output__0" data_type: TYPE_FP32 dims: [%(classes)d] }
+instance_group { count: 2 kind: KIND_GPU gpus: [0] }
+dynamic_batching { max_queue_delay_microseconds: 20000 }
+optimization { cuda { graphs: %(graphs)s } }
+parameters { key: "cuda_graph_after" value { string_value: "2" } }
+parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }
+cc_model_filenames { key: "%(capability)s" value: "model_here.plan" }
+"""
+
+# The backend as it is, but that it notes where the pixels lie that reach it.
+WATCHED = """
+from pathlib import Path
+
+import triton_python_backend_utils as pb_utils
+from jpeg_backend.classifier import DeviceClassifierModel
+from jpeg_backend.tensorrt_engine import load_engine
+
+
+class TritonPythonModel(DeviceClassifierModel):
+    default_filename = "model.plan"
+    load = staticmethod(load_engine)
+
+    def initialize(self, args):
+        super().initialize(args)
+        self._seen = Path(args["model_repository"]).parents[1] / "seen"
+
+    def execute(self, requests):
+        tensors = [pb_utils.get_input_tensor_by_name(request, "input__0") for request in requests]
+        with self._seen.open("a") as seen:
+            seen.writelines("cpu " if tensor.is_cpu() else "gpu " for tensor in tensors)
+        return super().execute(requests)
+"""
+
+
+def repository_with(folder, artefact, *, graphs="true"):
+    import cupy
+
+    digits = cupy.cuda.Device(0).compute_capability
+    model = folder / "model_repository" / NAME
+    (model / "1").mkdir(parents=True)
+    served = model / "1" / "model_here.plan"
+    served.write_bytes(artefact)
+    stated = {"file": served.name, "sha256": hashlib.sha256(artefact).hexdigest()}
+    report = {"artefact": stated, "recipe_sha256": "", "input": list(IMAGE), "classes": CLASSES}
+    served.with_suffix(".json").write_text(json.dumps(report))
+    config = {
+        "name": NAME,
+        "max_batch": MAX_BATCH,
+        "classes": CLASSES,
+        "graphs": graphs,
+        "capability": f"{digits[:-1]}.{digits[-1]}",
+    }
+    (model / "config.pbtxt").write_text(CONFIG % config)
+    (folder / "backends" / "tensorrt").mkdir(parents=True)
+    (folder / "backends" / "tensorrt" / "model.py").write_text(WATCHED)
+    return model.parent
+
+
+@pytest.fixture(scope="module", params=["true", "false"])
+def served(request, plan, tmp_path_factory):
+    """A server, and the file in which the backend notes where pixels lay."""
+    folder = tmp_path_factory.mktemp("served")
+    repository = repository_with(folder, plan.read_bytes(), graphs=request.param)
+    for server in serve(repository, folder / "triton.log", load=[NAME], backends=folder / "backends"):
+        yield server, folder / "seen"
+
+
+@contextmanager
+def device_region(client, name, pixels):
+    """Pixels in the memory of GPU 0, which the server opens: CUDA shared memory."""
+    from cupy.cuda import runtime
+
+    pointer = runtime.malloc(pixels.nbytes)
+    try:
+        runtime.memcpy(pointer, pixels.ctypes.data, pixels.nbytes, runtime.memcpyHostToDevice)
+        handle = base64.b64encode(runtime.ipcGetMemHandle(pointer)).decode()
+        client.register_cuda_shared_memory(name, handle, 0, pixels.nbytes)
+        try:
+            yield
+        finally:
+            client.unregister_cuda_shared_memory(name)
+    finally:
+        runtime.free(pointer)
+
+
+def ask(server, pixels, region=None):
+    client = httpclient.InferenceServerClient(server.http_address)
+    tensor = httpclient.InferInput("input__0", pixels.shape, "UINT8")
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        if region is None:
+            tensor.set_data_from_numpy(pixels)
+        else:
+            stack.enter_context(device_region(client, region, pixels))
+            tensor.set_shared_memory(region, pixels.nbytes)
+        return client.infer(NAME, [tensor]).as_numpy("output__0")
+
+
+def test_the_embedded_server_answers_requests_from_both_memories_at_once(served, reference):
+    server, seen = served
+    seen.write_text("")
+    sizes = [size for size in range(1, MAX_BATCH + 1) for _ in range(6)]
+    batches = [images(size, seed) for seed, size in enumerate(sizes)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(
+            pool.map(
+                lambda place: ask(server, batches[place], f"region_{place}" if place % 2 else None),
+                range(len(batches)),
+            )
+        )
+    for pixels, logits in zip(batches, answers, strict=True):
+        close(logits, reference(pixels))
+    places = seen.read_text().split()
+    assert len(places) == len(batches)
+    # What came in GPU memory reached the backend there.
+    assert places.count("gpu") == len(batches) // 2
+
+
+def test_an_engine_that_cannot_be_loaded_keeps_the_model_from_loading(plan, tmp_path):
+    repository = repository_with(tmp_path, plan.read_bytes()[:-1000])
+    log = tmp_path / "triton.log"
+    with pytest.raises(ServerDied):
+        next(serve(repository, log, load=[NAME], backends=tmp_path / "backends"))
+    assert "model_here.plan is no engine for TensorRT" in log.read_text()
