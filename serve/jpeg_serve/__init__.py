@@ -10,12 +10,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jpeg_serve.check import Problem, check_repository
+    from jpeg_serve.check import check_repository
     from jpeg_serve.errors import ServeError
+    from jpeg_serve.models import Problem
     from jpeg_serve.server import ServerOptions, TritonServer
 
 _HOMES = {
-    "Problem": "check",
+    "Problem": "models",
     "ServeError": "errors",
     "ServerOptions": "server",
     "TritonServer": "server",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from jpeg_serve.errors import PrerequisiteError
+from jpeg_serve.folders import cache_folders
 from jpeg_serve.locate import Installation
 
 STUB = "triton_python_backend_stub"
@@ -42,7 +41,7 @@ def prepare_backends(installation: Installation, ours: Path | None) -> Path:
 
     name = f"backends-{_digest(copies, links)}"
     refused: OSError | None = None
-    for cache in _cache_folders():
+    for cache in cache_folders():
         folder = cache / name
         try:
             if not folder.is_dir():
@@ -84,15 +83,3 @@ def _make(folder: Path, copies: dict[Path, Path], links: dict[Path, Path]) -> No
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _cache_folders() -> list[Path]:
-    """The user's cache folder, then, for users that have no home, one below the temporary folder."""
-    folders = []
-    if home := os.environ.get("XDG_CACHE_HOME"):
-        folders.append(Path(home))
-    else:
-        with contextlib.suppress(RuntimeError):
-            folders.append(Path.home() / ".cache")
-    folders.append(Path(tempfile.gettempdir()) / f"cache-{os.getuid()}")
-    return [folder / "jpeg-serve" for folder in folders]

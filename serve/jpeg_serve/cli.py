@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +17,23 @@ from jpeg_serve.errors import ServeError, ServerDied
 if TYPE_CHECKING:
     from jpeg_serve.server import TritonServer
 
+DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_HTTP_PORT = 8000
+
 EPILOG = """\
 commands:
-  run    check the repository, serve it until Ctrl-C or SIGTERM (the default)
-  check  check the repository: every config, every edge of the ensembles, every model.json; one line a problem
+  run     check the repository, serve it until Ctrl-C or SIGTERM (the default)
+  check   check the repository: every config, every edge of the ensembles, every version that is served and its
+          report, and whether this machine can run it; one line a problem
+  reload  let the jpeg-serve that runs here take what the repository holds now: another classifier, a rebuilt one,
+          another version, edited instances; no request fails meanwhile. It checks first, and finds the server by
+          --model-repository, or by --http-port
 
 What follows -- goes to tritonserver as it is, for example: jpeg-serve -- --log-verbose=1
 
 A stop is asked for with Ctrl-C or SIGTERM: open requests are finished first. A second Ctrl-C ends it at once.
 
-exit status: 0 stopped as asked, or no problem found; 1 it failed; 2 the call was wrong
+exit status: 0 stopped as asked, no problem found, or reloaded; 1 it failed; 2 the call was wrong
 """
 
 
@@ -43,24 +52,23 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, triton = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     options = _parser().parse_args(own)
-    from jpeg_serve.check import check_repository, summary
-    from jpeg_serve.server import ServerOptions, TritonServer
-
+    repository = options.model_repository or DEFAULT_REPOSITORY
     if options.command == "check":
-        problems = check_repository(options.model_repository)
-        for problem in problems:
-            print(problem)
-        if not problems:
-            print(summary(options.model_repository))
-        return 1 if problems else 0
+        return _check(repository)
+    if options.command == "reload":
+        if triton:
+            return _fail("options of tritonserver, after --, are for a start; a reload takes none", 2)
+        return _reload(options)
+
+    from jpeg_serve.server import ServerOptions, TritonServer
 
     misplaced = [option.split("=")[0] for option in triton if option.split("=")[0] in _OWN]
     if misplaced:
         return _fail(f"give {misplaced[0]} before the --, so that jpeg-serve knows it too", 2)
     server = TritonServer(
         ServerOptions(
-            model_repository=options.model_repository,
-            http_port=options.http_port,
+            model_repository=repository,
+            http_port=DEFAULT_HTTP_PORT if options.http_port is None else options.http_port,
             grpc_port=options.grpc_port,
             metrics_port=options.metrics_port,
             address=options.address,
@@ -77,6 +85,53 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), 1)
     except OSError as error:
         return _fail(f"{error.filename or 'jpeg-serve'}: {error.strerror}", 1)
+
+
+def _check(repository: Path) -> int:
+    from jpeg_serve.check import check_repository, summary
+
+    problems = check_repository(repository)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(summary(repository))
+    return 1 if problems else 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    """Find the server and let it take what is there, in the Python environment that the server runs in."""
+    from jpeg_serve.check import summary
+    from jpeg_serve.machine import this_machine
+    from jpeg_serve.reload import choose_server, reload_server
+
+    repository = options.model_repository
+    if repository is None and options.http_port is None:
+        repository = DEFAULT_REPOSITORY
+    try:
+        file, running = choose_server(repository, options.http_port)
+        if running.prefix != sys.prefix:
+            # Which packages there are is a question to that environment.
+            command = [running.python, "-m", "jpeg_serve", "reload", "--model-repository", running.model_repository]
+            command += ["--http-port", running.http_address.rpartition(":")[2]]
+            command += ["--ready-timeout-s", str(options.ready_timeout_s), "--drain-s", str(options.drain_s)]
+            return subprocess.run(command, check=False).returncode
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        if running.visible_devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
+        reload_server(
+            file,
+            running,
+            this_machine(Path(running.natives), environment),
+            lambda message: print(f"jpeg-serve: {message}", file=sys.stderr, flush=True),
+            load_s=options.ready_timeout_s,
+            unload_s=options.drain_s,
+        )
+        print(summary(Path(running.model_repository)))
+    except ServeError as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"{error.filename or 'jpeg-serve'}: {error.strerror}", 1)
+    return 0
 
 
 _OWN = (
@@ -141,18 +196,23 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a model repository with the tritonserver on the PATH, else with the one in the wheel "
         "nvidia-pytriton.",
         epilog=EPILOG,
-        usage="%(prog)s [run | check] [OPTION ...] [-- TRITON_OPTION ...]",
+        usage="%(prog)s [run | check | reload] [OPTION ...] [-- TRITON_OPTION ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["run", "check"], default="run", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", choices=["run", "check", "reload"], default="run", help=argparse.SUPPRESS)
     parser.add_argument(
         "--model-repository",
         type=Path,
-        default=Path("model_repository"),
         metavar="DIR",
-        help="what to serve (default: model_repository)",
+        help=f"what to serve, check or reload (default: {DEFAULT_REPOSITORY})",
     )
-    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+    parser.add_argument(
+        "--http-port",
+        type=_port,
+        metavar="PORT",
+        help=f"0 takes a free one; for reload: which server (default: {DEFAULT_HTTP_PORT}; for reload: any)",
+    )
+    for name, port in (("grpc", 8001), ("metrics", 8002)):
         parser.add_argument(
             f"--{name}-port",
             type=_port,
@@ -184,14 +244,14 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=300,
         metavar="SECONDS",
-        help="how long the models may take to load (default: 300)",
+        help="how long the models may take to load; for reload: each of them (default: 300)",
     )
     parser.add_argument(
         "--drain-s",
         type=int,
         default=30,
         metavar="SECONDS",
-        help="how long open requests may take once a stop was asked for (default: 30)",
+        help="how long open requests may take once a stop, or an unload of their model, was asked for (default: 30)",
     )
     return parser
 

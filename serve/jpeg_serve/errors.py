@@ -4,6 +4,7 @@ ServeError
 ├── PrerequisiteError   something on this machine is missing
 ├── PortError           a port is taken
 ├── RepositoryProblems  jpeg-serve check found something
+├── ReloadError         a running server could not take what is in the repository
 └── ServerDied          tritonserver ended, or was never ready
 """
 
@@ -22,6 +23,10 @@ class PortError(ServeError):
 
 class RepositoryProblems(ServeError):  # what it is, is what was found
     """The model repository cannot be served; one line for each problem."""
+
+
+class ReloadError(ServeError):
+    """A running server was not found, or could not take what is in the repository; it goes on as it was."""
 
 
 class ServerDied(ServeError):  # says what happened

@@ -19,12 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+from urllib.parse import quote
 
-from jpeg_serve import ports, shared_memory
+from jpeg_serve import ports, shared_memory, state
 from jpeg_serve.backends import prepare_backends
+from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import backends_needed, check_repository, models_to_load
 from jpeg_serve.errors import PortError, PrerequisiteError, RepositoryProblems, ServeError, ServerDied
-from jpeg_serve.locate import find_installation
+from jpeg_serve.locate import Installation, find_installation
+from jpeg_serve.management import restricted_apis
 
 LOOPBACK = "127.0.0.1"
 
@@ -77,6 +80,8 @@ class TritonServer:
         self._pump: threading.Thread | None = None
         self._words: collections.deque[bytes] = collections.deque(maxlen=_LAST_WORDS)
         self._shm_prefix = ""
+        self._state: Path | None = None
+        self._models: list[str] = []
 
     def __enter__(self) -> TritonServer:
         try:
@@ -122,10 +127,13 @@ class TritonServer:
         installation = find_installation()
         backends = prepare_backends(installation, _our_backends(options))
         _require_backends(backends, options)
+        compile_models(options.model_repository)
+        self._models = list(options.load or models_to_load(options.model_repository))
         self.options = options = self._settle_ports()
         self._shm_prefix = shared_memory.new_prefix()
+        arguments = _arguments(options, self._models, backends, self._shm_prefix)
         self._process = subprocess.Popen(
-            [str(installation.executable), *_arguments(options, backends, self._shm_prefix)],
+            [str(installation.executable), *arguments],
             env=installation.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -136,6 +144,7 @@ class TritonServer:
         )
         self._pump = threading.Thread(target=self._copy_log, name="triton-log", daemon=True)
         self._pump.start()
+        self._publish(installation, arguments)
 
     def wait_until_ready(self, tell: Callable[[float], None] | None = None) -> None:
         """Wait until every model is loaded and the server answers; `tell` gets the seconds waited, once a second.
@@ -192,12 +201,37 @@ class TritonServer:
             return
         self.kill()
         self._process.wait()
+        if self._state is not None:
+            state.withdraw(self._state)
+            self._state = None
         if self._pump is not None:
             self._pump.join(timeout=5)
         if self._process.stdout is not None:
             self._process.stdout.close()
         shared_memory.remove(self._shm_prefix)
         self._process = None
+
+    def _publish(self, installation: Installation, arguments: Sequence[str]) -> None:
+        """Leave what `jpeg-serve reload` needs."""
+        pid = self._running().pid
+        started = state.started_at(pid)
+        if started is None:
+            return  # it has ended already, and whoever waits for it will hear why
+        self._state = state.publish(
+            state.Running(
+                pid=pid,
+                started=started,
+                http_address=self.http_address,
+                grpc_address=self.grpc_address,
+                model_repository=str(self.options.model_repository.resolve()),
+                prefix=sys.prefix,
+                python=sys.executable,
+                natives=str(installation.backends),
+                load=list(self.options.load),
+                keys={api: list(key) for api, key in restricted_apis(arguments).items()},
+                visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            )
+        )
 
     def _settle_ports(self) -> ServerOptions:
         options = self.options
@@ -237,12 +271,20 @@ class TritonServer:
         return self._process
 
     def _is_ready(self) -> bool:
+        """Whether the server answers, and each of the models that it was told to load is ready."""
+        paths = ["/v2/health/ready", *(f"/v2/models/{quote(name, safe='')}/ready" for name in self._models)]
         connection = http.client.HTTPConnection(self.http_address, timeout=2)
         try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
+            for path in paths:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    return False
         except (OSError, http.client.HTTPException):
             return False
+        else:
+            return True
         finally:
             connection.close()
 
@@ -288,7 +330,7 @@ def _require_backends(backends: Path, options: ServerOptions) -> None:
             )
 
 
-def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:
+def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, shm_prefix: str) -> list[str]:
     """The command line of tritonserver; what the user gave in its own words replaces ours."""
     address = options.address
     arguments = [
@@ -302,7 +344,10 @@ def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[
         f"--metrics-address={address}",
         # Explicit: a classifier that was not built does not keep the chosen one from being served.
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in options.load or models_to_load(options.model_repository)),
+        *(f"--load-model={name}" for name in models),
+        # A server that loads or unloads a model is ready all the same, or each swap would take it out of a balancer's
+        # list. Whether the ensemble itself is ready is asked at /v2/models/NAME/ready.
+        "--strict-readiness=false",
         f"--exit-timeout-secs={options.drain_s}",
         f"--http-header-forward-pattern={FORWARDED_HEADER}",
         f"--grpc-header-forward-pattern={FORWARDED_HEADER}",
@@ -310,7 +355,8 @@ def _arguments(options: ServerOptions, backends: Path, shm_prefix: str) -> list[
     ]
     given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
     # Who may load models may run any code, and a web page in a browser on this machine reaches loopback, too: all
-    # management is shut with a key that nobody is told. Whoever needs it gives these options with a key of his own.
+    # management is shut with a key that only this user's `jpeg-serve reload` can read. Whoever else needs it gives
+    # these options with a key of his own.
     key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
     arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     replaceable = given - {"--backend-config"}

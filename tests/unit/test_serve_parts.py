@@ -3,11 +3,17 @@ import socket
 import sys
 
 import pytest
-from jpeg_serve import locate, ports
+from google.protobuf import text_format
+from jpeg_serve import locate, ports, state
 from jpeg_serve.backends import prepare_backends
 from jpeg_serve.errors import PortError, PrerequisiteError
+from jpeg_serve.fitness import gpus_used, loads_engine, runs_on, same_release
+from jpeg_serve.gpus import find_gpus
 from jpeg_serve.locate import Installation, find_installation
+from jpeg_serve.machine import installed_version, native_backends, this_machine
+from jpeg_serve.management import reason, restricted_apis
 from support import ROOT
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 
 def test_a_taken_port_is_named_with_the_option_that_changes_it():
@@ -92,3 +98,134 @@ def test_a_user_without_a_writable_home_gets_the_temporary_folder(tmp_path, monk
     (tmp_path / "tmp").write_text("")
     with pytest.raises(PrerequisiteError, match="set XDG_CACHE_HOME"):
         prepare_backends(find_installation(), ROOT / "backends")
+
+
+@pytest.mark.parametrize(
+    ("built", "gpu", "compatible", "runs"),
+    [
+        ("9.0", "9.0", False, True),
+        ("9.0", "8.0", False, False),
+        ("8.6", "8.9", False, False),
+        ("8.6", "8.9", True, True),
+        ("9.0", "8.0", True, True),
+        ("8.0", "7.5", True, False),
+        ("8.0", "12.0", True, True),
+        ("7.5", "7.5", True, True),
+    ],
+)
+def test_an_engine_runs_on_its_kind_of_gpu(built, gpu, compatible, runs):
+    assert runs_on(built, gpu, hardware_compatible=compatible) is runs
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "compatible", "loads"),
+    [
+        ("8.6.1", "8.6.1", False, True),
+        ("8.6.1", "8.6.1.post1", False, True),
+        ("10.3.0", "10.3.0.26+cuda12.6", False, True),
+        ("8.6.1", "8.6.0", False, False),
+        ("10.3.0", "10.4.0", False, False),
+        ("10.3.0", "10.4.0", True, True),
+        ("10.4.0", "10.3.0", True, False),
+        ("9.3.0", "10.0.1", True, False),
+        ("10.3.0", "", False, True),  # not known, not judged
+    ],
+)
+def test_a_tensorrt_loads_its_own_engines(built, here, compatible, loads):
+    assert loads_engine(built, here, version_compatible=compatible) is loads
+
+
+def test_a_local_version_is_no_other_release():
+    assert same_release("2.2.0", "2.2.0+cu121")
+    assert same_release("2.2.0", "")
+    assert not same_release("2.2.0", "2.2.1")
+
+
+@pytest.mark.parametrize(
+    ("groups", "used"),
+    [
+        ("", [0, 1, 2]),
+        ("instance_group { kind: KIND_GPU }", [0, 1, 2]),
+        ("instance_group { kind: KIND_GPU gpus: [2] }", [2]),
+        ("instance_group { kind: KIND_GPU gpus: [0] } instance_group { kind: KIND_GPU gpus: [1] }", [0, 1]),
+        ("instance_group { kind: KIND_GPU gpus: [0] } instance_group { }", [0, 1, 2]),
+        ("instance_group { kind: KIND_GPU gpus: [7] }", []),
+    ],
+)
+def test_instance_groups_say_which_gpus_are_used(groups, used):
+    capabilities = ["8.0", "8.6", "9.0"]
+    found = gpus_used(text_format.Parse(groups, ModelConfig()), capabilities)
+    assert found == {index: capabilities[index] for index in used}
+
+
+def test_a_machine_without_a_gpu_is_a_normal_state():
+    """CUDA_VISIBLE_DEVICES hides what there is, so that this holds on every machine."""
+    found = find_gpus({**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert found.capabilities == ()
+    assert found.why_none.startswith(("no NVIDIA driver", "the NVIDIA driver"))
+    assert "none (" in str(found)
+
+
+def test_what_this_python_has_is_known_without_importing_it():
+    import numpy as np
+
+    assert installed_version("numpy") == np.__version__
+    assert installed_version("no_such_package") is None
+    here = this_machine()
+    assert here.runs_in_python("tensorrt")
+    assert not here.runs_in_python("python")
+
+
+def test_a_native_backend_is_a_library(tmp_path):
+    for name in ("tensorrt", "python"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tensorrt" / "libtriton_tensorrt.so").write_text("")
+    (tmp_path / "python" / "model.py").write_text("")
+    assert native_backends(tmp_path) == {"tensorrt"}
+
+
+def test_the_keys_are_read_from_the_command_line():
+    arguments = ["--http-port=1", "--http-restricted-api=model-repository,trace:admin-key=a=b"]
+    assert restricted_apis(arguments) == {"model-repository": ("admin-key", "a=b"), "trace": ("admin-key", "a=b")}
+    arguments = ["--http-restricted-api", "logging:x=y", "--grpc-restricted-protocol=inference:z=z"]
+    assert restricted_apis(arguments) == {"logging": ("x", "y")}
+    assert restricted_apis([]) == {}
+
+
+def test_tritons_reason_is_given_without_a_traceback():
+    assert reason('{"error":"load failed: Internal: broken\\n\\nAt:\\n  /some/where.py(3): f\\n;\\n"}') == (
+        "load failed: Internal: broken"
+    )
+    assert reason("no JSON") == "no JSON"
+
+
+def running(pid, started):
+    return state.Running(pid, started, "127.0.0.1:1", "127.0.0.1:2", "/models", "/env", "/env/python", "/backends")
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    started = state.started_at(os.getpid())
+    assert started is not None
+    mine, other = running(os.getpid(), started), running(os.getpid(), started - 1)
+    files = [state.publish(each) for each in (mine, other)]
+    assert state.find_running() == [(files[0], mine)]
+    assert not files[1].exists()
+    state.withdraw(files[0])
+    assert state.find_running() == []
+    assert state.started_at(2**22 + 1) is None
+
+
+def test_only_a_folder_of_ones_own_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    started = state.started_at(os.getpid())
+    assert started is not None
+    file = state.publish(running(os.getpid(), started))
+    file.parent.chmod(0o755)
+    assert state.find_running() == []
+    again = state.publish(running(os.getpid(), started))
+    assert again.parent.stat().st_mode & 0o777 == 0o700
+    for text in ("{", "{}", '{"format": 2}', file.read_text().replace(state._host(), "another machine")):
+        file.write_text(text)
+        assert [found for found, _ in state.find_running()] == [again]
+        assert file.exists()  # not ours to remove

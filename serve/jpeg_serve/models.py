@@ -1,0 +1,213 @@
+"""The models of a repository, their version folders, and which of those Triton serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+CONFIG = "config.pbtxt"
+
+# What Triton loads from a version folder if the config does not say `default_model_filename`.
+_DEFAULT_FILES = {
+    "python": "model.py",
+    "onnxruntime": "model.onnx",
+    "tensorrt": "model.plan",
+    "pytorch": "model.pt",
+    "tensorflow": "model.savedmodel",
+    "openvino": "model.xml",
+}
+_PLATFORMS = {
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorrt_plan": "tensorrt",
+    "pytorch_libtorch": "pytorch",
+    "tensorflow_savedmodel": "tensorflow",
+}
+_CLASSIFIER = "classifier_"
+
+# Triton 2.51 takes every folder for a version whose name begins with a number, and leaves out those with a leading
+# zero. Tried: it loads 0, and looks for 5 where a folder is called 5x.
+_VERSION = re.compile(r"[+-]?[0-9]+")
+_PROPER_VERSION = re.compile(r"0|[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and where: a file in the repository, with a line where there is one."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version folder. number: what Triton takes its name for."""
+
+    number: int
+    folder: Path
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the name is the number and nothing else; Triton finds the files of such folders only."""
+        return _PROPER_VERSION.fullmatch(self.folder.name) is not None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder of the repository with a config that could be parsed."""
+
+    name: str
+    folder: Path
+    config: ModelConfig
+
+    @property
+    def where(self) -> str:
+        """The config, as problems name it."""
+        return f"{self.name}/{CONFIG}"
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it runs other models."""
+        return bool(self.config.platform == "ensemble")
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs it, also where the config gives a platform only."""
+        return str(self.config.backend or _PLATFORMS.get(self.config.platform, self.config.platform))
+
+    @property
+    def built_as(self) -> str:
+        """What jpeg-build calls it, after --backend; empty if it is no classifier."""
+        return self.name.removeprefix(_CLASSIFIER) if self.name.startswith(_CLASSIFIER) else ""
+
+    @property
+    def file(self) -> str | None:
+        """Name of what Triton loads from a version folder, None if that is the backend's secret."""
+        return self.config.default_model_filename or _DEFAULT_FILES.get(self.backend)
+
+    def parameter(self, name: str) -> str:
+        """A parameter's text, empty if there is none."""
+        return str(self.config.parameters[name].string_value) if name in self.config.parameters else ""
+
+    def versions(self) -> list[Version]:
+        """The version folders that are there, the newest last."""
+        found = []
+        for folder in self.folder.iterdir():
+            name = _VERSION.match(folder.name)
+            left_out = len(folder.name) > 1 and folder.name[0] == "0"
+            if folder.is_dir() and name is not None and not left_out:
+                found.append(Version(int(name[0]), folder))
+        return sorted(found, key=lambda version: version.number)
+
+    def served(self) -> list[Version]:
+        """The versions that Triton serves, by the config's version_policy; without one, the newest.
+
+        Source: ModelVersionPolicy in model_config.proto.
+        """
+        versions, policy = self.versions(), self.config.version_policy
+        if policy.HasField("all"):
+            return versions
+        if policy.HasField("specific"):
+            return [version for version in versions if version.number in policy.specific.versions]
+        count = policy.latest.num_versions if policy.HasField("latest") else 1
+        return versions[max(0, len(versions) - count) :]
+
+    def artefacts(self) -> list[tuple[Version, Path]]:
+        """What Triton may load of the versions that it serves, whether it is there or not."""
+        if self.file is None:
+            return []
+        files = [*self.config.cc_model_filenames.values(), self.file]
+        return [(version, version.folder / file) for version in self.served() for file in dict.fromkeys(files)]
+
+    def missing_versions(self) -> list[int]:
+        """Versions that the policy names, and that are not there."""
+        there = {version.number for version in self.versions()}
+        return [number for number in self.config.version_policy.specific.versions if number not in there]
+
+
+def read_models(repository: Path) -> tuple[dict[str, Model], list[Problem]]:
+    """The models of a repository by their names, and what keeps others from being read."""
+    if not repository.is_dir():
+        return {}, [Problem(str(repository), "there is no such folder; name it with --model-repository DIR")]
+    models: dict[str, Model] = {}
+    problems = []
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        where = f"{folder.name}/{CONFIG}"
+        try:
+            text = (folder / CONFIG).read_text(encoding="utf-8")
+            models[folder.name] = Model(folder.name, folder, text_format.Parse(text, ModelConfig()))
+        except FileNotFoundError:
+            problems.append(Problem(where, "is missing; write it, or build the model with jpeg-build"))
+        except OSError as error:
+            problems.append(Problem(where, f"cannot be read: {error.strerror}"))
+        except UnicodeDecodeError as error:
+            problems.append(Problem(where, f"is not UTF-8 text (byte {error.start})"))
+        except text_format.ParseError as error:
+            line = error.GetLine()
+            # The message begins with line and column, which `where` says already.
+            message = str(error).split(" : ", 1)[-1].replace("\n", " ").strip()
+            problems.append(Problem(f"{where}:{line}" if line else where, f"cannot be parsed: {message}"))
+    if not models and not problems:
+        problems.append(Problem(str(repository), "holds no model; build one with jpeg-build"))
+    return models, problems
+
+
+def served_models(models: dict[str, Model]) -> list[Model]:
+    """The ensembles and their steps; all models if there is no ensemble."""
+    ensembles = [model for model in models.values() if model.is_ensemble]
+    steps = {step.model_name for model in ensembles for step in model.config.ensemble_scheduling.step}
+    return [model for model in models.values() if not ensembles or model.is_ensemble or model.name in steps]
+
+
+def recipe_of(models: dict[str, Model]) -> str:
+    """Name of the recipe that the repository's geometry comes from, for remedies."""
+    return next((model.parameter("recipe") for model in models.values() if model.parameter("recipe")), "")
+
+
+def report_path(artefact: Path) -> Path:
+    """Where the report on an artefact lies: model.json beside model.plan, sm90.json beside sm90.plan."""
+    return artefact.with_suffix(".json")
+
+
+def read_report(artefact: Path) -> dict[str, Any] | str:
+    """The report on an artefact, or what is wrong with it."""
+    try:
+        report = json.loads(report_path(artefact).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, ValueError):
+        return "is not JSON that can be read"
+    return report if isinstance(report, dict) else "is not a report"
+
+
+def artefact_sha256(artefact: Path) -> str:
+    """SHA-256 of an artefact, as its report states it.
+
+    Of one file: of its bytes. Of a folder, or of the pair X.xml and X.bin: of the lines "<sha256>  <path>" over all
+    its files in the order of their paths.
+    """
+    if artefact.is_dir():
+        files = {file.relative_to(artefact).as_posix(): file for file in artefact.rglob("*") if file.is_file()}
+    elif artefact.suffix == ".xml":
+        files = {file.name: file for file in (artefact, artefact.with_suffix(".bin"))}
+    else:
+        return _file_sha256(artefact)
+    lines = "".join(f"{_file_sha256(files[path])}  {path}\n" for path in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

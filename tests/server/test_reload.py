@@ -1,0 +1,461 @@
+"""A running server takes another classifier, a rebuilt one, another version, and no request fails meanwhile."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+import tritonclient.http as httpclient
+from conftest import serve
+from jpeg_client import Client
+from jpeg_serve import state
+from onnx import helper, numpy_helper
+from support import ROOT, edit, photo, run_module
+
+COFFEE = photo("coffee")
+CONFIG = "config.pbtxt"
+# What the classifier says of the photo, and what one says whose classes are turned by one: the label after it.
+SAID, TURNED = "espresso", "cup"
+
+
+def turn_classes(artefact):
+    """Make another network of a classifier: each class gets the logit of the one before it."""
+    network = onnx.load(str(artefact))
+    graph = network.graph
+    for node in graph.node:
+        node.output[:] = ["before" if name == "output__0" else name for name in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.roll(np.arange(1000), 1), "turned"))
+    graph.node.append(helper.make_node("Gather", ["before", "turned"], ["output__0"], axis=1))
+    place(artefact, network.SerializeToString())
+
+
+def place(artefact, content):
+    """Put an artefact in the place of another as a build does: whole, and with a report that speaks of it."""
+    report = json.loads(artefact.with_suffix(".json").read_text())
+    report["artefact"]["sha256"] = hashlib.sha256(content).hexdigest()
+    artefact.with_suffix(".made").write_bytes(content)
+    artefact.with_suffix(".made").replace(artefact)
+    artefact.with_suffix(".json").write_text(json.dumps(report))
+
+
+def add_classifier(repository, name):
+    """A copy of the demo classifier under another name."""
+    shutil.copytree(repository / "classifier_onnx", repository / name)
+    edit(repository / name / CONFIG, '"classifier_onnx"', f'"{name}"')
+
+
+def choose(repository, name):
+    """The one word."""
+    path = repository / "jpeg_classifier" / CONFIG
+    before = "classifier_turned" if "classifier_turned" in path.read_text() else "classifier_onnx"
+    edit(path, f'"{before}"', f'"{name}"')
+
+
+def reload(repository, *options):
+    return run_module("jpeg_serve", "reload", "--model-repository", repository, *options)
+
+
+def reloaded(repository, *options):
+    done = reload(repository, *options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def ask(server):
+    with Client(f"grpc://{server.grpc_address}") as client:
+        return client.classify([COFFEE], k=1)[0].labels[0]
+
+
+def count(server, model):
+    """How many images a model has classified; None if it is not loaded."""
+    try:
+        with urllib.request.urlopen(f"http://{server.http_address}/v2/models/{model}/stats", timeout=10) as answer:
+            return sum(each["inference_count"] for each in json.load(answer)["model_stats"])
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
+
+
+@dataclass
+class Load:
+    """What came of requests that were sent all the time."""
+
+    labels: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    probes: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def load_on(server, threads=4):
+    """Clients of both protocols that never pause, and a probe of the readiness as a load balancer sends it."""
+    load, over = Load(), threading.Event()
+
+    def classify(url):
+        with Client(url) as client:
+            while not over.is_set():
+                try:
+                    prediction = client.classify([COFFEE], k=1)[0]
+                    load.labels.append(prediction.labels[0] if prediction.labels else str(prediction.error))
+                except Exception as error:  # any failure at all is what this looks for
+                    load.failures.append(repr(error))
+
+    def probe():
+        while not over.is_set():
+            for path in ("v2/health/ready", "v2/models/jpeg_classifier/ready"):
+                try:
+                    with urllib.request.urlopen(f"http://{server.http_address}/{path}", timeout=10) as answer:
+                        load.probes.append(answer.status)
+                except urllib.error.HTTPError as error:
+                    with error:
+                        load.probes.append(error.code)
+            time.sleep(0.01)
+
+    urls = [f"grpc://{server.grpc_address}", f"http://{server.http_address}"]
+    running = [threading.Thread(target=classify, args=(urls[number % 2],)) for number in range(threads)]
+    running.append(threading.Thread(target=probe))
+    for thread in running:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in running:
+            thread.join()
+
+
+def assert_no_failure(load):
+    assert load.failures == []
+    assert set(load.probes) == {200}
+
+
+@pytest.fixture
+def two(repository):
+    """A repository with two classifiers that answer differently."""
+    add_classifier(repository, "classifier_turned")
+    turn_classes(repository / "classifier_turned" / "1" / "model.onnx")
+    return repository
+
+
+@pytest.fixture
+def served(two, tmp_path):
+    # After a model in use did not load again, Triton waits for the whole of drain_s when it stops.
+    for server in serve(two, tmp_path / "triton.log", drain_s=3):
+        yield two, server
+
+
+def test_swaps_back_and_forth_under_load_cost_no_request(served):
+    repository, server = served
+    assert ask(server) == SAID
+    with load_on(server) as load:
+        for name, says, other in [
+            ("classifier_turned", TURNED, "classifier_onnx"),
+            ("classifier_onnx", SAID, "classifier_turned"),
+        ] * 3:
+            choose(repository, name)
+            done = reloaded(repository)
+            assert f"preprocess -> {name} -> postprocess" in done.stdout
+            assert f"unloaded {other}" in done.stderr
+            begun = len(load.labels)
+            time.sleep(0.5)
+            # Whatever was asked after the command returned is answered by the new one, and by it alone.
+            assert set(load.labels[begun + 8 :]) <= {says}
+            assert count(server, name) > 0
+            assert count(server, other) is None
+            assert ask(server) == says
+    assert_no_failure(load)
+    assert set(load.labels) == {SAID, TURNED}
+    assert len(load.labels) > 100
+
+
+def test_what_changed_in_place_is_taken_under_load(served):
+    repository, server = served
+    classifier = repository / "classifier_onnx"
+    with load_on(server) as load:
+        turn_classes(classifier / "1" / "model.onnx")
+        reloaded(repository)
+        assert ask(server) == TURNED
+        edit(classifier / CONFIG, "count: 1", "count: 2")
+        edit(repository / "preprocess" / CONFIG, "count: 1", "count: 2")
+        reloaded(repository)
+        # One worker for each instance: two of the classifier, two of preprocess, one of postprocess.
+        assert len(psutil.Process(server.pid).children()) == 5
+        edit(classifier / CONFIG, "count: 2", "count: 1")
+        reloaded(repository)
+    assert_no_failure(load)
+    assert set(load.labels) == {SAID, TURNED}
+
+
+def test_a_swap_leaves_the_other_steps_as_they_are(served):
+    """A worker that is started anew counts from 0; and nothing that a worker writes may look like an edit."""
+    repository, server = served
+    assert ask(server) == SAID
+    choose(repository, "classifier_turned")
+    reloaded(repository)
+    log = (repository.parent / "triton.log").read_text()
+    assert log.count("successfully loaded 'preprocess'") == 1
+    assert log.count("successfully loaded 'postprocess'") == 1
+
+
+def test_a_version_beside_the_old_one_is_served_and_going_back_is_one_reload(served):
+    repository, server = served
+    classifier = repository / "classifier_onnx"
+    config = (classifier / CONFIG).read_text()
+    with load_on(server, threads=2) as load:
+        shutil.copytree(classifier / "1", classifier / "2")
+        turn_classes(classifier / "2" / "model.onnx")
+        reloaded(repository)
+        assert ask(server) == TURNED
+        (classifier / CONFIG).write_text(config + "version_policy { specific { versions: [1] } }\n")
+        reloaded(repository)
+        assert ask(server) == SAID
+        (classifier / CONFIG).write_text(config + "version_policy { all { } }\n")
+        reloaded(repository)
+        assert ask(server) == TURNED
+        ensemble = repository / "jpeg_classifier" / CONFIG
+        text = ensemble.read_text()
+        at = text.index("model_version: -1", text.index("classifier_onnx"))
+        ensemble.write_text(text[:at] + "model_version: 1" + text[at + len("model_version: -1") :])
+        reloaded(repository)
+        assert ask(server) == SAID
+    assert_no_failure(load)
+
+
+def test_what_does_not_load_is_named_and_the_old_one_goes_on(served):
+    repository, server = served
+    broken = repository / "classifier_turned" / "1" / "model.onnx"
+    good = broken.read_bytes()
+    place(broken, b"no ONNX file")
+    choose(repository, "classifier_turned")
+    with load_on(server, threads=2) as load:
+        done = reload(repository)
+        assert done.returncode == 1
+        assert "jpeg-serve: classifier_turned was not loaded, and the server goes on with what it had" in done.stderr
+        assert "Load model from" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "\n\nAt:" not in done.stderr
+        time.sleep(0.5)
+        assert set(load.labels) == {SAID}
+
+        place(broken, good)
+        reloaded(repository)
+        assert ask(server) == TURNED
+
+        place(broken, b"no ONNX file")  # now in use
+        done = reload(repository)
+        assert done.returncode == 1
+        assert "classifier_turned was not loaded" in done.stderr
+        assert ask(server) == TURNED
+        place(broken, good)
+        reloaded(repository)
+        assert ask(server) == TURNED
+    assert_no_failure(load)
+
+
+def test_an_ensemble_that_triton_refuses_does_not_stop_the_old_one(served):
+    """Something that only Triton finds: it would unload the old ensemble before it says so."""
+    repository, server = served
+    choose(repository, "classifier_turned")
+    with (repository / "jpeg_classifier" / CONFIG).open("a") as config:
+        config.write("instance_group { count: 1 }\n")
+    with load_on(server, threads=2) as load:
+        done = reload(repository)
+        assert done.returncode == 1
+        assert "jpeg_classifier was not loaded, and the server goes on" in done.stderr
+        assert "the server's log says why" in done.stderr
+        time.sleep(0.5)
+        assert count(server, "classifier_turned") is None
+    assert_no_failure(load)
+    assert set(load.labels) == {SAID}
+
+
+def test_a_repository_that_cannot_be_served_is_refused_before_anything_is_touched(served):
+    repository, server = served
+    (repository / "classifier_turned" / "1" / "model.onnx").write_bytes(b"other")
+    choose(repository, "classifier_turned")
+    done = reload(repository)
+    assert done.returncode == 1
+    assert "cannot be served; the server goes on as it is:\n  classifier_turned/1/model.json" in done.stderr
+    assert ask(server) == SAID
+    assert "loading: classifier_turned" not in (repository.parent / "triton.log").read_text()
+
+
+def other_recipe(repository):
+    report = json.loads((repository / "classifier_onnx" / "1" / "model.json").read_text())
+    for path in (*repository.glob("*/config.pbtxt"), *repository.glob("*/1/model.json")):
+        path.write_text(path.read_text().replace(report["recipe_sha256"], "0" * 64))
+
+
+def other_shape(repository):
+    for path in (*repository.glob("*/config.pbtxt"), *repository.glob("*/1/model.json")):
+        path.write_text(path.read_text().replace("224, 224, 3", "240, 240, 3").replace("224,", "240,"))
+
+
+def smaller_batch(repository):
+    for path in repository.glob("*/config.pbtxt"):
+        path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 8"))
+
+
+RESTARTS = {
+    "recipe": (other_recipe, r"postprocess changed in its recipe \(from mobilenet_v2 [0-9a-f]{8} to mobilenet_v2 0{8}"),
+    "shape": (other_shape, "classifier_onnx changed in its inputs"),
+    "batch": (smaller_batch, r"classifier_onnx changed in its max_batch_size \(from 64 to 8\)"),
+}
+
+
+def test_what_concerns_more_than_the_classifier_asks_for_a_restart(served, tmp_path):
+    repository, server = served
+    shutil.copytree(repository, tmp_path / "as_it_was")
+    for change, said in RESTARTS.values():
+        change(repository)
+        done = reload(repository)
+        assert done.returncode == 1
+        assert re.search(said, done.stderr), done.stderr
+        assert "Restart the server instead" in done.stderr
+        assert ask(server) == SAID
+        shutil.copytree(tmp_path / "as_it_was", repository, dirs_exist_ok=True)
+    reloaded(repository)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [
+            "--http-restricted-api",
+            "model-repository,logging:x-manager=mine",
+            "--http-restricted-api=model-config:reader=me",
+        ],
+        ["--http-restricted-api=logging:admin-key=mine"],  # leaves the repository open
+    ],
+)
+def test_a_server_with_a_key_of_the_users_own_is_reloaded(two, tmp_path, options):
+    for server in serve(two, tmp_path / "triton.log", triton=options):
+        choose(two, "classifier_turned")
+        reloaded(two)
+        assert ask(server) == TURNED
+
+
+def test_several_servers_are_told_apart(two, tmp_path, built_repository, server):
+    elsewhere = tmp_path / "nowhere"
+    elsewhere.mkdir()
+    nobody = reload(elsewhere)
+    assert nobody.returncode == 1
+    assert f"no running jpeg-serve that serves {elsewhere}: start it" in nobody.stderr
+    assert "; running are " in nobody.stderr
+    assert f"{built_repository} at {server.http_address}" in nobody.stderr
+    for first in serve(two, tmp_path / "first.log"):
+        for second in serve(two, tmp_path / "second.log"):
+            choose(two, "classifier_turned")
+            done = reload(two)
+            assert done.returncode == 1
+            ports = {first.options.http_port, second.options.http_port}
+            assert "several servers run here: choose one with --http-port" in done.stderr
+            assert all(str(port) in done.stderr for port in ports)
+            done = run_module("jpeg_serve", "reload", "--http-port", str(second.options.http_port), cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert (ask(first), ask(second), ask(server)) == (SAID, TURNED, SAID)
+            reloaded(two, "--http-port", str(first.options.http_port))
+            assert ask(first) == TURNED
+
+
+def state_of(server):
+    """The file and the content of a server's state."""
+    ((file, running),) = [found for found in state.find_running() if found[1].pid == server.pid]
+    return file, running
+
+
+def test_the_state_is_its_users_alone_and_goes_with_the_server(built_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for server in serve(built_repository, tmp_path / "triton.log"):
+        file, running = state_of(server)
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.parent.stat().st_mode & 0o777 == 0o700
+        assert running.model_repository == str(built_repository)
+        header, key = running.keys["model-repository"]
+        client = httpclient.InferenceServerClient(server.http_address)
+        assert client.get_model_repository_index(headers={header: key})
+        client.close()
+    assert list(file.parent.iterdir()) == []
+    assert state.find_running() == []
+
+
+def test_what_a_killed_server_left_is_recognised_and_removed(built_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    log = (tmp_path / "stderr").open("wb")
+    ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
+    command = [sys.executable, "-m", "jpeg_serve", "--model-repository", built_repository, *ports]
+    process = subprocess.Popen([*map(str, command)], stderr=log)
+    try:
+        while not (running := state.find_running()):
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.05)
+        ((file, found),) = running
+    finally:
+        process.kill()  # and its server gets SIGTERM
+        process.wait()
+        log.close()
+    assert file.exists()
+    os.kill(found.pid, signal.SIGKILL)
+    while found.is_alive():
+        time.sleep(0.05)
+    assert reload(built_repository).returncode == 1
+    assert not file.exists()
+
+
+def test_one_reload_at_a_time(served):
+    repository, server = served
+    choose(repository, "classifier_turned")
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-m", "jpeg_serve", "reload", "--model-repository", str(repository)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    said = [each.communicate(timeout=60)[1] for each in (first, second)]
+    assert sorted([first.returncode, second.returncode]) == [0, 1], said
+    assert any("another jpeg-serve reload is at work on this server" in each for each in said)
+    assert ask(server) == TURNED
+
+
+def test_a_reload_is_handed_to_the_environment_that_the_server_runs_in(served, tmp_path):
+    """The packages of that environment are what counts, not those of the one that the command was typed in."""
+    repository, server = served
+    file, running = state_of(server)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 7\n')
+    python.chmod(0o755)
+    content = file.read_text()
+    file.write_text(
+        content.replace(f'"{running.prefix}"', '"/elsewhere"').replace(f'"{running.python}"', f'"{python}"')
+    )
+    try:
+        done = reload(repository, "--drain-s", "3")
+        assert done.returncode == 7
+        asked = (tmp_path / "asked").read_text()
+        port = server.options.http_port
+        assert asked.startswith(f"-m jpeg_serve reload --model-repository {repository} --http-port {port} ")
+        assert asked.endswith("--drain-s 3\n")
+    finally:
+        file.write_text(content)
+
+
+def test_a_reload_takes_no_options_of_tritonserver():
+    done = run_module("jpeg_serve", "reload", "--", "--log-verbose=1", cwd=ROOT)
+    assert done.returncode == 2
+    assert "a reload takes none" in done.stderr
