@@ -113,7 +113,7 @@ def test_a_build_says_whose_choice_it_left_alone(built, tmp_path):
     (tmp_path / "model_repository/preprocess/1/model.py").write_text("# my own\n")
     done = run_module("jpeg_build", built / "colours.toml", "--model-repository", tmp_path / "model_repository")
     assert done.returncode == 0
-    assert "uses classifier_mine, as you chose; to use classifier_onnx, edit that word" in done.stderr
+    assert "uses classifier_mine, as you chose; to use classifier_onnx, edit that word, or" in done.stderr
     assert "preprocess/1/model.py differs from this project's and was left alone" in done.stderr
 
 
@@ -138,7 +138,7 @@ def test_a_network_that_is_outside_the_tolerance_is_not_put_in_place(built, tmp_
     repository = tmp_path / "model_repository"
     shutil.copytree(built / "model_repository", repository)
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-    monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0))
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0, 1.0, tie=0.0))
     request = build.Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
     with pytest.raises(ParityError, match="Nothing was put in place"):
         build.build(request, lambda message: None)

@@ -1,0 +1,128 @@
+"""Every classifier that runs without a GPU, in every precision: built, verified, served, asked in both ways."""
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from conftest import serve
+from jpeg_build.build import Request, build
+from jpeg_build.cli import main
+from jpeg_build.emitters import Options
+from jpeg_build.photos import PHOTOS, load_photos
+from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_client import Client
+from support import photo
+
+RECIPE = load_recipe(RECIPES / "mobilenet_v2.toml")
+assert RECIPE.labels is not None
+LABELS = RECIPE.labels
+
+CLASSIFIERS = [
+    ("onnx", "fp16"),
+    ("onnx", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "fp16"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("torch_tensorrt", "fp32"),
+    ("torch_tensorrt", "fp16"),
+]
+
+# What torchvision says with its own transform, FACTS.md; int8 may be off by more.
+EXPECTED = {"chelsea": ("Egyptian cat", 0.717), "coffee": ("espresso", 0.992), "china": ("palace", 0.692)}
+
+
+@pytest.fixture(scope="module", params=CLASSIFIERS, ids="-".join)
+def classifier(request, tmp_path_factory):
+    """(backend, precision, repository) of one that was just built."""
+    backend, precision = request.param
+    repository = tmp_path_factory.mktemp(backend) / "model_repository"
+    build(
+        Request(recipe=RECIPE, repository=repository, backend=backend, precision=precision, options=Options(trt=False)),
+        lambda message: None,
+    )
+    return backend, precision, repository
+
+
+@pytest.fixture(scope="module")
+def server(classifier):
+    _backend, _precision, repository = classifier
+    yield from serve(repository, repository.with_name("triton.log"))
+
+
+@contextmanager
+def triton(module, server):
+    client = module.InferenceServerClient(server.grpc_address if module is grpcclient else server.http_address)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def test_its_report_says_what_it_is(classifier):
+    backend, precision, repository = classifier
+    (report,) = (repository / f"classifier_{backend}" / "1").glob("model.json")
+    found = json.loads(report.read_text())
+    assert (found["backend"], found["precision"]) == (backend, precision)
+    assert found["parity"]["relative_difference"] <= found["tolerance"]["relative_difference"]
+    if precision != "fp32":
+        # It is really another precision, not fp32 under another name.
+        assert found["parity"]["relative_difference"] > 1e-5
+
+
+def test_the_labels_are_right(classifier, server):
+    _, precision, _ = classifier
+    near = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.15, "int8": 0.25}[precision]
+    for url in (f"grpc://{server.grpc_address}", f"http://{server.http_address}"):
+        with Client(url) as client:
+            predictions = client.classify([photo(name) for name in EXPECTED])
+        for (label, score), prediction in zip(EXPECTED.values(), predictions, strict=True):
+            assert prediction.labels[0] == label
+            assert prediction.scores[0] == pytest.approx(score, abs=near)
+
+
+@pytest.mark.parametrize("module", [grpcclient, httpclient], ids=["grpc", "http"])
+def test_the_classic_tensor_client_gets_scores_indices_and_labels(classifier, server, module):
+    backend, _, _ = classifier
+    pixels = load_photos(PHOTOS, RECIPE)[:3]
+    with triton(module, server) as client:
+        tensor = module.InferInput("input__0", list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        name = f"classifier_{backend}"
+        wanted = module.InferRequestedOutput("output__0", class_count=5)
+        answer = client.infer(name, [tensor], outputs=[wanted]).as_numpy("output__0")
+        logits = client.infer(name, [tensor]).as_numpy("output__0")
+    assert answer.shape == (3, 5)
+    for row, values in zip(answer, logits, strict=True):
+        score, index, label = row[0].decode().split(":")
+        assert int(index) == int(values.argmax())
+        assert float(score) == pytest.approx(float(values.max()), abs=1e-4)
+        assert label == LABELS[int(index)]
+
+
+@pytest.mark.parametrize("module", [grpcclient, httpclient], ids=["grpc", "http"])
+def test_the_metadata_are_the_same_for_all(classifier, server, module):
+    with triton(module, server) as client:
+        found = client.get_model_metadata(
+            f"classifier_{classifier[0]}", **({"as_json": True} if module is grpcclient else {})
+        )
+    (tensor,), (output,) = found["inputs"], found["outputs"]
+    assert (tensor["name"], tensor["datatype"], [int(n) for n in tensor["shape"]]) == (
+        "input__0",
+        "UINT8",
+        [-1, 224, 224, 3],
+    )
+    assert (output["name"], output["datatype"], [int(n) for n in output["shape"]]) == ("output__0", "FP32", [-1, 1000])
+
+
+def test_verify_asks_the_running_server(classifier, server, capsys):
+    backend, precision, repository = classifier
+    arguments = ["verify", backend, "--server", server.grpc_address, "--model-repository", str(repository)]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["classifier"], found["precision"]) == (f"classifier_{backend}", precision)
+    assert found["server"] == server.grpc_address
+    assert np.isfinite(found["parity"]["max_abs_difference"])
