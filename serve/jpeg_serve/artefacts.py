@@ -8,8 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tritonclient.grpc import model_config_pb2
-
 from jpeg_serve.fitness import gpus_used, instance_misfits, misfits
 from jpeg_serve.machine import Machine
 from jpeg_serve.models import (
@@ -22,6 +20,7 @@ from jpeg_serve.models import (
     report_path,
     served_models,
 )
+from jpeg_serve.triton_config import model_config_pb2
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tritonclient.grpc import model_config_pb2
-
 from jpeg_serve.artefacts import Place, check_files
 from jpeg_serve.machine import Machine, this_machine
 from jpeg_serve.models import Model, Problem, read_models, read_report, served_models
+from jpeg_serve.triton_config import model_config_pb2
 
 __all__ = ["Problem", "backends_needed", "check_repository", "models_to_load", "summary"]
 

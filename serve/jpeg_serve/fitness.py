@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
-
 from jpeg_serve.machine import Machine
+from jpeg_serve.triton_config import ModelConfig, ModelInstanceGroup
 
 # What our Python-based backends import, by the name of the backend.
 _PACKAGES = {

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from jpeg_serve.triton_config import ModelConfig, text_format
 
 CONFIG = "config.pbtxt"
 

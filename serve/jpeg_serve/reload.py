@@ -21,9 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import check_repository, models_to_load
 from jpeg_serve.errors import ReloadError, RepositoryProblems
@@ -31,6 +28,7 @@ from jpeg_serve.machine import Machine
 from jpeg_serve.management import Management, reason
 from jpeg_serve.models import Model, read_models
 from jpeg_serve.state import Running, find_running
+from jpeg_serve.triton_config import ModelConfig, json_format
 
 Say = Callable[[str], None]
 
