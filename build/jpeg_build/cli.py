@@ -97,6 +97,7 @@ def _build(options: argparse.Namespace) -> object:
             opt_batch=options.opt_batch,
             max_batch=options.max_batch,
             workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
+            builder_level=options.builder_level,
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,
             timing_cache=options.timing_cache,
@@ -216,6 +217,13 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="MIB",
         help="memory that TensorRT may use for one layer (default: all that the GPU has)",
+    )
+    engines.add_argument(
+        "--builder-level",
+        type=int,
+        choices=range(6),
+        metavar="0-5",
+        help="tensorrt: how long to search for the fastest kernels; lower builds quicker (default: TensorRT's own, 3)",
     )
     engines.add_argument(
         "--version-compatible",

@@ -109,6 +109,8 @@ def command(
     if options.workspace_bytes is not None:
         # Without a unit, the number is of MiB in every version; suffixes came later.
         parts.append(f"--memPoolSize=workspace:{options.workspace_bytes / 2**20:g}")
+    if options.builder_level is not None:
+        parts.append(f"--builderOptimizationLevel={options.builder_level}")
     if timing_cache is not None:
         parts.append(f"--timingCacheFile={timing_cache}")
     if options.version_compatible:

@@ -254,7 +254,10 @@ def served(request, plan, tmp_path_factory):
     """A server, and the file in which the backend notes where pixels lay."""
     folder = tmp_path_factory.mktemp("served")
     repository = repository_with(folder, plan.read_bytes(), graphs=request.param)
-    for server in serve(repository, folder / "triton.log", load=[NAME], backends=folder / "backends"):
+    # A key for the one part, instead of jpeg-serve's for all: tests register shared memory.
+    open_memory = ["--http-restricted-api=model-repository:admin-key=test"]
+    options = {"load": [NAME], "backends": folder / "backends", "triton": open_memory}
+    for server in serve(repository, folder / "triton.log", **options):
         yield server, folder / "seen"
 
 

@@ -71,6 +71,7 @@ def test_what_the_user_chose_is_in_the_line(version):
         opt_batch=4,
         max_batch=8,
         workspace_bytes=3 * 2**29,
+        builder_level=2,
         version_compatible=True,
         hardware_compatible=True,
     )
@@ -84,6 +85,7 @@ def test_what_the_user_chose_is_in_the_line(version):
     assert made[3:6] == [f"--{name}Shapes=input__0:{n}x224x192x3" for name, n in (("min", 2), ("opt", 4), ("max", 8))]
     assert made[made.index("--memPoolSize=workspace:1536") :] == [
         "--memPoolSize=workspace:1536",
+        "--builderOptimizationLevel=2",
         "--timingCacheFile=cache.timing",
         "--versionCompatible",
         "--hardwareCompatibilityLevel=ampere+",

@@ -32,6 +32,7 @@ class Options:
 
     min_batch, opt_batch, max_batch: the optimisation profile: which batch sizes an engine takes, and which one it is
     tuned for. workspace_bytes: memory that TensorRT may use while it runs a layer; None leaves it to TensorRT.
+    builder_level: how long TensorRT searches for kernels, 0 to 5; None is TensorRT's own choice, 3.
     version_compatible: an engine that later TensorRT versions of the same major load, too. hardware_compatible: one
     that runs on other GPUs, of Ampere or later. timing_cache: a file of measured kernels, read and renewed.
     tool: what builds a TensorRT engine. trt: False leaves TensorRT out of torch_tensorrt and tf_trt.
@@ -42,6 +43,7 @@ class Options:
     opt_batch: int = 16
     max_batch: int = 64
     workspace_bytes: int | None = None
+    builder_level: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
     timing_cache: Path | None = None

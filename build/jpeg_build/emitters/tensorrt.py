@@ -237,6 +237,7 @@ def _build(plan: _Plan, job: Job, *, onnx: Path, artefact: Path, cache: Path) ->
             if options.hardware_compatible
             else None,
             version_compatible=options.version_compatible,
+            builder_optimization_level=options.builder_level,
             preview_features=_preview_features(trt, plan.version),
         )
         SaveBytes(EngineBytesFromNetwork(network, config, save_timing_cache=str(cache)), str(artefact))()
