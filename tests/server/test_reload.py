@@ -181,6 +181,24 @@ def test_swaps_back_and_forth_under_load_cost_no_request(served):
     assert len(load.labels) > 100
 
 
+def test_every_classifier_for_cpus_takes_over_from_the_one_before_under_load(repository, tmp_path):
+    for backend in ("openvino", "torch_tensorrt"):
+        built = ["mobilenet_v2", "--backend", backend, "--no-trt", "--model-repository", repository]
+        done = run_module("jpeg_build", *built)
+        assert done.returncode == 0, done.stderr
+    for server in serve(repository, tmp_path / "triton.log"):
+        with load_on(server) as load:
+            for backend in ("openvino", "torch_tensorrt", "onnx"):
+                used = run_module("jpeg_build", "use", backend, "--model-repository", repository)
+                assert used.returncode == 0, used.stderr
+                reloaded(repository)
+                before = count(server, f"classifier_{backend}")
+                assert ask(server) == SAID
+                assert count(server, f"classifier_{backend}") > before
+        assert_no_failure(load)
+        assert set(load.labels) == {SAID}
+
+
 def test_what_changed_in_place_is_taken_under_load(served):
     repository, server = served
     classifier = repository / "classifier_onnx"
