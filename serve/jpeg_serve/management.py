@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import json_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from jpeg_serve.errors import ReloadError
+from jpeg_serve.triton_config import ModelConfig, json_format
 
 # Calls that answer at once, but may wait behind one that loads a model.
 _ANSWER_S = 30.0
