@@ -6,18 +6,21 @@ import functools
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from jpeg_build import configs, parity, repository
 from jpeg_build import report as reports
-from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Say, emitter
+from jpeg_build.artefacts import find_report, served_report, this_gpu
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run, Say, emitter
 from jpeg_build.errors import BuildError, ParityError
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
-from jpeg_build.photos import PHOTOS, load_photos, random_pixels
+from jpeg_build.photos import PHOTOS, digest, load_photos, random_pixels
 from jpeg_build.recipe import Recipe
 from jpeg_build.report import Report
 from jpeg_build.speed import images_per_second
@@ -76,12 +79,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artefact that was made and measured. fault: why it is outside its tolerance, None if it is not."""
+    """An artefact that was made, and is within its tolerance."""
 
     precision: str
     emitted: Emitted
     parity: parity.Parity
-    fault: ParityError | None
 
 
 def build(request: Request, say: Say) -> tuple[Report, list[str]]:
@@ -94,14 +96,13 @@ def build(request: Request, say: Say) -> tuple[Report, list[str]]:
         raise BuildError(f"{target.name} has the precisions {', '.join(target.precisions)}, not {wanted}")
     # First of all: what cannot be written, or is being built already, is said before minutes are spent.
     with repository.staging(request.repository) as folder:
+        emitter(target).require_tools(request.options)
         question = ask(request, say)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=repository.STAGING) as scratch:
             if wanted == AUTO:
                 chosen, speeds = _fastest(request, question, Path(scratch), say)
             else:
                 chosen, speeds = _make(request, question, wanted, Path(scratch), say), None
-                if chosen.fault is not None:
-                    raise ParityError(f"{chosen.fault}. Nothing was put in place.") from chosen.fault
             report = _stage_artefact(request, question, chosen, folder, speeds)
         stage_repository(request, folder, question.network.labels, chosen.emitted)
         repository.place(folder, request.repository)
@@ -113,18 +114,28 @@ def ask(request: Request, say: Say) -> Question:
     network = load_network(
         request.recipe, request.backend, checkpoint=request.checkpoint, random=request.random_weights, say=say
     )
-    photos, noise = load_photos(request.photos, request.recipe), random_pixels(request.recipe)
+    photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
+    noise = random_pixels(request.recipe)
     say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
     return Question(network, photos, noise, parity.run_in_batches(network.reference, np.concatenate([photos, noise])))
 
 
 def _make(request: Request, question: Question, precision: str, folder: Path, say: Say) -> Candidate:
-    """Make the artefact in one precision in `folder`, which is empty, and measure it."""
-    calibration = request.calibration or request.photos
+    """Make the artefact in one precision in `folder`, which is empty, and measure it.
 
-    @functools.cache
+    Raises BuildError if it cannot be made or run, ParityError if it is outside its tolerance.
+    """
+
     def calibration_images() -> Pixels:
-        return question.photos if calibration == request.photos else load_photos(calibration, request.recipe)
+        if request.calibration is None:
+            return question.photos
+        return load_photos(
+            request.calibration,
+            request.recipe,
+            purpose="calibrate int8 on",
+            option="--calibration",
+            skipped=lambda line: say(f"left out of the calibration: {line}"),
+        )
 
     job = Job(
         request.recipe,
@@ -138,45 +149,68 @@ def _make(request: Request, question: Question, precision: str, folder: Path, sa
     )
     made = emitter(request.target).emit(job)
     say(f"comparing the {precision} artefact with the network")
-    with emitter(request.target).opened(made.artefact) as run:
-        answers = parity.run_in_batches(run, question.pixels)
-    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
+    answers = answers_of(emitter(request.target), made.artefact, question.pixels)
     try:
+        measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
         parity.check(measured, precision)
     except ParityError as fault:
-        return Candidate(precision, made, measured, fault)
-    return Candidate(precision, made, measured, None)
+        raise ParityError(f"{fault}. Nothing was put in place.") from fault
+    return Candidate(precision, made, measured)
+
+
+class Opener(Protocol):
+    """What can run an artefact: an emitter, or a server that has it."""
+
+    def opened(self, artefact: Path, /) -> AbstractContextManager[Run]:
+        """See Emitter."""
+        ...
+
+
+def answers_of(backend: Opener, artefact: Path, pixels: Pixels) -> Logits:
+    """What an artefact says of pixels, in batches of several sizes.
+
+    Raises BuildError with the head of what its runtime says, if it cannot run it.
+    """
+    with backend.opened(artefact) as run:
+        try:
+            return parity.run_in_batches(run, pixels)
+        except BuildError:
+            raise
+        except Exception as error:  # each runtime has exceptions of its own
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise BuildError(f"{artefact.name} cannot be run: {said}") from error
 
 
 def _fastest(
     request: Request, question: Question, scratch: Path, say: Say
 ) -> tuple[Candidate, dict[str, float | None]]:
-    """Make every precision; the fastest of those within tolerance, and the speed of each (None for one outside).
+    """Make every precision; the fastest of those within tolerance, and the speed of each (None for one left out).
 
-    Raises ParityError if none is within its tolerance.
+    Raises BuildError if there is none.
     """
-    made = {}
+    made: dict[str, Candidate] = {}
+    faults: dict[str, BuildError] = {}
     for precision in request.target.precisions:
         (scratch / precision).mkdir()
-        made[precision] = _make(request, question, precision, scratch / precision, say)
-    fit = {precision: candidate for precision, candidate in made.items() if candidate.fault is None}
-    if not fit:
-        faults = "; ".join(f"{each.fault}" for each in made.values())
-        raise ParityError(f"{faults}. Nothing was put in place.")
-    say(f"measuring {', '.join(fit)} on this machine")
+        try:
+            made[precision] = _make(request, question, precision, scratch / precision, say)
+        except BuildError as fault:
+            faults[precision] = fault
+    if not made:
+        raise BuildError("; ".join(f"{precision}: {fault}" for precision, fault in faults.items()))
+    say(f"measuring {', '.join(made)} on this machine")
     measured = images_per_second(
-        {precision: candidate.emitted.artefact for precision, candidate in fit.items()},
+        {precision: candidate.emitted.artefact for precision, candidate in made.items()},
         emitter(request.target),
         question.photos,
     )
-    speeds: dict[str, float | None] = {precision: measured.get(precision) for precision in made}
     best = max(measured, key=measured.__getitem__)
-    for precision, candidate in made.items():
-        if candidate.fault is not None:
-            say(f"{precision}: left out: {candidate.fault}")
+    for precision in request.target.precisions:
+        if precision in faults:
+            say(f"{precision}: left out: {faults[precision]}")
         else:
             say(f"{precision}: {measured[precision]:.0f} images/s{', taken' if precision == best else ''}")
-    return made[best], speeds
+    return made[best], {precision: measured.get(precision) for precision in request.target.precisions}
 
 
 def _stage_artefact(
@@ -190,6 +224,7 @@ def _stage_artefact(
         backend=request.backend,
         precision=chosen.precision,
         emitted=chosen.emitted,
+        settings=_settings(request, chosen.emitted),
         weights=question.network.weights,
         parity=chosen.parity,
     )
@@ -205,23 +240,29 @@ def _stage_artefact(
 
 
 def _asked(request: Request) -> dict[str, object]:
-    options = {key: value for key, value in asdict(request.options).items() if key != "timing_cache"}
-    return {"precision": request.precision, **options}
+    options = {key: value for key, value in asdict(request.options).items() if not isinstance(value, Path)}
+    return {
+        "precision": request.precision,
+        "photos": digest(request.photos),
+        "calibration": None if request.calibration is None else digest(request.calibration),
+        **{key: value for key, value in options.items() if key not in ("timing_cache", "keep_onnx")},
+    }
+
+
+def _settings(request: Request, emitted: Emitted) -> configs.ArtefactSettings:
+    capability = emitted.requires.get("compute_capability")
+    return configs.ArtefactSettings(
+        on_gpu=capability is not None,
+        max_batch=None if capability is None else request.options.max_batch,
+        parameters=dict(emitted.parameters),
+        engines={str(capability): emitted.artefact.name} if request.options.per_gpu else {},
+    )
 
 
 def stage_repository(request: Request, folder: Path, labels: Sequence[str], emitted: Emitted | None = None) -> None:
     """Everything but the artefact: configs, labels, and the Python models where they are not yet."""
     recipe, target = request.recipe, request.target
-    capability = emitted.requires.get("compute_capability") if emitted is not None else None
-    engine_for_one = emitted is not None and capability and request.options.per_gpu
-    classifier = configs.classifier_config(
-        recipe,
-        target,
-        on_gpu=None if emitted is None else capability is not None,
-        max_batch=request.options.max_batch if capability else configs.MAX_BATCH_SIZE,
-        parameters=emitted.parameters if emitted is not None else {},
-        engines={str(capability): emitted.artefact.name} if emitted is not None and engine_for_one else {},
-    )
+    classifier = configs.classifier_config(recipe, target)
     built = {
         config.name: config
         for config in (
@@ -231,7 +272,18 @@ def stage_repository(request: Request, folder: Path, labels: Sequence[str], emit
             configs.ensemble_config(classifier.name),
         )
     }
-    repository.stage_configs(request.repository, folder, built)
+    adjust = {}
+    existing = repository.read_config(request.repository, classifier.name)
+    served = configs.pinned_version(existing) if existing is not None else None
+    # A version that is not served leaves the config to the one that is.
+    if emitted is not None and served in (None, request.settled_version):
+        before = served_report(request.repository, target)
+        adjust[classifier.name] = functools.partial(
+            configs.apply_settings,
+            settings=_settings(request, emitted),
+            before=None if before is None else reports.settings_of(before),
+        )
+    repository.stage_configs(request.repository, folder, built, adjust)
     repository.stage_sources(request.repository, folder)
     for model in (classifier.name, configs.POSTPROCESS):
         file = folder / model / configs.LABELS
@@ -246,9 +298,12 @@ def is_up_to_date(request: Request) -> bool:
     """
     root, target = request.repository, request.target
     folder = root / target.model / str(request.settled_version)
-    made = reports.read(folder / reports.report_path(Path(target.artefact)).name)
-    if made is None or request.checkpoint is not None or request.random_weights or request.calibration is not None:
-        return False  # a checkpoint, or a photo, may have changed under its name
+    made = reports.read(find_report(root, target, request.settled_version))
+    if made is None or request.checkpoint is not None or request.random_weights:
+        return False  # a checkpoint may have changed under its name
+    needed = made.get("requires", {}).get("compute_capability")
+    if needed is not None and needed != this_gpu():
+        return False
     wanted = {
         "recipe_sha256": request.recipe.sha256,
         "backend": request.backend,

@@ -31,6 +31,7 @@ examples:
 exit status: 0 done, or already up to date with --if-needed; 1 it failed; 2 the call was wrong
 """
 
+OPT_BATCH = 16
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 
 
@@ -74,11 +75,14 @@ def _build(options: argparse.Namespace) -> object:
     from jpeg_build.recipe import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(options.recipe))
+    if options.opt_batch is None:
+        options.opt_batch = max(options.min_batch, min(OPT_BATCH, options.max_batch))
     if not options.min_batch <= options.opt_batch <= options.max_batch:
         raise CallError(
             f"--min-batch {options.min_batch}, --opt-batch {options.opt_batch} and --max-batch {options.max_batch} are "
             "not in this order"
         )
+    _refuse_idle(options)
     from jpeg_build.build import Request, build, is_up_to_date, say_on_stderr
     from jpeg_build.photos import PHOTOS
 
@@ -101,6 +105,7 @@ def _build(options: argparse.Namespace) -> object:
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,
             timing_cache=options.timing_cache,
+            keep_onnx=options.keep_onnx,
             tool=options.tool,
             trt=not options.no_trt,
             per_gpu=options.per_gpu,
@@ -113,6 +118,31 @@ def _build(options: argparse.Namespace) -> object:
     for note in notes:
         _tell(f"note: {note}")
     return report
+
+
+# Options that mean something to these backends only, with what they are if they are not given.
+IDLE = {
+    "min_batch": (1, ("tensorrt", "torch_tensorrt", "tf_trt")),
+    "max_batch": (64, ("tensorrt", "torch_tensorrt", "tf_trt")),
+    "workspace_mib": (None, ("tensorrt", "torch_tensorrt", "tf_trt")),
+    "builder_level": (None, ("tensorrt",)),
+    "version_compatible": (False, ("tensorrt", "torch_tensorrt")),
+    "hardware_compatible": (False, ("tensorrt", "torch_tensorrt")),
+    "timing_cache": (None, ("tensorrt", "torch_tensorrt")),
+    "keep_onnx": (None, ("tensorrt",)),
+    "per_gpu": (False, ("tensorrt",)),
+    "tool": ("polygraphy", ("tensorrt",)),
+    "no_trt": (False, ("torch_tensorrt", "tf_trt")),
+}
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Raises CallError for an option that would do nothing."""
+    for name, (default, backends) in IDLE.items():
+        if getattr(options, name) != default and options.backend not in backends:
+            raise CallError(
+                f"--{name.replace('_', '-')} means something to {', '.join(backends)} only, not to {options.backend}"
+            )
 
 
 def _use(options: argparse.Namespace) -> object:
@@ -204,13 +234,13 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     engines = parser.add_argument_group("TensorRT engines (tensorrt, torch_tensorrt, tf_trt)")
-    for name, batch, meaning in (
-        ("min", 1, "smallest batch that the engine takes"),
-        ("opt", 16, "batch that it is tuned for"),
-        ("max", 64, "largest batch that it takes, and max_batch_size of the config"),
+    for name, batch, meaning, default in (
+        ("min", 1, "smallest batch that the engine takes", "1"),
+        ("opt", None, "batch that it is tuned for", f"{OPT_BATCH}, or --max-batch if that is less"),
+        ("max", 64, "largest batch that it takes, and max_batch_size of the config", "64"),
     ):
         engines.add_argument(
-            f"--{name}-batch", type=_positive, default=batch, metavar="N", help=f"{meaning} (default: {batch})"
+            f"--{name}-batch", type=_positive, default=batch, metavar="N", help=f"{meaning} (default: {default})"
         )
     engines.add_argument(
         "--workspace-mib",
@@ -228,12 +258,12 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     engines.add_argument(
         "--version-compatible",
         action="store_true",
-        help="tensorrt: let later TensorRT versions of the same major load the engine (default: this version only)",
+        help="let later TensorRT versions of the same major load the engine; not tf_trt (default: this version only)",
     )
     engines.add_argument(
         "--hardware-compatible",
         action="store_true",
-        help="tensorrt: let the engine run on all GPUs from Ampere on, for some speed (default: this kind of GPU only)",
+        help="let the engine run on all GPUs from Ampere on, for some speed; not tf_trt (default: this kind of GPU)",
     )
     engines.add_argument(
         "--per-gpu",
@@ -244,8 +274,14 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--timing-cache",
         type=Path,
         metavar="FILE",
-        help="tensorrt: measured kernels, read and renewed, which make the next build quicker "
-        "(default: one for each TensorRT version and GPU in the user's cache folder)",
+        help="measured kernels, read and renewed, which make the next build quicker; not tf_trt "
+        "(default: one for each version and kind of GPU in the user's cache folder)",
+    )
+    engines.add_argument(
+        "--keep-onnx",
+        type=Path,
+        metavar="FILE",
+        help="tensorrt: also write the ONNX network that the engine is built from, for trtexec (default: no)",
     )
     engines.add_argument(
         "--tool",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import text_format
@@ -21,11 +22,9 @@ POSTPROCESS = "postprocess"
 
 MAX_BATCH_SIZE = 64
 
-KIND_AUTO, KIND_GPU = ModelInstanceGroup.KIND_AUTO, ModelInstanceGroup.KIND_GPU
+KIND_AUTO, KIND_CPU, KIND_GPU = (ModelInstanceGroup.Kind.Value(f"KIND_{kind}") for kind in ("AUTO", "CPU", "GPU"))
 # The targets whose embedded backend takes tensors from the GPU.
 _DEVICE_BACKENDS = {"tensorrt", "torch_tensorrt"}
-# Classifiers that are built with TensorRT engines inside, or without.
-_ENGINE_OR_PLAIN = {"classifier_torch_tensorrt", "classifier_tf_trt"}
 
 BYTES, UINT8, FP32, INT32 = "TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32"
 
@@ -44,11 +43,25 @@ _RECIPE_PARAMETERS = {
     "labels_file",
 }
 # Parameters that an artefact decides, and that go when it does not say them.
-_ARTEFACT_PARAMETERS = {"HINT_BF16", "version_compatible"}
+_ARTEFACT_PARAMETERS = ("HINT_BF16", "version_compatible")
 # Fields that a recipe decides. All others are the user's once the config exists.
 _RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmup")
 
 LABELS = "labels.txt"
+
+
+@dataclass(frozen=True)
+class ArtefactSettings:
+    """What an artefact decides in its classifier's config; its report keeps it, so that going back is exact.
+
+    on_gpu: whether it needs a GPU. max_batch: the largest batch that it takes, None for any. parameters: by the native
+    backend's names. engines: file names by compute capability, where there is one for each kind of GPU.
+    """
+
+    on_gpu: bool = False
+    max_batch: int | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 def preprocess_config(recipe: Recipe) -> ModelConfig:
@@ -81,36 +94,18 @@ def postprocess_config(recipe: Recipe) -> ModelConfig:
     return config
 
 
-def classifier_config(
-    recipe: Recipe,
-    target: Target,
-    *,
-    on_gpu: bool | None = None,
-    max_batch: int = MAX_BATCH_SIZE,
-    parameters: Mapping[str, str] | None = None,
-    engines: Mapping[str, str] | None = None,
-) -> ModelConfig:
-    """Pixels to logits; the same for every backend but for the name of what runs it.
-
-    on_gpu: whether the artefact needs a GPU; None takes what is usual for the target. max_batch: the largest batch it
-    takes. parameters: what the artefact needs. engines: file names by compute capability, where there is one for each.
-    """
-    config = _model(target.model, backend=target.triton_backend, platform=target.platform)
-    config.max_batch_size = max_batch
+def classifier_config(recipe: Recipe, target: Target) -> ModelConfig:
+    """Pixels to logits; the same for every backend but for the name of what runs it. See `apply_settings`."""
+    config = _model(target.model, backend=target.triton_backend, platform=target.platform, kind=target.instance_kind)
     pixels = [*recipe.geometry.crop_size, 3]
     _tensor(config.input, INPUT, UINT8, pixels)
     _tensor(config.output, OUTPUT, FP32, [recipe.classes])
     # For clients that ask for the top classes of this tensor: Triton's classification extension.
     config.output[0].label_filename = LABELS
     config.dynamic_batching.SetInParent()
-    if target.needs_gpu if on_gpu is None else on_gpu:
-        config.instance_group[0].kind = KIND_GPU
     if target.name in _DEVICE_BACKENDS:
         # A tensor that is on the GPU already stays there. The native backends do that without being told.
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    _parameters(config, parameters or {})
-    for capability, file in (engines or {}).items():
-        config.cc_model_filenames[capability] = file
     # Runs the network once before the model counts as ready: the first user does not wait, and what cannot run
     # does not load.
     warmup = config.model_warmup.add(name="one black image", batch_size=1)
@@ -184,45 +179,45 @@ def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig
     merged.CopyFrom(existing)
     if built.platform == "ensemble":
         return merged
-    for field in _RECIPE_FIELDS:
-        value = getattr(built, field)
+    for name in _RECIPE_FIELDS:
+        value = getattr(built, name)
         if isinstance(value, str):
-            setattr(merged, field, value)
+            setattr(merged, name, value)
         elif value:
-            merged.ClearField(field)
-            getattr(merged, field).extend(value)
-    for name in _ARTEFACT_PARAMETERS - set(built.parameters):
-        if name in merged.parameters:
-            del merged.parameters[name]
+            merged.ClearField(name)
+            getattr(merged, name).extend(value)
     for name, parameter in built.parameters.items():
-        if name in _RECIPE_PARAMETERS | _ARTEFACT_PARAMETERS or name not in merged.parameters:
+        if name in _RECIPE_PARAMETERS or name not in merged.parameters:
             merged.parameters[name].CopyFrom(parameter)
-    _keep_engines(merged, built)
-    _keep_instances(merged, built)
     return merged
 
 
-def _keep_engines(merged: ModelConfig, built: ModelConfig) -> None:
-    """Put the engine of this kind of GPU beside those of other kinds; an engine without a kind replaces them all."""
-    if not built.cc_model_filenames:
-        merged.ClearField("cc_model_filenames")
-    for capability, file in built.cc_model_filenames.items():
-        merged.cc_model_filenames[capability] = file
+def apply_settings(config: ModelConfig, settings: ArtefactSettings, before: ArtefactSettings | None = None) -> None:
+    """Put what an artefact decides into its classifier's config; number and devices of instances stay the user's.
 
-
-def _keep_instances(merged: ModelConfig, built: ModelConfig) -> None:
-    """Number and devices of the instances stay the user's, as far as the artefact can run there."""
-    if built.instance_group[0].kind == KIND_GPU:
-        for group in merged.instance_group:
-            if group.kind == KIND_AUTO:
-                group.kind = KIND_GPU
-        # No batch beyond the engine's profile.
-        merged.max_batch_size = min(merged.max_batch_size, built.max_batch_size)
-    elif built.name in _ENGINE_OR_PLAIN:
-        # There were engines, which needed a GPU, and now there is none.
-        for group in merged.instance_group:
-            if group.kind == KIND_GPU:
-                group.kind = KIND_AUTO
+    before: of the artefact that the config was for until now. max_batch_size follows the engine if it did before, and
+    is never more than the engine takes: a smaller number is the user's.
+    """
+    for name in _ARTEFACT_PARAMETERS:
+        if name in config.parameters:
+            del config.parameters[name]
+    _parameters(config, settings.parameters)
+    # The engine of one kind of GPU lies beside those of other kinds; an engine without a kind replaces them all.
+    if not settings.engines:
+        config.ClearField("cc_model_filenames")
+    for capability, file in settings.engines.items():
+        config.cc_model_filenames[capability] = file
+    for group in config.instance_group:
+        if settings.on_gpu and group.kind == KIND_AUTO:
+            group.kind = KIND_GPU
+        elif not settings.on_gpu and before is not None and before.on_gpu and group.kind == KIND_GPU:
+            # There were engines, which needed a GPU, and now there is none.
+            group.kind = KIND_AUTO
+    followed = MAX_BATCH_SIZE if before is None or before.max_batch is None else before.max_batch
+    if config.max_batch_size == followed:
+        config.max_batch_size = settings.max_batch or MAX_BATCH_SIZE
+    elif settings.max_batch is not None:
+        config.max_batch_size = min(config.max_batch_size, settings.max_batch)
 
 
 def parse(text: str) -> ModelConfig:
@@ -243,11 +238,12 @@ def to_text(config: ModelConfig) -> str:
     )
 
 
-def _model(name: str, *, backend: str = "", platform: str = "") -> ModelConfig:
+def _model(name: str, *, backend: str = "", platform: str = "", kind: str = "CPU") -> ModelConfig:
     config = ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=MAX_BATCH_SIZE)
     if platform != "ensemble":
-        # One, where Triton's default would be two on a CPU: each instance is a process with threads for all cores.
-        config.instance_group.add(count=1)
+        # One, where Triton's default would be two on a CPU: each instance is a process with threads for all cores. With
+        # KIND_AUTO, there would be one for each GPU of the machine.
+        config.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.Value(f"KIND_{kind}"))
     return config
 
 

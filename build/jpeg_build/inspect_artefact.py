@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jpeg_build import report as reports
+from jpeg_build.artefacts import find_report, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
 from jpeg_build.targets import TARGETS, Target
-from jpeg_build.use import find_report, require_built, served_version
 
 _BY_SUFFIX = {Path(target.artefact).suffix: target for target in TARGETS.values()} | {".engine": TARGETS["tensorrt"]}
 

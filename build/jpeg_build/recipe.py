@@ -212,6 +212,9 @@ def find_recipe(name_or_path: str) -> Path:
     named = RECIPES / f"{name_or_path}.toml"
     if named.is_file():
         return named
+    here = Path(f"{name_or_path}.toml")
+    if here.is_file():
+        return here
     known = sorted(file.stem for file in RECIPES.glob("*.toml"))
     raise RecipeError(
         f"there is no recipe {name_or_path!r}; give the path of a .toml file or one of {', '.join(known)}"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jpeg_build.configs import ArtefactSettings
 from jpeg_build.emitters import Emitted
 from jpeg_build.network import Weights
 from jpeg_build.parity import TOLERANCES, Parity
@@ -30,8 +31,11 @@ _TOOLS = (
     "openvino",
     "tensorrt",
     "tensorrt-bindings",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
     "torch-tensorrt",
     "tensorflow",
+    "tensorflow-cpu",
     "polygraphy",
     "numpy",
     "pillow",
@@ -76,7 +80,16 @@ def report_path(artefact: Path) -> Path:
     return artefact.with_suffix(".json")
 
 
-def make(recipe: Recipe, *, backend: str, precision: str, emitted: Emitted, weights: Weights, parity: Parity) -> Report:
+def make(
+    recipe: Recipe,
+    *,
+    backend: str,
+    precision: str,
+    emitted: Emitted,
+    settings: ArtefactSettings,
+    weights: Weights,
+    parity: Parity,
+) -> Report:
     """The report on a checked artefact. It holds no path of the machine and no time: equal builds, equal reports."""
     return {
         "format": FORMAT,
@@ -93,11 +106,17 @@ def make(recipe: Recipe, *, backend: str, precision: str, emitted: Emitted, weig
         },
         "requires": dict(emitted.requires),
         "details": dict(emitted.details),
+        "config": asdict(settings),
         "weights": {"source": weights.source, "sha256": weights.sha256},
         "parity": asdict(parity),
         "tolerance": asdict(TOLERANCES[precision]),
         "versions": versions(),
     }
+
+
+def settings_of(report: Report) -> ArtefactSettings:
+    """What an artefact decides in its config."""
+    return ArtefactSettings(**report.get("config", {}))
 
 
 def write(report: Report, path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def read_config(repository: Path, model: str) -> ModelConfig | None:
 def newest_version(repository: Path, model: str) -> int | None:
     """The highest number of a version's folder, or None if there is none."""
     folder = repository / model
-    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    return max((number for number in numbers if number > 0), default=None)
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=None)
 
 
 def write_config(repository: Path, model: str, text: str) -> None:
@@ -90,11 +91,21 @@ def write_config(repository: Path, model: str, text: str) -> None:
         place(folder, repository)
 
 
-def stage_configs(repository: Path, folder: Path, built: Mapping[str, ModelConfig]) -> None:
-    """Write the configs that differ from what the repository has, with the user's choices kept, into `folder`."""
+def stage_configs(
+    repository: Path,
+    folder: Path,
+    built: Mapping[str, ModelConfig],
+    adjust: Mapping[str, Callable[[ModelConfig], None]] | None = None,
+) -> None:
+    """Write the configs that differ from what the repository has, with the user's choices kept, into `folder`.
+
+    adjust: by model, what is done to its config last.
+    """
     for model, config in built.items():
         existing = read_config(repository, model)
         merged = config if existing is None else configs.keep_users_choices(config, existing)
+        if adjust and model in adjust:
+            adjust[model](merged)
         # One that stays as it is keeps the user's comments, too.
         if merged != existing:
             (folder / model).mkdir(parents=True, exist_ok=True)

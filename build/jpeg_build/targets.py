@@ -10,8 +10,8 @@ class Target:
     """One backend, as `--backend` names it.
 
     triton_backend, platform: of the config; platform is empty where Triton knows none. artefact: the file or folder
-    that Triton loads from a version's folder. precisions: the first is the default. needs_gpu: there is no form of it
-    for the CPU.
+    that Triton loads from a version's folder. precisions: the first is the default. instance_kind: where Triton runs
+    it: CPU, GPU, or AUTO, which is for what runs on either.
     """
 
     name: str
@@ -19,7 +19,7 @@ class Target:
     platform: str
     artefact: str
     precisions: tuple[str, ...]
-    needs_gpu: bool
+    instance_kind: str
 
     @property
     def model(self) -> str:
@@ -30,10 +30,10 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnx", "onnxruntime", "onnxruntime_onnx", "model.onnx", ("fp32", "fp16", "int8"), False),
-        Target("openvino", "openvino", "", "model.xml", ("fp32", "fp16", "bf16", "int8"), False),
-        Target("tensorrt", "tensorrt", "tensorrt_plan", "model.plan", ("fp32", "fp16", "int8"), True),
-        Target("torch_tensorrt", "pytorch", "pytorch_libtorch", "model.pt", ("fp32", "fp16"), False),
-        Target("tf_trt", "tensorflow", "tensorflow_savedmodel", "model.savedmodel", ("fp32", "fp16"), False),
+        Target("onnx", "onnxruntime", "onnxruntime_onnx", "model.onnx", ("fp32", "fp16", "int8"), "AUTO"),
+        Target("openvino", "openvino", "", "model.xml", ("fp32", "fp16", "bf16", "int8"), "CPU"),
+        Target("tensorrt", "tensorrt", "tensorrt_plan", "model.plan", ("fp32", "fp16", "int8"), "GPU"),
+        Target("torch_tensorrt", "pytorch", "pytorch_libtorch", "model.pt", ("fp32", "fp16"), "AUTO"),
+        Target("tf_trt", "tensorflow", "tensorflow_savedmodel", "model.savedmodel", ("fp32", "fp16"), "AUTO"),
     )
 }

@@ -27,6 +27,8 @@ def tensorflow() -> Any:
             raise
         raise BuildError(MISSING) from error
     tf.get_logger().setLevel("ERROR")
+    # fp32 is to mean fp32, also on GPUs that have TensorFloat-32, with the mantissa of fp16.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)

@@ -229,12 +229,9 @@ def convert_here(conversion: Conversion) -> None:
     """Convert in this process. TensorFlow logs and falls back if an engine cannot be built: use `convert`."""
     import numpy as np
 
-    tf = tensorflow()
+    tensorflow()
     from tensorflow.python.compiler.tensorrt import trt_convert
 
-    if conversion.precision == "fp32":
-        # TF-TRT builds engines as TensorFlow would run: with TensorFloat-32, which has the mantissa of fp16.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
     dynamic = conversion.mode == "dynamic"
     workspace = {} if conversion.workspace_bytes is None else {"max_workspace_size_bytes": conversion.workspace_bytes}
     batches = sorted(set(conversion.batches))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from jpeg_build import configs, repository
 from jpeg_build import report as reports
+from jpeg_build.artefacts import NEWEST, require_built, served_report, served_version
 from jpeg_build.errors import RepositoryError
-from jpeg_build.targets import TARGETS, Target
-
-NEWEST = "newest"
+from jpeg_build.targets import Target
 
 
 def use(root: Path, target: Target, version: str | None) -> list[str]:
@@ -35,47 +35,27 @@ def use(root: Path, target: Target, version: str | None) -> list[str]:
     classifier = repository.read_config(root, target.model)
     if version is not None and classifier is not None:
         pinned = configs.pin_version(classifier, None if version == NEWEST else int(version))
+        # What the config says for the artefact is that version's.
+        before = served_report(root, target)
+        was = None if before is None else reports.settings_of(before)
+        configs.apply_settings(pinned, _settings(root, target, version, report), was)
         if pinned != classifier:
             repository.write_config(root, target.model, configs.to_text(pinned))
             said.append(f"{target.model} now serves {_which(version)}")
     return said or [f"{configs.ENSEMBLE} uses {target.model} already"]
 
 
-def require_built(root: Path, target: Target, version: str | None) -> reports.Report:
-    """The report on a version of a classifier, by default on the one that is served.
-
-    Raises RepositoryError, naming the command that builds it and what is built already.
-    """
+def _settings(root: Path, target: Target, version: str, report: reports.Report) -> configs.ArtefactSettings:
+    """Of a version; of all its engines, where there is one for each kind of GPU."""
+    settings = reports.settings_of(report)
+    if not settings.engines:
+        return settings
     number = served_version(root, target, version)
-    found = reports.read(find_report(root, target, number)) if number is not None else None
-    if found is not None:
-        return found
-    built = [each.name for each in TARGETS.values() if repository.newest_version(root, each.model)]
-    wanted = f"version {number} of {target.model}" if number is not None else target.model
-    preprocess = repository.read_config(root, configs.PREPROCESS)
-    recipe = preprocess.parameters["recipe"].string_value if preprocess is not None else ""
-    command = f"jpeg-build {recipe or 'RECIPE'} --backend {target.name}" + (
-        f" --version {number}" if number is not None else ""
-    )
-    raise RepositoryError(
-        f"{root}: {wanted} is not built: build it with {command}; built are {', '.join(built) or 'none'}"
-    )
-
-
-def served_version(root: Path, target: Target, version: str | None) -> int | None:
-    """The number that `version` means: itself, the newest, or, for None, the one that the config serves."""
-    newest = repository.newest_version(root, target.model)
-    if version is None:
-        classifier = repository.read_config(root, target.model)
-        return (configs.pinned_version(classifier) if classifier is not None else None) or newest
-    return newest if version == NEWEST else int(version)
-
-
-def find_report(root: Path, target: Target, version: int) -> Path:
-    """The report on a version: model.json, or, where there are engines by GPU, the first of theirs."""
-    folder = root / target.model / str(version)
-    usual = folder / reports.report_path(Path(target.artefact)).name
-    return usual if usual.exists() else next(iter(sorted(folder.glob("model_*.json"))), usual)
+    engines = dict(settings.engines)
+    for file in (root / target.model / str(number)).glob("model_sm*.json"):
+        other = reports.read(file)
+        engines |= reports.settings_of(other).engines if other is not None else {}
+    return dataclasses.replace(settings, engines=engines)
 
 
 def _which(version: str) -> str:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jpeg_build import parity
 from jpeg_build import report as reports
-from jpeg_build.build import Request, ask
+from jpeg_build.artefacts import find_report, require_built, served_version
+from jpeg_build.batches import any_batch
+from jpeg_build.build import Opener, Request, answers_of, ask
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Logits, Pixels, Run, Say, emitter
 from jpeg_build.errors import BuildError
@@ -20,10 +20,6 @@ from jpeg_build.photos import PHOTOS
 from jpeg_build.recipe import Recipe, find_recipe, load_recipe
 from jpeg_build.speed import by_batch_size
 from jpeg_build.targets import Target
-from jpeg_build.use import find_report, require_built, served_version
-
-# A server's batches may be limited to this many images.
-SERVER_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,15 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
             f"{wish.target.model} was built from other weights ({source}) than {question.network.weights.source}"
         )
     artefact = _artefact(wish, report)
-    where = _server(wish.server, wish.target.model) if wish.server else emitter(wish.target).opened(artefact)
     say(f"asking {wish.target.model} {f'on {wish.server}' if wish.server else ''}".rstrip())
-    with where as run:
-        answers = parity.run_in_batches(run, question.pixels)
-        speeds = by_batch_size(run, question.photos) if wish.speed else None
+    backend: Opener = emitter(wish.target)
+    if wish.server is not None:
+        backend = _Server(wish.server, wish.target.model, artefact.parent.name)
+    answers = answers_of(backend, artefact, question.pixels)
+    speeds = None
+    if wish.speed:
+        with backend.opened(artefact) as run:
+            speeds = by_batch_size(run, question.photos)
     precision = str(report["precision"])
     measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
     parity.check(measured, precision)
@@ -113,28 +113,33 @@ def _recipe(wish: Verification, report: reports.Report) -> Recipe:
     return recipe
 
 
-@contextmanager
-def _server(address: str, model: str) -> Iterator[Run]:
-    """The classifier on a running server, asked over gRPC."""
-    import tritonclient.grpc as triton
+class _Server:
+    """A version of a classifier on a running server, asked over gRPC."""
 
-    client = triton.InferenceServerClient(address.removeprefix("grpc://"))
+    def __init__(self, address: str, model: str, version: str) -> None:
+        self._address, self._model, self._version = address.removeprefix("grpc://"), model, version
 
-    def run(pixels: Pixels) -> Logits:
-        parts = [pixels[first : first + SERVER_BATCH] for first in range(0, len(pixels), SERVER_BATCH)]
-        return np.concatenate([ask_for(part) for part in parts])
+    @contextmanager
+    def opened(self, _artefact: Path) -> Iterator[Run]:
+        """See Emitter; it is the server that has the artefact. Raises BuildError if it does not answer."""
+        import tritonclient.grpc as triton
 
-    def ask_for(pixels: Pixels) -> Logits:
-        tensor = triton.InferInput(INPUT, list(pixels.shape), "UINT8")
-        tensor.set_data_from_numpy(pixels)
+        client = triton.InferenceServerClient(self._address)
+
+        def ask_for(pixels: Pixels) -> Logits:
+            tensor = triton.InferInput(INPUT, list(pixels.shape), "UINT8")
+            tensor.set_data_from_numpy(pixels)
+            answer = client.infer(self._model, [tensor], model_version=self._version, client_timeout=60)
+            logits: Logits = answer.as_numpy(OUTPUT)
+            return logits
+
         try:
-            answer = client.infer(model, [tensor], client_timeout=60)
+            # Beyond this, the server refuses a request.
+            largest = client.get_model_config(self._model, self._version).config.max_batch_size
+            yield any_batch(ask_for, 1, largest)
         except triton.InferenceServerException as error:
-            raise BuildError(f"{address}: {model} does not answer: {error.message()}") from error
-        logits: Logits = answer.as_numpy(OUTPUT)
-        return logits
-
-    try:
-        yield run
-    finally:
-        client.close()
+            raise BuildError(
+                f"{self._address}: version {self._version} of {self._model} does not answer: {error.message()}"
+            ) from error
+        finally:
+            client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +23,9 @@ from jpeg_serve.models import (
 )
 from jpeg_serve.triton_config import model_config_pb2
 
+# What jpeg-build makes for these backends holds TensorRT engines, or, with --no-trt, none.
+_WITH_OR_WITHOUT_ENGINES = ("pytorch", "tensorflow")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -37,21 +41,28 @@ class Place:
 
     def build(self, model: Model, version: Version | None = None, report: Mapping[str, Any] | None = None) -> str:
         """The command that builds this version of a classifier again, as it was."""
-        recipe = str((report or {}).get("recipe") or self.recipe or "RECIPE")
+        said = report or {}
+        asked = said.get("asked")
+        asked = asked if isinstance(asked, dict) else {}
+        recipe = str(said.get("recipe") or self.recipe or "RECIPE")
         command = f"jpeg-build {recipe} --backend {model.built_as or model.name}"
-        if report is not None and report.get("precision", "fp32") != "fp32":
-            command += f" --precision {report['precision']}"
-        if version is not None and version.number != 1:
+        if said.get("precision", "fp32") != "fp32":
+            command += f" --precision {said['precision']}"
+        if asked.get("trt") is False and model.backend in _WITH_OR_WITHOUT_ENGINES:
+            command += " --no-trt"
+        if asked.get("per_gpu") is True:
+            command += " --per-gpu"
+        # Without a number, the newest would be built again.
+        if version is not None and (version.number != 1 or len(model.versions()) > 1):
             command += f" --version {version.number}"
-        return command
+        return command + _where(model)
 
     def others(self, model: Model) -> str:
         """What could be used instead of a classifier, as the end of a sentence; empty if nothing is built."""
         served = served_models(dict(self.models))
-        built = [
-            other.built_as for other in self.models.values() if other not in served and self._could_be_served(other)
-        ]
-        return f"; or use {' or '.join(f'jpeg-build use {name}' for name in built)}" if built and model.built_as else ""
+        built = [other for other in self.models.values() if other not in served and self._could_be_served(other)]
+        commands = " or ".join(f"jpeg-build use {other.built_as}{_where(other)}" for other in built)
+        return f"; or {commands}" if built and model.built_as else ""
 
     def _could_be_served(self, model: Model) -> bool:
         if not model.built_as or not model.file:
@@ -66,6 +77,12 @@ class Place:
             if any(misfits(model.backend, requires_of(report), self.machine, gpus, "")):
                 return False
         return bool(model.served()) and not any(instance_misfits(model.config, self.machine))
+
+
+def _where(model: Model) -> str:
+    """The option that names the model's repository to jpeg-build, where it is not the one it takes by itself."""
+    repository = model.folder.parent
+    return "" if repository == Path("model_repository") else f" --model-repository {shlex.quote(str(repository))}"
 
 
 def check_files(model: Model, place: Place) -> Iterator[Problem]:

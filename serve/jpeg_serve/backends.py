@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -46,6 +48,10 @@ def prepare_backends(installation: Installation, ours: Path | None) -> Path:
         try:
             if not folder.is_dir():
                 _make(folder, copies, links)
+            # Below the temporary folder, somebody else may have been there first: what lies there is run as this user.
+            for path in (cache.parent, cache, folder):
+                if path.stat().st_uid != os.getuid():
+                    raise PermissionError(errno.EPERM, "belongs to another user", str(path))
         except OSError as error:
             refused = error
             continue

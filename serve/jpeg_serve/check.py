@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from jpeg_serve.triton_config import model_config_pb2
 __all__ = ["Problem", "backends_needed", "check_repository", "models_to_load", "summary"]
 
 
-def check_repository(repository: Path, machine: Machine | None = None) -> list[Problem]:
+def check_repository(repository: Path, machine: Machine | None = None, *, load: Sequence[str] = ()) -> list[Problem]:
     """Everything that is wrong with a repository, in the order of its models; an empty list if nothing is.
 
-    machine: where it is to be served; None for this one.
+    machine: where it is to be served; None for this one. load: models that are loaded instead of the ensembles.
 
     A model that no ensemble uses may be unbuilt, and so may a version that no policy chooses: they are not served.
     """
@@ -31,7 +31,9 @@ def check_repository(repository: Path, machine: Machine | None = None) -> list[P
         if model.is_ensemble:
             problems += _check_ensemble(model, models)
     place = Place(models, machine or this_machine())
-    for model in served_models(models):
+    unknown = [name for name in load if name not in models]
+    problems += [Problem(str(repository), f"has no model {name}, which is to be loaded") for name in unknown]
+    for model in served_models(models, load):
         problems += _check_versions(model)
         problems += check_files(model, place)
     return problems

@@ -87,6 +87,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(f"{error.filename or 'jpeg-serve'}: {error.strerror}", 1)
 
 
+# Set for the process that a reload hands over to.
+_HANDED_OVER = "JPEG_SERVE_HANDED_OVER"
+
+
 def _check(repository: Path) -> int:
     from jpeg_serve.check import check_repository, summary
 
@@ -109,12 +113,19 @@ def _reload(options: argparse.Namespace) -> int:
         repository = DEFAULT_REPOSITORY
     try:
         file, running = choose_server(repository, options.http_port)
+        if running.prefix != sys.prefix and os.environ.get(_HANDED_OVER):
+            # A launcher that changes the environment would hand over for ever.
+            return _fail(
+                f"the server runs in the Python environment {running.prefix}, and {running.python} starts in another: "
+                "run jpeg-serve reload as the server was started",
+                1,
+            )
         if running.prefix != sys.prefix:
             # Which packages there are is a question to that environment.
             command = [running.python, "-m", "jpeg_serve", "reload", "--model-repository", running.model_repository]
             command += ["--http-port", running.http_address.rpartition(":")[2]]
             command += ["--ready-timeout-s", str(options.ready_timeout_s), "--drain-s", str(options.drain_s)]
-            return subprocess.run(command, check=False).returncode
+            return subprocess.run(command, check=False, env={**os.environ, _HANDED_OVER: "1"}).returncode
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         if running.visible_devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices

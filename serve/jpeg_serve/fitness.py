@@ -69,6 +69,7 @@ def misfits(
 
 
 def _gpu_misfits(requires: Mapping[str, Any], machine: Machine, gpus: Mapping[int, str], build: str) -> Iterator[str]:
+    only_tensorrt = not {"torch_tensorrt", "tensorflow"} & requires.keys()
     built = str(requires.get("compute_capability", ""))
     if not built:
         return
@@ -89,8 +90,9 @@ def _gpu_misfits(requires: Mapping[str, Any], machine: Machine, gpus: Mapping[in
         fitting = ", ".join(str(index) for index in gpus if index not in unfit)
         yield (
             f"was built for GPUs of compute capability {wanted}, and here are also {_listed(unfit)}: keep it to the "
-            f"others with gpus: [{fitting}] in its instance_group, or build one for each kind on a machine that has "
-            f"it: {build} --per-gpu"
+            f"others with gpus: [{fitting}] in its instance_group"
+            # Only engines of TensorRT itself can lie side by side, one for each kind of GPU.
+            + (f", or build one for each kind on a machine that has it: {build} --per-gpu" if only_tensorrt else "")
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,11 +161,14 @@ def read_models(repository: Path) -> tuple[dict[str, Model], list[Problem]]:
     return models, problems
 
 
-def served_models(models: dict[str, Model]) -> list[Model]:
-    """The ensembles and their steps; all models if there is no ensemble."""
-    ensembles = [model for model in models.values() if model.is_ensemble]
-    steps = {step.model_name for model in ensembles for step in model.config.ensemble_scheduling.step}
-    return [model for model in models.values() if not ensembles or model.is_ensemble or model.name in steps]
+def served_models(models: dict[str, Model], load: Sequence[str] = ()) -> list[Model]:
+    """The models named by `load` and, through them, their steps; by default the ensembles, or all if there is none."""
+    ensembles = [model.name for model in models.values() if model.is_ensemble]
+    wanted = set(load or ensembles or models)
+    for model in models.values():
+        if model.name in wanted and model.is_ensemble:
+            wanted |= {step.model_name for step in model.config.ensemble_scheduling.step}
+    return [model for model in models.values() if model.name in wanted]
 
 
 def recipe_of(models: dict[str, Model]) -> str:

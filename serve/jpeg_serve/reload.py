@@ -98,10 +98,12 @@ def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say:
     ready = {state.name for state in server.states() if state.state == "READY"}
     ensembles = _inner_first(steps)
     loading = ""
+    again: list[str] = []
     try:
         for loading in sorted(steps.keys() - set(ensembles), key=lambda name: (name in in_use, name)):
             say(f"loading {loading}" if loading not in in_use else f"loading {loading} again, if it changed")
             server.load(loading)
+            again.append(loading)
         for loading in ensembles:
             _try(server, steps[loading])
             server.load(loading)
@@ -110,7 +112,11 @@ def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say:
             # What no request reaches need not hold memory.
             with contextlib.suppress(ReloadError):
                 server.unload(name)
-        raise ReloadError(f"{loading} was not loaded, and the server goes on with what it had: {error}") from error
+        taken = [name for name in sorted(in_use) if name in again]
+        kept = f"; {', '.join(taken)} may be new already" if taken else ""
+        raise ReloadError(
+            f"{loading} was not loaded, and the server goes on with what it had{kept}: {error}"
+        ) from error
 
 
 def _try(server: Management, ensemble: Model) -> None:

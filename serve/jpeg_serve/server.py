@@ -120,7 +120,7 @@ class TritonServer:
     def start(self) -> None:
         """Check the repository and start the process. Raises ServeError."""
         options = self.options
-        problems = check_repository(options.model_repository)
+        problems = check_repository(options.model_repository, load=options.load)
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise RepositoryProblems(f"{options.model_repository} cannot be served:\n{lines}")
@@ -355,8 +355,8 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
     ]
     given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
     # Who may load models may run any code, and a web page in a browser on this machine reaches loopback, too: all
-    # management is shut with a key that only this user's `jpeg-serve reload` can read. Whoever else needs it gives
-    # these options with a key of his own.
+    # management is shut with a key, for this user's `jpeg-serve reload`. It keeps out web pages and other machines, not
+    # other users of this one: it stands in the command line. Whoever else needs it gives a key of his own.
     key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
     arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     replaceable = given - {"--backend-config"}

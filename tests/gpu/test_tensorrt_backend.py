@@ -84,7 +84,7 @@ def plan(network):
 
     # Contexts that share a profile are a matter of course from TensorRT 9 on. Polygraphy switches off what it does not
     # find in the list: what TensorRT has on by default is named, too.
-    names = ("FASTER_DYNAMIC_SHAPES_0805", "PROFILE_SHARING_0806")
+    names = ("FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", "PROFILE_SHARING_0806")
     config = CreateConfig(
         profiles=[Profile().add("input__0", *((batch, *IMAGE) for batch in (SMALLEST, BEST, LARGEST)))],
         # No cuBLAS and no cuDNN: a machine may have neither.

@@ -369,7 +369,8 @@ def test_a_refusal_names_what_is_built_and_would_run(repository):
     here = machine(packages={"onnxruntime": "1.22"})
     found = said(repository, here)
     assert len(found) == 2  # no GPU, and no TensorRT
-    assert all(each.endswith("; or use jpeg-build use onnx") for each in found), found
+    command = f"; or use jpeg-build use onnx --model-repository {repository}"
+    assert all(each.endswith(command) for each in found), found
     (repository / "classifier_onnx/1/model.onnx").unlink()
     assert not any("jpeg-build use" in each for each in said(repository, here))
 

@@ -89,7 +89,6 @@ def ask(server, pixels):
 def test_requests_of_all_sizes_get_the_networks_own_logits(torch_server, network):
 
     import torch
-    from support import noise  # noqa: F401
 
     photos = [reference_pixels(Image.open(io.BytesIO(photo(name))).convert("RGB")) for name in ("coffee", "china")]
     rng = np.random.default_rng(0)

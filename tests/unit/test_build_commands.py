@@ -1,13 +1,14 @@
 """jpeg-build's commands on a repository with a small network of the test's own."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from jpeg_build import configs
 from jpeg_build import report as reports
 from jpeg_build.cli import main
-from support import SMALL_RECIPE, small_network
+from support import PHOTOS, SMALL_RECIPE, photo, small_network
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_use_changes_one_word_and_refuses_what_is_not_built(recipe, repository, 
     capsys.readouterr()
     assert main(["use", "tensorrt", *where]) == 1
     assert (
-        "classifier_tensorrt is not built: build it with jpeg-build small --backend tensorrt; built are onnx, openvino"
-        in (capsys.readouterr().err)
-    )
+        f"classifier_tensorrt is not built: build it with jpeg-build small --backend tensorrt --model-repository "
+        f"{repository}; built are onnx, openvino"
+    ) in capsys.readouterr().err
     assert ensembles_word(repository) == "classifier_openvino"
 
 
@@ -144,6 +145,76 @@ def test_auto_takes_the_fastest_within_tolerance(recipe, repository, capsys):
     assert "up to date" in capsys.readouterr().err
     assert build(recipe, repository, "--precision", "fp32", "--if-needed") == 0
     assert "up to date" not in capsys.readouterr().err
+
+
+def test_going_back_to_a_version_of_another_precision_takes_its_settings_back(recipe, repository):
+    assert build(recipe, repository, "--backend", "openvino") == 0
+    assert build(recipe, repository, "--backend", "openvino", "--precision", "bf16", "--version", "2") == 0
+
+    def hint():
+        config = configs.parse((repository / "classifier_openvino/config.pbtxt").read_text())
+        return config.parameters["HINT_BF16"].string_value if "HINT_BF16" in config.parameters else None
+
+    where = ["--model-repository", str(repository)]
+    assert hint() == "YES"
+    assert main(["use", "openvino", "--version", "1", *where]) == 0
+    assert hint() is None
+    # What is built, but not served, leaves the config alone.
+    assert build(recipe, repository, "--backend", "openvino", "--precision", "bf16", "--version", "2") == 0
+    assert hint() is None
+    assert main(["use", "openvino", "--version", "newest", *where]) == 0
+    assert hint() == "YES"
+
+
+def test_auto_goes_on_without_a_precision_that_cannot_be_built(recipe, repository, capsys, monkeypatch):
+    from jpeg_build import precision
+    from jpeg_build.errors import NetworkError
+
+    def refuse(*_):
+        raise NetworkError("no layer of this network can be int8")
+
+    monkeypatch.setattr(precision, "quantise", refuse)
+    assert build(recipe, repository, "--precision", "auto") == 0
+    said = capsys.readouterr()
+    assert "int8: left out: no layer of this network can be int8" in said.err
+    assert json.loads(said.out)["images_per_second"]["int8"] is None
+
+
+def test_an_option_that_would_do_nothing_is_refused(recipe, repository, capsys):
+    assert build(recipe, repository, "--per-gpu") == 2
+    assert "--per-gpu means something to tensorrt only, not to onnx" in capsys.readouterr().err
+    assert build(recipe, repository, "--backend", "tensorrt", "--max-batch", "8", "--opt-batch", "9") == 2
+    assert "not in this order" in capsys.readouterr().err
+    assert not repository.exists()
+
+
+def test_other_photos_are_another_build(recipe, repository, tmp_path, capsys):
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "cat.jpg").write_bytes(photo("chelsea"))
+    assert build(recipe, repository, "--precision", "int8") == 0
+    assert build(recipe, repository, "--precision", "int8", "--if-needed") == 0
+    assert "up to date" in capsys.readouterr().err
+    other = ["--precision", "int8", "--calibration", str(tmp_path / "photos"), "--if-needed"]
+    assert build(recipe, repository, *other) == 0
+    assert "calibrating" in capsys.readouterr().err
+    assert build(recipe, repository, *other) == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_calibration_leaves_out_what_cannot_be_decoded_and_says_so(recipe, repository, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    wanted = ["--precision", "int8", "--calibration", str(tmp_path / "photos")]
+    assert build(recipe, repository, *wanted) == 1
+    assert "there is no JPEG to calibrate int8 on; name a folder that has some with --calibration" in (
+        capsys.readouterr().err
+    )
+    shutil.copytree(PHOTOS, tmp_path / "photos", dirs_exist_ok=True)
+    (tmp_path / "photos" / "half.jpg").write_bytes(photo("chelsea")[:2000])
+    assert build(recipe, repository, *wanted) == 0
+    said = capsys.readouterr()
+    assert "left out of the calibration: " in said.err
+    assert "half.jpg: truncated JPEG" in said.err
+    assert json.loads(said.out)["details"]["calibration_images"] == 7
 
 
 def test_a_precision_that_a_backend_does_not_have_is_refused(recipe, repository, capsys):

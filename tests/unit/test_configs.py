@@ -1,5 +1,6 @@
 import pytest
 from jpeg_build import configs, repository
+from jpeg_build.configs import ArtefactSettings as Settings
 from jpeg_build.errors import RepositoryError
 from jpeg_build.recipe import RECIPES, load_recipe
 from jpeg_build.targets import TARGETS
@@ -215,38 +216,56 @@ def test_the_word_is_changed_and_nothing_else():
 
 
 def test_engines_by_gpu_are_kept_beside_each_other_and_one_for_all_replaces_them():
-    target = TARGETS["tensorrt"]
-    first = configs.classifier_config(MOBILENET, target, engines={"8.0": "model_sm80.plan"})
-    second = configs.classifier_config(MOBILENET, target, engines={"9.0": "model_sm90.plan"})
-    both = configs.keep_users_choices(second, first)
-    assert dict(both.cc_model_filenames) == {"8.0": "model_sm80.plan", "9.0": "model_sm90.plan"}
-    assert not configs.keep_users_choices(configs.classifier_config(MOBILENET, target), both).cc_model_filenames
+    config = configs.classifier_config(MOBILENET, TARGETS["tensorrt"])
+    for capability in ("8.0", "9.0"):
+        engines = {capability: f"model_sm{capability.replace('.', '')}.plan"}
+        configs.apply_settings(config, Settings(on_gpu=True, max_batch=64, engines=engines))
+    assert dict(config.cc_model_filenames) == {"8.0": "model_sm80.plan", "9.0": "model_sm90.plan"}
+    configs.apply_settings(config, Settings(on_gpu=True, max_batch=64))
+    assert not config.cc_model_filenames
 
 
 def test_an_engine_moves_its_instances_to_the_gpu_and_a_plain_network_back():
-    target = TARGETS["torch_tensorrt"]
-    plain = configs.classifier_config(MOBILENET, target, on_gpu=False)
-    plain.instance_group[0].count = 3
-    plain.max_batch_size = 128
-    engine = configs.classifier_config(MOBILENET, target, on_gpu=True, max_batch=32)
-    kept = configs.keep_users_choices(engine, plain)
-    assert (kept.instance_group[0].count, kept.instance_group[0].kind) == (3, configs.KIND_GPU)
-    assert kept.max_batch_size == 32
-    kept.instance_group[0].gpus.append(1)
-    back = configs.keep_users_choices(configs.classifier_config(MOBILENET, target, on_gpu=False), kept)
-    assert (back.instance_group[0].count, back.instance_group[0].kind) == (3, configs.KIND_AUTO)
+    config = configs.classifier_config(MOBILENET, TARGETS["torch_tensorrt"])
+    config.instance_group[0].count = 3
+    engine, plain = Settings(on_gpu=True, max_batch=32), Settings()
+    configs.apply_settings(config, engine)
+    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, configs.KIND_GPU)
+    config.instance_group[0].gpus.append(1)
+    configs.apply_settings(config, plain, engine)
+    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, configs.KIND_AUTO)
     # A classifier that may run on either stays where the user put it.
-    onnx = configs.classifier_config(MOBILENET, TARGETS["onnx"])
-    onnx.instance_group[0].kind = configs.KIND_GPU
-    assert configs.keep_users_choices(configs.classifier_config(MOBILENET, TARGETS["onnx"]), onnx) == onnx
+    config.instance_group[0].kind = configs.KIND_GPU
+    configs.apply_settings(config, plain, plain)
+    assert config.instance_group[0].kind == configs.KIND_GPU
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "now", "wanted"),
+    [
+        (64, None, 128, 128),  # as it is committed
+        (64, None, 8, 8),
+        (8, 8, 64, 64),  # it followed the engine
+        (64, 64, None, 64),
+        (16, 64, 128, 16),  # the user's own
+        (16, 64, 8, 8),  # which no engine can keep
+        (8, 8, None, 64),
+    ],
+)
+def test_max_batch_size_follows_the_engine_unless_it_is_the_users(found, before, now, wanted):
+    config = configs.classifier_config(MOBILENET, TARGETS["tensorrt"])
+    config.max_batch_size = found
+    configs.apply_settings(config, Settings(max_batch=now), None if before is None else Settings(max_batch=before))
+    assert config.max_batch_size == wanted
 
 
 def test_what_an_artefact_needs_comes_and_goes_with_it():
-    target = TARGETS["openvino"]
-    bf16 = configs.classifier_config(MOBILENET, target, parameters={"HINT_BF16": "YES"})
-    bf16.parameters["NUM_STREAMS"].string_value = "2"
-    fp32 = configs.keep_users_choices(configs.classifier_config(MOBILENET, target), bf16)
-    assert {name: value.string_value for name, value in fp32.parameters.items()} == {"NUM_STREAMS": "2"}
+    config = configs.classifier_config(MOBILENET, TARGETS["openvino"])
+    config.parameters["NUM_STREAMS"].string_value = "2"
+    configs.apply_settings(config, Settings(parameters={"HINT_BF16": "YES"}))
+    assert config.parameters["HINT_BF16"].string_value == "YES"
+    configs.apply_settings(config, Settings())
+    assert {name: value.string_value for name, value in config.parameters.items()} == {"NUM_STREAMS": "2"}
 
 
 def test_a_version_is_pinned_and_released():

@@ -74,6 +74,8 @@ def load_saved_model(config: ModelConfig) -> Run:
 def _set_up(config: ModelConfig) -> None:
     """Settings of the whole process, which is this instance's alone."""
     tf.get_logger().setLevel("ERROR")
+    # As when the artefact was compared with its network: fp32 is to mean fp32.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.threading.set_intra_op_parallelism_threads(config.integer("TF_NUM_INTRA_THREADS", 0))
     tf.config.threading.set_inter_op_parallelism_threads(config.integer("TF_NUM_INTER_THREADS", 0))
     gpus = tf.config.list_physical_devices("GPU")

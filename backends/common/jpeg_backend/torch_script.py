@@ -244,6 +244,9 @@ def _import_torch_tensorrt(artefact: Path, config: ModelConfig) -> None:
 
 def _set_up(config: ModelConfig) -> None:
     """What holds for the whole process; an instance has one of its own."""
+    # As when the artefact was compared with its network: fp32 is to mean fp32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     intra, inter = config.integer("INTRA_OP_THREAD_COUNT", 0), config.integer("INTER_OP_THREAD_COUNT", 0)
     if intra > 0:
         torch.set_num_threads(intra)

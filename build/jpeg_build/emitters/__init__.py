@@ -1,7 +1,6 @@
 """What turns a network into the artefact of one backend.
 
-Each module here has three functions (see Emitter), and imports its framework only when one of them is called:
-`emit` makes the artefact, `opened` runs one, `inspect` describes one.
+Each module here has the functions of Emitter: `emit` makes the artefact, `opened` runs one, `inspect` describes one.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class Options:
 
     min_batch, opt_batch, max_batch: the optimisation profile: which batch sizes an engine takes, and which one it is
     tuned for. workspace_bytes: memory that TensorRT may use while it runs a layer; None leaves it to TensorRT.
-    builder_level: how long TensorRT searches for kernels, 0 to 5; None is TensorRT's own choice, 3.
-    version_compatible: an engine that later TensorRT versions of the same major load, too. hardware_compatible: one
-    that runs on other GPUs, of Ampere or later. timing_cache: a file of measured kernels, read and renewed.
-    tool: what builds a TensorRT engine. trt: False leaves TensorRT out of torch_tensorrt and tf_trt.
-    per_gpu: name the engine after the GPU's compute capability, beside those of other GPUs.
+    builder_level: how long TensorRT searches for kernels, 0 to 5; None is TensorRT's own choice, 3. version_compatible:
+    an engine that later TensorRT versions of the same major load, too. hardware_compatible: one that runs on other
+    GPUs, of Ampere or later. timing_cache: a file of measured kernels, read and renewed. keep_onnx: a file for the ONNX
+    network that an engine is built from. tool: what builds it. trt: False leaves TensorRT out of torch_tensorrt and
+    tf_trt. per_gpu: name the engine after the GPU's compute capability, beside those of other GPUs.
     """
 
     min_batch: int = 1
@@ -47,6 +46,7 @@ class Options:
     version_compatible: bool = False
     hardware_compatible: bool = False
     timing_cache: Path | None = None
+    keep_onnx: Path | None = None
     tool: Literal["polygraphy", "trtexec"] = "polygraphy"
     trt: bool = True
     per_gpu: bool = False
@@ -91,6 +91,10 @@ class Emitted:
 
 class Emitter(Protocol):
     """The functions of a module in this package."""
+
+    def require_tools(self, options: Options) -> None:
+        """Raises BuildError if this machine has not what `emit` needs; called before minutes are spent."""
+        ...
 
     def emit(self, job: Job) -> Emitted:
         """Make the artefact in `job.folder`. Raises BuildError, naming what is missing and which command has it."""

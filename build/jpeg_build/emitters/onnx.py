@@ -15,10 +15,14 @@ import onnx
 import onnxruntime as ort
 
 from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
 from jpeg_build.onnx_graph import describe
 from jpeg_build.precision import write_onnx
+
+
+def require_tools(options: Options) -> None:  # the protocol's
+    """See Emitter. All that is needed is imported already."""
 
 
 def emit(job: Job) -> Emitted:

@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 
 from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
 from jpeg_build.precision import write_onnx
 
@@ -21,6 +21,10 @@ from jpeg_build.precision import write_onnx
 # network in float32. Where the CPU has no such unit, it computes in float32, and is only slower.
 _COMPUTED_IN = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 _PRECISION = "jpeg_precision"
+
+
+def require_tools(options: Options) -> None:  # the protocol's
+    """See Emitter. All that is needed is imported already."""
 
 
 def emit(job: Job) -> Emitted:

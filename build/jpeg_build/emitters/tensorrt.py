@@ -27,7 +27,7 @@ import numpy as np
 from jpeg_build import trtexec
 from jpeg_build.batches import any_batch
 from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import AMPERE, cache_folder, cuda_runtime_visible, find_gpu
 from jpeg_build.precision import write_onnx
@@ -53,16 +53,23 @@ class _Plan:
     tactic_sources: Sequence[str] | None
 
 
-def emit(job: Job) -> Emitted:
-    """See Emitter. On the GPU that is to serve it."""
+def require_tools(options: Options) -> None:
+    """See Emitter."""
     gpu = find_gpu()
-    options = job.options
     if options.hardware_compatible and gpu.capability < AMPERE:
         raise BuildError(
             f"engines for other GPUs can be built on Ampere (compute capability 8.0) or later, and {gpu.name} has "
             f"{gpu.compute_capability}: build without --hardware-compatible"
         )
-    trt = _tensorrt()
+    _tensorrt()
+    if options.tool == "trtexec":
+        trtexec.find()
+
+
+def emit(job: Job) -> Emitted:
+    """See Emitter. On the GPU that is to serve it."""
+    require_tools(job.options)
+    gpu, options, trt = find_gpu(), job.options, _tensorrt()
     binary, version = trtexec.find() if options.tool == "trtexec" else (None, trtexec.parse_dotted(trt.__version__))
     if version[:2] != trtexec.parse_dotted(trt.__version__)[:2]:
         raise BuildError(
@@ -73,6 +80,8 @@ def emit(job: Job) -> Emitted:
     with tempfile.TemporaryDirectory(prefix="jpeg-build-") as scratch:
         onnx = Path(scratch) / "model.onnx"
         made = write_onnx(job, onnx, dialect="tensorrt")
+        if options.keep_onnx is not None:
+            shutil.copyfile(onnx, options.keep_onnx)
         plan = _Plan(
             version,
             trt.__version__,
@@ -88,7 +97,8 @@ def emit(job: Job) -> Emitted:
                 _build(plan, job, onnx=onnx, artefact=artefact, cache=copy)
     with _engine(artefact) as engine:
         layers = int(engine.num_layers)
-    line = shlex.join(_command(plan, job, Path("model.onnx"), Path(artefact.name), Path("timing.cache")))
+    kept = Path((options.keep_onnx or Path("model.onnx")).name)
+    line = shlex.join(_command(plan, job, kept, Path(artefact.name), Path("timing.cache")))
     return Emitted(
         artefact,
         requires={
@@ -109,7 +119,10 @@ def emit(job: Job) -> Emitted:
         },
         # For the embedded backend. The native one has it as an option of the server: version-compatible=true.
         parameters={"version_compatible": "true"} if options.version_compatible else {},
-        notes=[*made.notes, f"the same with trtexec of TensorRT {plan.version_text}: {line}"],
+        notes=[
+            *made.notes,
+            f"the same with trtexec of TensorRT {plan.version_text} (--keep-onnx FILE keeps the network): {line}",
+        ],
     )
 
 
@@ -246,11 +259,11 @@ def _build(plan: _Plan, job: Job, *, onnx: Path, artefact: Path, cache: Path) ->
 def _preview_features(trt: Any, version: trtexec.Version) -> list[Any] | None:
     """What lets several contexts run one profile, as CUDA graphs of several batch sizes need; usual from 10 on.
 
-    A list switches off what is not in it: the one that 8.6 has on by itself is there, too.
+    Polygraphy switches off what is not in the list: the two that 8.6 has on by itself are there, too.
     """
     if version >= (10,):
         return None
-    names = ("FASTER_DYNAMIC_SHAPES_0805", "PROFILE_SHARING_0806")
+    names = ("FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", "PROFILE_SHARING_0806")
     return [getattr(trt.PreviewFeature, name) for name in names if hasattr(trt.PreviewFeature, name)]
 
 

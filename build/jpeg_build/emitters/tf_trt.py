@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jpeg_build import tf_trt_engines as engines
+from jpeg_build.batches import any_batch
 from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
 from jpeg_build.tensorflow_framework import first_line, tensorflow
 
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
     from jpeg_build.keras_network import KerasNetwork
 
 ARTEFACT = "model.savedmodel"
+
+# The batch sizes that the engines inside take.
+PROFILE = "assets.extra/jpeg_build.json"
+
+
+def require_tools(options: Options) -> None:
+    """See Emitter."""
+    tensorflow()
+    if options.trt:
+        engines.tensorrt_of_tensorflow()
 
 
 def emit(job: Job) -> Emitted:
@@ -77,6 +89,9 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
                 failures[mode] = str(error)
                 continue
             shutil.move(converted, artefact)
+            # Where TensorFlow leaves room for files that it does not read.
+            (artefact / "assets.extra").mkdir(exist_ok=True)
+            (artefact / PROFILE).write_text(json.dumps({"smallest": profile[0], "largest": profile[2]}))
             inside, left = engines.operations(artefact)
             details = {
                 "form": "engine",
@@ -117,7 +132,12 @@ def opened(artefact: Path) -> Iterator[Run]:
             raise BuildError(f"{artefact}: TensorFlow cannot run it: {first_line(error)}") from error
         return logits
 
-    yield run
+    try:
+        profile = json.loads((artefact / PROFILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        yield run  # a plain SavedModel
+    else:
+        yield any_batch(run, int(profile["smallest"]), int(profile["largest"]))
 
 
 def inspect(artefact: Path) -> dict[str, Any]:

@@ -49,6 +49,16 @@ _ENGINE = "tensorrt::execute_engine"
 _LONG = 4096
 
 
+def require_tools(options: Options) -> None:
+    """See Emitter."""
+    if options.trt:
+        try:
+            find_gpu()
+            _torch_tensorrt()
+        except BuildError as error:
+            raise BuildError(f"{error}; --no-trt makes plain TorchScript, which needs neither") from error
+
+
 def emit(job: Job) -> Emitted:
     """See Emitter."""
     if not isinstance(job.network, TorchvisionNetwork):
@@ -135,8 +145,12 @@ def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emit
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise BuildError(f"Torch-TensorRT could not compile the network: {lines[0][:500]}") from error
         wrapped = PixelsToLogits(_one_output(compiled), job.recipe.normalisation, fp16=fp16).eval().cuda()
-        scripted = _JIT.script(wrapped)
-        _JIT.save(scripted, str(artefact), _extra_files={_NOTES: json.dumps(_notes(job, profile=True))})
+        try:
+            scripted = _JIT.script(wrapped)
+            _JIT.save(scripted, str(artefact), _extra_files={_NOTES: json.dumps(_notes(job, profile=True))})
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+            raise BuildError(f"the compiled network cannot be saved as TorchScript: {reason}") from error
     inside = _operations(scripted.network)
     around = _operations(scripted) - inside
     engines = inside.pop(_ENGINE, 0)
@@ -206,7 +220,8 @@ def _compile_with_dynamo(torch_tensorrt: Any, network: nn.Module, job: Job, path
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         timing_cache_path=str(
-            options.timing_cache or cache_folder() / f"torch_tensorrt-{torch_tensorrt.__version__}.timing"
+            options.timing_cache
+            or cache_folder() / f"torch_tensorrt-{torch_tensorrt.__version__}-{find_gpu().architecture}.timing"
         ),
     )
     height, width = job.recipe.geometry.crop_size
@@ -338,7 +353,7 @@ def _torch_tensorrt() -> Any:
     except ModuleNotFoundError as error:
         raise BuildError(
             f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[torch-tensorrt]', or "
-            "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3; --no-trt makes plain TorchScript without it"
+            "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3"
         ) from error
     except Exception as error:  # it loads libraries, asks the driver, and raises whatever these raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
