@@ -62,7 +62,7 @@ class Place:
         served = served_models(dict(self.models))
         built = [other for other in self.models.values() if other not in served and self._could_be_served(other)]
         commands = " or ".join(f"jpeg-build use {other.built_as}{_where(other)}" for other in built)
-        return f"; or {commands}" if built and model.built_as else ""
+        return f"; or use {commands}" if built and model.built_as else ""
 
     def _could_be_served(self, model: Model) -> bool:
         if not model.built_as or not model.file:
