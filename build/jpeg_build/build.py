@@ -359,6 +359,11 @@ def _notes(request: Request) -> list[str]:
                 f"{target.model} takes batches up to {classifier.max_batch_size}, and {configs.ENSEMBLE} promises "
                 f"{ensemble.max_batch_size}: lower max_batch_size there, or build with a larger --max-batch"
             )
+    if request.options.min_batch > 1 and target.name in ("tensorrt", "torch_tensorrt"):
+        found.append(
+            f"a request with fewer than {request.options.min_batch} images is filled up by this project's backend, and "
+            "refused by the container's native one"
+        )
     for model in (configs.PREPROCESS, configs.POSTPROCESS):
         path = root / model / "1" / "model.py"
         if repository.differs_from_checkout(path, model):

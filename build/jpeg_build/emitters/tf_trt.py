@@ -16,6 +16,7 @@ from jpeg_build.batches import any_batch
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
+from jpeg_build.gpu import cache_folder
 from jpeg_build.tensorflow_framework import first_line, tensorflow
 
 if TYPE_CHECKING:
@@ -105,10 +106,12 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
             }
             notes = [f"TF-TRT in batch mode {mode} was refused: {why}" for mode, why in failures.items()]
             return Emitted(artefact, requires=requires, details=details, notes=notes)
+        kept = cache_folder() / "tf_trt.log"
+        shutil.copyfile(log, kept)
     said = "; ".join(f"batch mode {mode}: {why}" for mode, why in failures.items())
     raise BuildError(
         f"TF-TRT fell back to TensorFlow's own operations, so there is nothing to gain: {said}. --no-trt emits the "
-        "plain SavedModel"
+        f"plain SavedModel. TensorFlow's log of the last try: {kept}"
     )
 
 
