@@ -182,8 +182,8 @@ def test_swaps_back_and_forth_under_load_cost_no_request(served):
 
 
 def test_every_classifier_for_cpus_takes_over_from_the_one_before_under_load(repository, tmp_path):
-    for backend in ("openvino", "torch_tensorrt"):
-        built = ["mobilenet_v2", "--backend", backend, "--no-trt", "--model-repository", repository]
+    for backend, options in (("openvino", []), ("torch_tensorrt", ["--no-trt"])):
+        built = ["mobilenet_v2", "--backend", backend, *options, "--model-repository", repository]
         done = run_module("jpeg_build", *built)
         assert done.returncode == 0, done.stderr
     for server in serve(repository, tmp_path / "triton.log"):
