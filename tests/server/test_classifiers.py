@@ -16,6 +16,9 @@ from jpeg_build.recipe import RECIPES, load_recipe
 from jpeg_client import Client
 from support import photo
 
+# Builds, on machines that may be busy; float16 in PyTorch is ten times slower than float32 on a CPU.
+pytestmark = pytest.mark.timeout(1500)
+
 RECIPE = load_recipe(RECIPES / "mobilenet_v2.toml")
 assert RECIPE.labels is not None
 LABELS = RECIPE.labels
