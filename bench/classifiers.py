@@ -1,6 +1,6 @@
 """Builds, verifies, serves and measures classifiers of several backends and precisions on this machine.
 
-Usage: classifiers.py RECIPE --results FILE [--build BACKEND:PRECISION[:OPTION,...] ...] [--weights none]
+Usage: classifiers.py RECIPE --results FILE [--build BACKEND:PRECISION[:OPTION,...] ...]
 
 For each --build (default: onnx and openvino in fp32, fp16 and int8): jpeg-build, jpeg-build verify --speed (the
 classifier alone, from host memory to host memory), then a real tritonserver on free ports, whose ensemble classifies
@@ -8,6 +8,10 @@ the project's photos and is measured with raw JPEGs: one request at a time, and 
 results, with machine and versions. What fails is in it with its reason, and the next one goes on.
 
 OPTIONs are options of jpeg-build, without the dashes: torch_tensorrt:fp32:no-trt.
+
+Engines take minutes to build, and several build at once without loss; nothing else may run while one is measured. So
+the two can be done apart: `--repositories FOLDER --only build` for each of them, at once, then the same without --only,
+which measures what is built there.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -40,13 +45,16 @@ IMAGES_A_REQUEST = 8
 
 def main() -> int:
     options = parser().parse_args()
-    results: dict[str, Any] = {"recipe": options.recipe, "machine": machine(), "classifiers": []}
+    results: dict[str, Any] = {"recipe": Path(options.recipe).stem, "machine": machine(), "classifiers": []}
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for entry in options.build or DEFAULT:
-            backend, precision, *rest = entry.split(":")
-            extra = [f"--{option}" for option in rest[0].split(",")] if rest else []
-            found = measure(options, Path(folder) / "model_repository", backend, precision, extra)
+            repository = (options.repositories or Path(folder)) / re.sub(r"[^\w.-]+", "-", entry)
+            found = build(options, repository, entry)
+            if "error" not in found and options.only != "build":
+                measure(options, repository, found)
+            if options.repositories is None:
+                shutil.rmtree(repository, ignore_errors=True)
             results["classifiers"].append(found)
             # After each: what was measured is not lost if the next one takes the machine down.
             aside = options.results.with_suffix(".part")
@@ -56,25 +64,45 @@ def main() -> int:
     return 0 if all("error" not in found for found in results["classifiers"]) else 1
 
 
-def measure(options: argparse.Namespace, repository: Path, backend: str, precision: str, extra: list[str]) -> Any:
+def build(options: argparse.Namespace, repository: Path, entry: str) -> dict[str, Any]:
+    """What building it said, and what of that is worth keeping; from an earlier call if it is built already."""
+    noted = repository / "built.json"
+    if noted.is_file():
+        known: dict[str, Any] = json.loads(noted.read_text(encoding="utf-8"))
+        return known
+    backend, precision, *rest = entry.split(":", 2)
+    extra = [f"--{option}" for option in rest[0].split(",")] if rest else []
     found: dict[str, Any] = {"backend": backend, "precision": precision, "options": extra}
+    asked = ["jpeg_build", options.recipe, "--backend", backend, "--precision", precision]
     begun = time.monotonic()
-    weights = ["--weights", "none"] if options.weights == "none" else []
-    where = ["--model-repository", str(repository)]
-    shutil.rmtree(repository, ignore_errors=True)
-    asked = ["jpeg_build", options.recipe, "--backend", backend, "--precision", precision, *weights, *where, *extra]
-    built = run(asked)
+    built = run([*asked, *weights(options), "--model-repository", str(repository / "model_repository"), *extra])
     found["build_s"] = round(time.monotonic() - begun, 1)
     if isinstance(built, str):
         return {**found, "error": built}
     found |= {key: built[key] for key in ("artefact", "requires", "details", "parity", "versions")}
-    verified = run(["jpeg_build", "verify", backend, "--speed", *weights, "--recipe", options.recipe, *where])
+    noted.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def weights(options: argparse.Namespace) -> list[str]:
+    if options.checkpoint:
+        return ["--checkpoint", options.checkpoint]
+    return ["--weights", "none"] if options.weights == "none" else []
+
+
+def measure(options: argparse.Namespace, repository: Path, found: dict[str, Any]) -> None:
+    """Adds speeds and labels to `found`, or why there are none."""
+    models = repository / "model_repository"
+    where = ["--model-repository", str(models)]
+    asked = ["jpeg_build", "verify", found["backend"], "--speed", "--recipe", options.recipe]
+    verified = run([*asked, *weights(options), *where])
     if isinstance(verified, str):
-        return {**found, "error": verified}
+        found["error"] = verified
+        return
     found["alone_images_per_s"] = verified["images_per_second"]
-    log = options.results.with_name(f"{options.results.stem}-{backend}-{precision}.log")
+    log = options.results.with_name(f"{options.results.stem}-{found['backend']}-{found['precision']}.log")
     settings = ServerOptions(
-        model_repository=repository, backends=ROOT / "backends", http_port=0, grpc_port=0, metrics_port=0
+        model_repository=models, backends=ROOT / "backends", http_port=0, grpc_port=0, metrics_port=0
     )
     try:
         with log.open("wb") as sink, TritonServer(settings, log=sink) as server:
@@ -82,7 +110,6 @@ def measure(options: argparse.Namespace, repository: Path, backend: str, precisi
         log.unlink()
     except (ServeError, JpegClientError, RuntimeError, OSError) as error:
         found["error"] = f"{type(error).__name__}: {error}"
-    return found
 
 
 def ensemble(address: str, processes: int, seconds: float) -> dict[str, Any]:
@@ -149,10 +176,12 @@ def line(found: dict[str, Any]) -> str:
     name = f"{found['backend']} {found['precision']}"
     if "error" in found:
         return f"{name}: FAILED: {found['error'].splitlines()[-1][:200]}"
+    built = f"{name}: parity {found['parity']['relative_difference']:.2g}, built in {found['build_s']} s"
+    if "ensemble" not in found:
+        return built
     served = found["ensemble"]
     return (
-        f"{name}: parity {found['parity']['relative_difference']:.2g}, built in {found['build_s']} s, alone "
-        f"{found['alone_images_per_s']} images/s, ensemble {served['images_per_s']} images/s, "
+        f"{built}, alone {found['alone_images_per_s']} images/s, ensemble {served['images_per_s']} images/s, "
         f"p50 {served['one_at_a_time_p50_ms']} ms"
     )
 
@@ -163,6 +192,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--results", type=Path, required=True, metavar="FILE", help="JSON file to write")
     found.add_argument("--build", action="append", metavar="BACKEND:PRECISION[:OPTION,...]", help="can be repeated")
     found.add_argument("--weights", choices=["recipe", "none"], default="recipe", help="none: random (default: recipe)")
+    found.add_argument("--checkpoint", metavar="FILE", help="weights, as jpeg-build takes them")
+    found.add_argument("--repositories", type=Path, metavar="FOLDER", help="where to build, and keep what was built")
+    found.add_argument("--only", choices=["build"], help="build: do not measure")
     found.add_argument("--processes", type=int, default=4, metavar="N", help="that ask at once (default: 4)")
     found.add_argument("--seconds", type=float, default=SECONDS, help=f"of each measurement (default: {SECONDS:g})")
     return found

@@ -130,7 +130,7 @@ def test_inspect_says_what_is_in_an_engine(network, tmp_path, capsys):
         kind: [n, SIZE, SIZE, 3] for kind, n in (("min", 1), ("opt", 4), ("max", 8))
     }
     assert found["layers"] == emitted.details["layers"] > 0
-    assert any("Layer" in line for line in found["polygraphy"])
+    assert any("Layer" in line for line in found["inspection"])
     assert json.loads(json.dumps(found)) == found
     assert capsys.readouterr().out == ""
 

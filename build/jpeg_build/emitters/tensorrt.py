@@ -14,6 +14,7 @@ import io
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,8 @@ def emit(job: Job) -> Emitted:
             "form": "engine",
             "gpu": gpu.name,
             "profile": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
-            "engine_bytes": artefact.stat().st_size,
+            "engines": 1,
+            "engine_bytes": [artefact.stat().st_size],
             "layers": layers,
             "tool": options.tool,
             "trtexec": line,
@@ -154,18 +156,15 @@ def opened(artefact: Path) -> Iterator[Run]:
 
 
 def inspect(artefact: Path) -> dict[str, Any]:
-    """See Emitter. Also profiles, size, memory, and `polygraphy`: the lines of Polygraphy's own inspection."""
+    """See Emitter. Also profiles, size, and `inspection`: the lines of `polygraphy inspect model --show layers`."""
     find_gpu()
     trt = _tensorrt()
     with _engine(artefact) as engine:
-        from polygraphy.backend.trt import util as polygraphy_util
-
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         described = {
             name: _describe(engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names
         }
-        context = engine.create_execution_context()
         return {
             "inputs": {name: described[name] for name in inputs},
             "outputs": {name: described[name] for name in names if name not in inputs},
@@ -184,9 +183,27 @@ def inspect(artefact: Path) -> dict[str, Any]:
                 for profile in range(engine.num_optimization_profiles)
             ],
             "layers": int(engine.num_layers),
-            "engine_bytes": artefact.stat().st_size,
-            "polygraphy": polygraphy_util.str_from_engine(engine, context, show_layers=True).splitlines(),
+            "engine_bytes": [artefact.stat().st_size],
+            "inspection": _inspection(artefact, engine),
         }
+
+
+def _inspection(artefact: Path, engine: Any) -> list[str]:
+    """What Polygraphy's command says of an engine; where that fails, what TensorRT itself says.
+
+    The command runs as a process of its own: its questions about formats take the process down where the Python
+    bindings of TensorRT are of another release than its libraries, although such a pair builds and runs engines.
+    """
+    command = "import sys; from polygraphy.tools import main; sys.exit(main())"
+    asked = ["inspect", "model", str(artefact), "--model-type=engine", "--show", "layers", "--log-format", "no-colors"]
+    done = subprocess.run([sys.executable, "-c", command, *asked], capture_output=True, text=True, check=False)
+    lines = done.stdout.rstrip().splitlines()
+    title = next((place for place, line in enumerate(lines) if "====" in line), None)
+    if done.returncode == 0 and title is not None:
+        return lines[title:]
+    how = _tensorrt().LayerInformationFormat.ONELINE
+    said = str(engine.create_engine_inspector().get_engine_information(how)).splitlines()
+    return [f"(polygraphy inspect failed with exit status {done.returncode}; this is TensorRT's own list)", *said]
 
 
 def fp32_layers(path: Path) -> list[str]:

@@ -94,11 +94,13 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
             (artefact / "assets.extra").mkdir(exist_ok=True)
             (artefact / PROFILE).write_text(json.dumps({"smallest": profile[0], "largest": profile[2]}))
             inside, left = engines.operations(artefact)
+            sizes = engines.engine_sizes(artefact)
             details = {
                 "form": "engine",
                 "mode": mode,
                 "profile": {"min": profile[0], "opt": profile[1], "max": profile[2]},
-                "engine_bytes": engines.engine_sizes(artefact),
+                "engines": len(sizes),
+                "engine_bytes": sizes,
                 "operations_in_engines": inside,
                 "operations_in_tensorflow": left,
                 "engine_calls_by_batch": {str(batch): calls for batch, calls in proof.engine_calls.items()},

@@ -119,7 +119,7 @@ def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitte
     slow = ["float16 is slow on CPUs, which have few instructions for it: serve this file on a GPU"] if fp16 else []
     return Emitted(
         artefact,
-        details={"form": "plain", "torch": str(torch.__version__), "operations_in_pytorch": sum(found.values())},
+        details={"form": "plain", "torch": str(torch.__version__), "operations_in_pytorch": dict(found.most_common())},
         notes=slow,
     )
 
