@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jpeg_build import configs, repository
 from jpeg_build import report as reports
+from jpeg_build.commands import build_command
 from jpeg_build.errors import BuildError, RepositoryError
 from jpeg_build.gpu import find_gpu
 from jpeg_build.targets import TARGETS, Target
@@ -24,16 +25,20 @@ def require_built(root: Path, target: Target, version: str | None) -> reports.Re
         return found
     built = [each.name for each in TARGETS.values() if repository.newest_version(root, each.model)]
     wanted = f"version {number} of {target.model}" if number is not None else target.model
-    preprocess = repository.read_config(root, configs.PREPROCESS)
-    recipe = preprocess.parameters["recipe"].string_value if preprocess is not None else ""
-    command = f"jpeg-build {recipe or 'RECIPE'} --backend {target.name}" + (
-        f" --version {number}" if number is not None else ""
-    )
-    if root != Path("model_repository"):
-        command += f" --model-repository {root}"
+    recipe, _ = recipe_in_place(root)
+    command = build_command(recipe or "RECIPE", target.name, root, version=number)
     raise RepositoryError(
         f"{root}: {wanted} is not built: build it with {command}; built are {', '.join(built) or 'none'}"
     )
+
+
+def recipe_in_place(root: Path) -> tuple[str, str]:
+    """Name and SHA-256 of the recipe that the steps around the classifier are of; empty where nothing says it."""
+    preprocess = repository.read_config(root, configs.PREPROCESS)
+    if preprocess is None:
+        return "", ""
+    parameters = preprocess.parameters
+    return parameters["recipe"].string_value, parameters["recipe_sha256"].string_value
 
 
 def served_report(root: Path, target: Target) -> reports.Report | None:

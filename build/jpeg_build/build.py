@@ -16,15 +16,16 @@ import numpy as np
 from jpeg_build import configs, parity, repository
 from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, served_report, this_gpu
+from jpeg_build.commands import build_command, use_command
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run, Say, emitter
-from jpeg_build.errors import BuildError, ParityError
+from jpeg_build.errors import BuildError, NetworkError, ParityError
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
 from jpeg_build.photos import PHOTOS, digest, load_photos, random_pixels
 from jpeg_build.recipe import Recipe
 from jpeg_build.report import Report
 from jpeg_build.speed import images_per_second
-from jpeg_build.targets import TARGETS, Target
+from jpeg_build.targets import PREFIX, TARGETS, Target
 
 AUTO = "auto"
 
@@ -102,7 +103,10 @@ def build(request: Request, say: Say) -> tuple[Report, list[str]]:
             if wanted == AUTO:
                 chosen, speeds = _fastest(request, question, Path(scratch), say)
             else:
-                chosen, speeds = _make(request, question, wanted, Path(scratch), say), None
+                try:
+                    chosen, speeds = _make(request, question, wanted, Path(scratch), say), None
+                except ParityError as fault:
+                    raise ParityError(f"{fault}. Nothing was put in place.") from fault
             report = _stage_artefact(request, question, chosen, folder, speeds)
         stage_repository(request, folder, question.network.labels, chosen.emitted)
         repository.place(folder, request.repository)
@@ -117,7 +121,13 @@ def ask(request: Request, say: Say) -> Question:
     photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
     noise = random_pixels(request.recipe)
     say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
-    return Question(network, photos, noise, parity.run_in_batches(network.reference, np.concatenate([photos, noise])))
+    reference = parity.run_in_batches(network.reference, np.concatenate([photos, noise]))
+    if not np.isfinite(reference).all():
+        raise NetworkError(
+            f"{network.weights.source}: the network itself, in fp32, answers NaN or infinity for some of the photos or "
+            "of the images of noise: check its weights, and the recipe's [normalisation]"
+        )
+    return Question(network, photos, noise, reference)
 
 
 def _make(request: Request, question: Question, precision: str, folder: Path, say: Say) -> Candidate:
@@ -150,12 +160,22 @@ def _make(request: Request, question: Question, precision: str, folder: Path, sa
     made = emitter(request.target).emit(job)
     say(f"comparing the {precision} artefact with the network")
     answers = answers_of(emitter(request.target), made.artefact, question.pixels)
+    judged = parity.judged_as(precision, question.network)
     try:
-        measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
-        parity.check(measured, precision)
+        measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=judged)
+        parity.check(measured, judged, precision)
     except ParityError as fault:
-        raise ParityError(f"{fault}. Nothing was put in place.") from fault
+        raise ParityError(f"{fault}{_advice(made, precision)}") from fault
     return Candidate(precision, made, measured)
+
+
+def _advice(made: Emitted, precision: str) -> str:
+    if precision != "int8":
+        return ""
+    return (
+        f". The ranges of int8 came from {made.details.get('calibration_images')} images: take more of them, of the "
+        "kind that is checked on, with --calibration DIR, or --precision fp16"
+    )
 
 
 class Opener(Protocol):
@@ -227,6 +247,7 @@ def _stage_artefact(
         settings=_settings(request, chosen.emitted),
         weights=question.network.weights,
         parity=chosen.parity,
+        tolerance=parity.TOLERANCES[parity.judged_as(chosen.precision, question.network)],
     )
     # What else decided what was built, so that another wish is not taken for what is there.
     report["asked"] = _asked(request)
@@ -342,17 +363,24 @@ def _notes(request: Request) -> list[str]:
     chosen = configs.chosen_classifier(ensemble) if ensemble is not None else None
     if chosen != target.model:
         path = root / configs.ENSEMBLE / repository.CONFIG
-        found.append(
-            f"{path} uses {chosen}, as you chose; to use {target.model}, edit that word, or run: "
-            f"jpeg-build use {target.name}"
-        )
+        use = use_command(target.name, root)
+        other = TARGETS.get((chosen or "").removeprefix(PREFIX))
+        report = served_report(root, other) if other is not None else None
+        if other is not None and report is not None and report.get("recipe_sha256") != request.recipe.sha256:
+            found.append(
+                f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
+                f"({report['recipe']}) than the steps around it now ({request.recipe.name}). Run {use}, or "
+                f"{build_command(request.recipe.word, other.name, root)}"
+            )
+        else:
+            found.append(f"{path} uses {chosen}; to use {target.model}, edit that word, or run: {use}")
     classifier = repository.read_config(root, target.model)
     if classifier is not None:
         served = configs.pinned_version(classifier)
         if served not in (None, request.settled_version):
             found.append(
-                f"{target.model} serves version {served}, as you chose; to serve version {request.settled_version}: "
-                f"jpeg-build use {target.name} --version {request.settled_version}"
+                f"{target.model} serves version {served}; to serve version {request.settled_version}: "
+                f"{use_command(target.name, root, version=request.settled_version)}"
             )
         if ensemble is not None and ensemble.max_batch_size > classifier.max_batch_size:
             found.append(

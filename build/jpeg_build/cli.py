@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jpeg_build.commands import INSTALL, reload_command
 from jpeg_build.targets import TARGETS
 
 EPILOG = """\
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BuildError as error:
             return _fail(str(error), 1)
     except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[build]'", 1)
+        return _fail(f"the package {error.name} is not installed: {INSTALL.format(extra='build')}", 1)
     except OSError as error:
         remedy = ": make room and build again" if error.errno == errno.ENOSPC else ""
         return _fail(f"{error.filename or options.model_repository}: {error.strerror or error}{remedy}", 1)
@@ -143,6 +144,11 @@ def _refuse_idle(options: argparse.Namespace) -> None:
             raise CallError(
                 f"--{name.replace('_', '-')} means something to {', '.join(backends)} only, not to {options.backend}"
             )
+    possible = TARGETS[options.backend].precisions
+    if options.precision not in (*possible, "auto"):
+        raise CallError(f"{options.backend} has the precisions {', '.join(possible)}, not {options.precision}")
+    if options.calibration is not None and not {"int8", "auto"} & {options.precision}:
+        raise CallError(f"--calibration is for int8 (or auto); {options.precision} needs none")
 
 
 def _use(options: argparse.Namespace) -> object:
@@ -150,7 +156,7 @@ def _use(options: argparse.Namespace) -> object:
 
     for line in use(options.model_repository, TARGETS[options.backend], options.version):
         _tell(line)
-    _tell("a server takes it when it starts; one that runs, with: jpeg-serve reload")
+    _tell(f"a server takes it when it starts; one that runs, with: {reload_command(options.model_repository)}")
     return None
 
 
@@ -209,7 +215,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="number of the version to build, beside those that are there (default: the newest there is, or 1)",
     )
     _add_weights(parser)
-    _add_repository(parser)
+    _add_repository(parser, made="; made if it is not there")
     parser.add_argument(
         "--photos",
         type=Path,
@@ -367,13 +373,13 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backend", metavar="BACKEND", choices=list(TARGETS), help=", ".join(TARGETS))
 
 
-def _add_repository(parser: argparse.ArgumentParser) -> None:
+def _add_repository(parser: argparse.ArgumentParser, made: str = "") -> None:
     parser.add_argument(
         "--model-repository",
         type=Path,
         default=Path("model_repository"),
         metavar="DIR",
-        help="the model repository; a build makes it if it is not there (default: model_repository)",
+        help=f"the model repository{made} (default: model_repository)",
     )
 
 

@@ -150,7 +150,7 @@ def choose_classifier(text: str, classifier: str) -> str:
         raise ValueError(f"no step makes {OUTPUT}")
     changed = re.sub(rf"""(model_name\s*:\s*)(["']){re.escape(chosen)}\2""", rf'\1"{classifier}"', text)
     if chosen_classifier(parse(changed)) != classifier:
-        raise ValueError(f'model_name: "{chosen}" is not written in one piece')
+        raise ValueError(f'model_name: "{chosen}" does not stand there as one word behind its key')
     return changed
 
 

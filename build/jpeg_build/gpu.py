@@ -107,6 +107,8 @@ def cuda_runtime_visible() -> Iterator[None]:
 
 def _no_gpu(reason: str) -> BuildError:
     return BuildError(
-        f"{reason}. A TensorRT engine is built and run on the kind of GPU that is to serve it: build it there; "
-        "the backends onnx and openvino need no GPU"
+        f"{reason}. A TensorRT engine is built and run on the kind of GPU that is to serve it: build it on such a "
+        "machine, where NVIDIA's images have all that is needed (docker run --gpus all): "
+        "nvcr.io/nvidia/tensorrt:YY.MM-py3 for tensorrt, nvcr.io/nvidia/pytorch:YY.MM-py3 for torch_tensorrt. No GPU "
+        "is needed by the backends onnx and openvino, and by torch_tensorrt --no-trt"
     )

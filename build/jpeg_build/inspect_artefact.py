@@ -9,7 +9,7 @@ from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
-from jpeg_build.targets import TARGETS, Target
+from jpeg_build.targets import PREFIX, TARGETS, Target
 
 _BY_SUFFIX = {Path(target.artefact).suffix: target for target in TARGETS.values()} | {".engine": TARGETS["tensorrt"]}
 
@@ -17,10 +17,14 @@ _BY_SUFFIX = {Path(target.artefact).suffix: target for target in TARGETS.values(
 def inspect_artefact(root: Path, what: str, version: str | None) -> dict[str, Any]:
     """Describe the artefact of a backend in the repository `root`, or a file or folder of one of these kinds.
 
+    what: a backend, its classifier's name or folder, or an artefact.
+
     Raises BuildError if there is none, or if it cannot be read.
     """
-    if what in TARGETS:
-        target = TARGETS[what]
+    name = Path(what).name.removeprefix(PREFIX)
+    folder = root / f"{PREFIX}{name}"
+    if name in TARGETS and (what in (name, folder.name) or Path(what).resolve() == folder.resolve()):
+        target = TARGETS[name]
         report: reports.Report | None = require_built(root, target, version)
         number = served_version(root, target, version)
         assert report is not None and number is not None, "it is built"

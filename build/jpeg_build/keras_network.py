@@ -38,6 +38,8 @@ class KerasNetwork:
     network for TensorFlow.
     """
 
+    rounds_to_half = False
+
     def __init__(self, recipe: Recipe, *, checkpoint: Path | None = None, random: bool = False) -> None:
         described = recipe.tensorflow_network()
         self._recipe, self._source, self._normalisation = recipe, described.source, described.normalisation

@@ -32,6 +32,11 @@ class Network(Protocol):
         """The names of its classes."""
         ...
 
+    @property
+    def rounds_to_half(self) -> bool:
+        """Whether it is itself in float16, so that its answers are rounded before anything is converted."""
+        ...
+
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the network's own framework says: (N, H, W, 3) uint8 to (N, classes) float32 logits, in fp32."""
         ...

@@ -52,6 +52,7 @@ class OnnxNetwork:
             self._layout = find_layout(self._input, self._source.layout)
             check_size(self._input, self._layout, recipe.geometry.crop_size)
         self._fixed_batch = self._input.type.tensor_type.shape.dim[0].dim_value
+        self.rounds_to_half = _computes_in_half(self._model.graph, self._input)
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. The user's file itself in ONNX Runtime, on images normalised by NumPy."""
@@ -127,6 +128,19 @@ class OnnxNetwork:
                 f'{self._recipe.path}: [source] output is "probabilities", but the network\'s answers are not '
                 f'(for one image they sum to {sums[0]:.3g}): say output = "logits"'
             )
+
+
+def _computes_in_half(graph: Any, image: Any) -> bool:
+    """Whether images or weights are float16; weights with a Cast behind them are only stored so, and round nothing."""
+    half = onnx.TensorProto.FLOAT16
+    stored = {node.input[0] for node in graph.node if node.op_type == "Cast"}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                weights[node.output[0]] = attribute.t
+    in_half = (tensor.data_type == half and name not in stored for name, tensor in weights.items())
+    return image.type.tensor_type.elem_type == half or any(in_half)
 
 
 def _first_line(error: Exception) -> str:

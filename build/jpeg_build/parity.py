@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpeg_build.errors import ParityError
+from jpeg_build.network import Network
 
 Logits = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -92,9 +93,17 @@ def measure(reference: Logits, artefact: Logits, *, photos: int, precision: str)
     )
 
 
-def check(parity: Parity, precision: str) -> None:
-    """Raises ParityError, naming what is outside, if the precision's tolerance is not kept."""
-    tolerance = TOLERANCES[precision]
+def judged_as(precision: str, network: Network) -> str:
+    """The precision whose tolerance counts: a network that is itself in float16 rounds its own answers, too."""
+    return "fp16" if precision == "fp32" and network.rounds_to_half else precision
+
+
+def check(parity: Parity, judged: str, precision: str | None = None) -> None:
+    """Raises ParityError, naming what is outside, if the tolerance of the precision `judged` is not kept.
+
+    precision: of the artefact, for the message (default: `judged`).
+    """
+    tolerance = TOLERANCES[judged]
     faults = []
     if not parity.relative_difference <= tolerance.relative_difference:
         faults.append(
@@ -111,7 +120,9 @@ def check(parity: Parity, precision: str) -> None:
     if not parity.top5_overlap >= tolerance.top5_overlap:
         faults.append(f"top-5 overlaps by {parity.top5_overlap:.1%}, {tolerance.top5_overlap:.1%} is needed")
     if faults:
-        raise ParityError(f"the {precision} artefact does not compute what the network computes: {'; '.join(faults)}")
+        raise ParityError(
+            f"the {precision or judged} artefact does not compute what the network computes: {'; '.join(faults)}"
+        )
 
 
 def run_in_batches(run: Callable[[Pixels], Logits], pixels: Pixels) -> Logits:

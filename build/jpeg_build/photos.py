@@ -60,7 +60,7 @@ def load_photos(
 
 def jpegs(folder: Path) -> list[Path]:
     """The JPEGs below a folder, by their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file())
 
 
 def digest(folder: Path) -> str:

@@ -130,6 +130,11 @@ class Recipe:
     tensorflow: TensorflowNetwork | None = None
 
     @property
+    def word(self) -> str:
+        """What a command takes for this recipe: its name, if it is one of build/recipes, else its path."""
+        return self.name if self.path.parent == RECIPES else str(self.path)
+
+    @property
     def sha256(self) -> str:
         """Identity of what the recipe says, not of how it is written: comments and order do not count.
 

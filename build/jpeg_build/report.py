@@ -13,7 +13,7 @@ from typing import Any
 from jpeg_build.configs import ArtefactSettings
 from jpeg_build.emitters import Emitted
 from jpeg_build.network import Weights
-from jpeg_build.parity import TOLERANCES, Parity
+from jpeg_build.parity import Parity, Tolerance
 from jpeg_build.recipe import Recipe, file_sha256
 
 FORMAT = 1
@@ -89,6 +89,7 @@ def make(
     settings: ArtefactSettings,
     weights: Weights,
     parity: Parity,
+    tolerance: Tolerance,
 ) -> Report:
     """The report on a checked artefact. It holds no path of the machine and no time: equal builds, equal reports."""
     return {
@@ -109,7 +110,7 @@ def make(
         "config": asdict(settings),
         "weights": {"source": weights.source, "sha256": weights.sha256},
         "parity": asdict(parity),
-        "tolerance": asdict(TOLERANCES[precision]),
+        "tolerance": asdict(tolerance),
         "versions": versions(),
     }
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of the classifiers' names in the model repository.
+PREFIX = "classifier_"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -24,7 +27,7 @@ class Target:
     @property
     def model(self) -> str:
         """Name of the classifier in the model repository: `classifier_onnx`."""
-        return f"classifier_{self.name}"
+        return f"{PREFIX}{self.name}"
 
 
 TARGETS = {

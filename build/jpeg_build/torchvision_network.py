@@ -41,6 +41,8 @@ class TorchvisionNetwork:
     Raises NetworkError if the network, its weights or its labels cannot be had.
     """
 
+    rounds_to_half = False
+
     def __init__(self, recipe: Recipe, *, checkpoint: Path | None = None, random: bool = False) -> None:
         assert isinstance(recipe.source, TorchvisionSource)
         self._recipe, self._source = recipe, recipe.source

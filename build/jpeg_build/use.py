@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jpeg_build import configs, repository
 from jpeg_build import report as reports
-from jpeg_build.artefacts import NEWEST, require_built, served_report, served_version
+from jpeg_build.artefacts import NEWEST, recipe_in_place, require_built, served_report, served_version
+from jpeg_build.commands import build_command
 from jpeg_build.errors import RepositoryError
 from jpeg_build.targets import Target
 
@@ -17,9 +18,11 @@ def use(root: Path, target: Target, version: str | None) -> list[str]:
 
     version: a number; "newest"; None leaves the classifier's policy as it is. Returns lines that say what changed.
 
-    Raises RepositoryError if that classifier, or that version, was not built.
+    Raises RepositoryError if that classifier, or that version, was not built, or from another recipe than the steps
+    around it: the server would refuse it.
     """
     report = require_built(root, target, version)
+    _require_same_recipe(root, target, version, report)
     said = []
     ensemble = repository.read_config(root, configs.ENSEMBLE)
     path = root / configs.ENSEMBLE / repository.CONFIG
@@ -43,6 +46,20 @@ def use(root: Path, target: Target, version: str | None) -> list[str]:
             repository.write_config(root, target.model, configs.to_text(pinned))
             said.append(f"{target.model} now serves {_which(version)}")
     return said or [f"{configs.ENSEMBLE} uses {target.model} already"]
+
+
+def _require_same_recipe(root: Path, target: Target, version: str | None, report: reports.Report) -> None:
+    recipe, sha256 = recipe_in_place(root)
+    if not sha256 or report.get("recipe_sha256") == sha256:
+        return
+    again = build_command(recipe, target.name, root, version=served_version(root, target, version))
+    back = build_command(str(report["recipe"]), target.name, root)
+    raise RepositoryError(
+        f"{target.model} was built from the recipe {report['recipe']}, and {configs.PREPROCESS} and "
+        f"{configs.POSTPROCESS} are of {recipe}"
+        f"{' in another state' if report['recipe'] == recipe else ''}: build it with {again}"
+        + (f", or go back to its recipe with {back}" if report["recipe"] != recipe else "")
+    )
 
 
 def _settings(root: Path, target: Target, version: str, report: reports.Report) -> configs.ArtefactSettings:

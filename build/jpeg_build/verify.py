@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jpeg_build import parity
 from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, require_built, served_version
 from jpeg_build.batches import any_batch
 from jpeg_build.build import Opener, Request, answers_of, ask
+from jpeg_build.commands import build_command, reload_command
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Logits, Pixels, Run, Say, emitter
 from jpeg_build.errors import BuildError
@@ -51,6 +54,10 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
     source = str(report["weights"]["source"])
     if source.startswith("checkpoint") and wish.checkpoint is None:
         raise BuildError(f"{wish.target.model} was built from {source}: name that file with --checkpoint FILE")
+    artefact = _artefact(wish, report)
+    server = _Server(wish.server, wish.target.model, artefact.parent.name) if wish.server is not None else None
+    if server is not None:
+        server.require_ready()
     request = Request(
         recipe=recipe,
         repository=wish.repository,
@@ -64,29 +71,48 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
         raise BuildError(
             f"{wish.target.model} was built from other weights ({source}) than {question.network.weights.source}"
         )
-    artefact = _artefact(wish, report)
     say(f"asking {wish.target.model} {f'on {wish.server}' if wish.server else ''}".rstrip())
-    backend: Opener = emitter(wish.target)
-    if wish.server is not None:
-        backend = _Server(wish.server, wish.target.model, artefact.parent.name)
+    backend: Opener = server or emitter(wish.target)
     answers = answers_of(backend, artefact, question.pixels)
     speeds = None
     if wish.speed:
         with backend.opened(artefact) as run:
             speeds = by_batch_size(run, question.photos)
     precision = str(report["precision"])
-    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=precision)
-    parity.check(measured, precision)
-    found = {
+    judged = parity.judged_as(precision, question.network)
+    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=judged)
+    parity.check(measured, judged, precision)
+    found: dict[str, Any] = {
         "classifier": wish.target.model,
         "version": artefact.parent.name,
         "server": wish.server,
         "recipe": recipe.name,
         "precision": precision,
         "parity": asdict(measured),
-        "tolerance": asdict(parity.TOLERANCES[precision]),
+        "tolerance": asdict(parity.TOLERANCES[judged]),
     }
+    if server is not None:
+        found["difference_from_artefact"] = _from_artefact(wish, artefact, question.pixels, answers, say)
     return found if speeds is None else {**found, "images_per_second": speeds}
+
+
+def _from_artefact(wish: Verification, artefact: Path, pixels: Pixels, answers: Logits, say: Say) -> float | None:
+    """How far the server's answers are from those of the artefact in the repository, which it may not have loaded yet.
+
+    The largest difference as a part of the largest logit; None where the artefact does not run on this machine.
+    """
+    try:
+        here = answers_of(emitter(wish.target), artefact, pixels)
+    except BuildError:
+        return None
+    difference = float(np.abs(here - answers).max() / max(float(np.abs(here).max()), 1e-6))
+    # Runtimes of the same network differ by less.
+    if not difference <= parity.TOLERANCES["fp16"].relative_difference:
+        say(
+            f"the server answers otherwise than {artefact} (by up to {difference:.2g} of the largest logit): it may "
+            f"run an earlier build; {reload_command(wish.repository)} lets it take this one"
+        )
+    return difference
 
 
 def _artefact(wish: Verification, report: reports.Report) -> Path:
@@ -108,7 +134,7 @@ def _recipe(wish: Verification, report: reports.Report) -> Recipe:
     if recipe.sha256 != report["recipe_sha256"]:
         raise BuildError(
             f"{wish.target.model} was built from another recipe, or an older state of it, than {recipe.path}: build it "
-            f"again with jpeg-build {wish.recipe or recipe.name} --backend {wish.target.name}"
+            f"again with {build_command(recipe.word, wish.target.name, wish.repository)}"
         )
     return recipe
 
@@ -118,6 +144,27 @@ class _Server:
 
     def __init__(self, address: str, model: str, version: str) -> None:
         self._address, self._model, self._version = address.removeprefix("grpc://"), model, version
+
+    def require_ready(self) -> None:
+        """Raises BuildError if no server answers, or it does not have the classifier."""
+        import tritonclient.grpc as triton
+
+        host, _, port = self._address.rpartition(":")
+        if not host or not port.isdigit():
+            raise BuildError(f"--server {self._address}: is not HOST:PORT, the server's gRPC port, usually 8001")
+        with triton.InferenceServerClient(self._address) as client:
+            try:
+                ready = client.is_model_ready(self._model, self._version, client_timeout=10)
+            except triton.InferenceServerException as error:
+                raise BuildError(
+                    f"{self._address}: no Triton server answers there by gRPC (usually port 8001; 8000 is HTTP's): "
+                    f"{error.message()}"
+                ) from error
+        if not ready:
+            raise BuildError(
+                f"{self._address}: the server does not serve version {self._version} of {self._model}: let the "
+                "ensemble use it, then start the server anew or reload it"
+            )
 
     @contextmanager
     def opened(self, _artefact: Path) -> Iterator[Run]:

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[client]'", 1)
+        return _fail(
+            f"the package {error.name} is not installed: pip install -e '.[client]' in this project's folder", 1
+        )
     except BrokenPipeError:
         # Whoever read the lines has seen enough; Python must not try to write the rest on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,7 +27,7 @@ def why_not():
     """What these tests need and is not here."""
     for package in ("cupy", "tensorrt", "polygraphy", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            return f"needs the package {package}: pip install 'triton-jpeg-classifier[serve,tensorrt]'"
+            return f"needs the package {package}: pip install -e '.[serve,tensorrt]'"
     import cupy
 
     try:

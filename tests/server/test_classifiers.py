@@ -129,3 +129,4 @@ def test_verify_asks_the_running_server(classifier, server, capsys):
     assert (found["classifier"], found["precision"]) == (f"classifier_{backend}", precision)
     assert found["server"] == server.grpc_address
     assert np.isfinite(found["parity"]["max_abs_difference"])
+    assert found["difference_from_artefact"] < 0.02

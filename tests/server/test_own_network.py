@@ -113,7 +113,7 @@ def test_a_build_says_whose_choice_it_left_alone(built, tmp_path):
     (tmp_path / "model_repository/preprocess/1/model.py").write_text("# my own\n")
     done = run_module("jpeg_build", built / "colours.toml", "--model-repository", tmp_path / "model_repository")
     assert done.returncode == 0
-    assert "uses classifier_mine, as you chose; to use classifier_onnx, edit that word, or" in done.stderr
+    assert "uses classifier_mine; to use classifier_onnx, edit that word, or" in done.stderr
     assert "preprocess/1/model.py differs from this project's and was left alone" in done.stderr
 
 

@@ -1,14 +1,20 @@
 """jpeg-build's commands on a repository with a small network of the test's own."""
 
 import json
+import re
 import shutil
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
+import onnx
 import pytest
 from jpeg_build import configs
 from jpeg_build import report as reports
 from jpeg_build.cli import main
-from support import PHOTOS, SMALL_RECIPE, photo, small_network
+from jpeg_build.parity import TOLERANCES
+from onnx import numpy_helper
+from support import PHOTOS, ROOT, SMALL_RECIPE, photo, run, small_network
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +61,46 @@ def test_versions_lie_side_by_side_and_going_back_is_one_command(recipe, reposit
     capsys.readouterr()
     assert build(recipe, repository) == 0
     assert (artefact(repository, 2) / "model.onnx").read_bytes() == first
-    assert (
-        "classifier_onnx serves version 1, as you chose; to serve version 2: jpeg-build use" in capsys.readouterr().err
-    )
+    remedy = f"to serve version 2: jpeg-build use onnx --version 2 --model-repository {repository}"
+    assert f"classifier_onnx serves version 1; {remedy}" in capsys.readouterr().err
     assert main(["use", "onnx", "--version", "newest", *where]) == 0
     assert served(repository) is None
     assert main(["use", "onnx", "--version", "7", *where]) == 1
     assert "version 7 of classifier_onnx is not built: build it with jpeg-build small --backend onnx --version 7" in (
         capsys.readouterr().err
     )
+
+
+def other_recipe(folder, **changes):
+    """The same network under a recipe of another content."""
+    small_network(folder)
+    text = SMALL_RECIPE
+    for old, new in {"resize_size = 32": "resize_size = 40", **changes}.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "other.toml").write_text(text)
+    return folder / "other.toml"
+
+
+def test_a_build_of_another_recipe_says_how_the_ensemble_can_be_served_again(recipe, repository, tmp_path, capsys):
+    where = f"--model-repository {repository}"
+    other = other_recipe(tmp_path)
+    assert build(recipe, repository, "--backend", "openvino") == 0
+    capsys.readouterr()
+    assert build(other, repository) == 0
+    said = capsys.readouterr().err
+    assert "THE ENSEMBLE CANNOT BE SERVED AS IT IS" in said
+    assert f"Run jpeg-build use onnx {where}, or jpeg-build {other} --backend openvino {where}" in said
+
+    # What was built from another recipe is not taken into use, either.
+    assert main(["use", "openvino", *where.split()]) == 1
+    said = capsys.readouterr().err
+    assert "built from the recipe small, and preprocess and postprocess are of other" in said
+    assert (
+        f"build it with jpeg-build other --backend openvino --version 1 {where}, or go back to its recipe with " in said
+    )
+    assert main(["use", "onnx", *where.split()]) == 0
+    assert f"one that runs, with: jpeg-serve reload {where}" in capsys.readouterr().err
 
 
 def test_use_changes_one_word_and_refuses_what_is_not_built(recipe, repository, capsys):
@@ -118,7 +155,8 @@ def test_verify_knows_which_recipe_it_was(recipe, repository, tmp_path, capsys):
 def test_inspect_shows_what_is_inside(recipe, repository, capsys):
     assert build(recipe, repository) == build(recipe, repository, "--backend", "openvino") == 0
     capsys.readouterr()
-    for what in ("onnx", "openvino", str(artefact(repository) / "model.onnx")):
+    folder = str(repository / "classifier_onnx")
+    for what in ("onnx", "openvino", "classifier_onnx", folder, str(artefact(repository) / "model.onnx")):
         assert main(["inspect", what, "--model-repository", str(repository)]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["inputs"] == {"input__0": found["inputs"]["input__0"]}
@@ -129,6 +167,9 @@ def test_inspect_shows_what_is_inside(recipe, repository, capsys):
     assert main(["inspect", "photo.jpg"]) == 1
     assert "photo.jpg: is neither a backend" in capsys.readouterr().err
     assert main(["inspect", str(recipe.with_name("small.onnx"))]) == 0
+    (repository / "empty.onnx").touch()
+    assert main(["inspect", str(repository / "empty.onnx")]) == 1
+    assert "is no ONNX file with a network in it" in capsys.readouterr().err
 
 
 def test_auto_takes_the_fastest_within_tolerance(recipe, repository, capsys):
@@ -218,8 +259,115 @@ def test_calibration_leaves_out_what_cannot_be_decoded_and_says_so(recipe, repos
 
 
 def test_a_precision_that_a_backend_does_not_have_is_refused(recipe, repository, capsys):
-    assert build(recipe, repository, "--precision", "bf16") == 1
+    assert build(recipe, repository, "--precision", "bf16") == 2
     assert "onnx has the precisions fp32, fp16, int8, not bf16" in capsys.readouterr().err
+
+
+def test_calibration_is_refused_where_nothing_is_calibrated(recipe, repository, tmp_path, capsys):
+    assert build(recipe, repository, "--calibration", str(tmp_path)) == 2
+    assert "--calibration is for int8 (or auto); fp32 needs none" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_a_photo_is_none(recipe, repository, tmp_path):
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "album.jpg").mkdir()
+    assert build(recipe, repository, "--photos", str(tmp_path / "photos")) == 0
+
+
+def changed_network(folder, change):
+    """The small network with its weights, by name, changed."""
+    small_network(folder)
+    model = onnx.load(str(folder / "small.onnx"))
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(change(tensor.name, numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(model, str(folder / "small.onnx"))
+    (folder / "small.toml").write_text(SMALL_RECIPE)
+    return model, folder / "small.toml"
+
+
+def test_a_network_that_is_itself_in_half_precision_is_judged_as_one(repository, tmp_path, capsys):
+    model, recipe = changed_network(tmp_path, lambda _, values: values.astype(np.float16))
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, str(tmp_path / "small.onnx"))
+    assert build(recipe, repository) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["precision"] == "fp32"
+    assert report["tolerance"] == asdict(TOLERANCES["fp16"])
+    assert main(["verify", "onnx", "--model-repository", str(repository), "--recipe", str(recipe)]) == 0
+    assert json.loads(capsys.readouterr().out)["tolerance"] == asdict(TOLERANCES["fp16"])
+
+
+def test_a_network_that_answers_nan_is_named_for_that(repository, tmp_path, capsys):
+    _, recipe = changed_network(tmp_path, lambda name, values: values * (np.nan if name == "bias" else 1))
+    assert build(recipe, repository) == 1
+    assert "ONNX file small.onnx: the network itself, in fp32, answers NaN or infinity" in capsys.readouterr().err
+    assert not (repository / "classifier_onnx").exists()
+
+
+def test_what_auto_leaves_out_ends_nothing(repository, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], relative_difference=0.0))
+    small_network(tmp_path)
+    (tmp_path / "small.toml").write_text(SMALL_RECIPE)
+    assert build(tmp_path / "small.toml", repository, "--precision", "auto") == 0
+    said = capsys.readouterr().err
+    assert "int8: left out: the int8 artefact does not compute what the network computes" in said
+    assert "Nothing was put in place" not in said
+    assert build(tmp_path / "small.toml", repository, "--precision", "int8") == 1
+    said = capsys.readouterr().err
+    assert "came from 7 images: take more of them" in said
+    assert "Nothing was put in place" in said
+
+
+def test_a_disk_that_is_full_ends_no_process(repository):
+    """TorchScript's own writer aborts where it cannot write."""
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+        "from jpeg_build.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    recipe = repository.with_name("squeeze.toml")
+    recipe.write_text(
+        SMALL_RECIPE.split("[source]")[0]
+        .replace("classes = 3", "classes = 1000")
+        .replace("small.txt", str(ROOT / "build" / "recipes" / "imagenet.txt"))
+        .replace("= 32", "= 64")
+        + '[source]\nkind = "torchvision"\nnetwork = "squeezenet1_1"\nweights = "IMAGENET1K_V1"\n'
+    )
+    wanted = ["--backend", "torch_tensorrt", "--no-trt", "--weights", "none", "--model-repository", str(repository)]
+    done = run(sys.executable, "-c", limited, str(recipe), *wanted)
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert [path.name for path in repository.iterdir()] == [".jpeg-build.lock"]
+
+
+def test_verify_says_what_is_wrong_with_a_server_before_it_loads_a_network(recipe, repository, capsys):
+    assert build(recipe, repository) == 0
+    arguments = ["verify", "onnx", "--model-repository", str(repository), "--recipe", str(recipe), "--server"]
+    capsys.readouterr()
+    for server, said in (
+        ("localhost", "is not HOST:PORT, the server's gRPC port, usually 8001"),
+        ("localhost:1", "no Triton server answers there by gRPC (usually port 8001; 8000 is HTTP's)"),
+    ):
+        assert main([*arguments, server]) == 1
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1, error
+
+
+def test_the_docs_have_the_tolerances_that_count():
+    text = (ROOT / "docs" / "classifiers.md").read_text()
+    for precision, tolerance in TOLERANCES.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {precision} |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+
+        def number(cell):
+            digits = re.search(r"[\d.]+", cell)
+            return 1.0 if digits is None else float(digits[0]) / (100 if "%" in cell else 1)
+
+        assert [number(cell) for cell in cells] == [
+            *(tolerance.relative_difference, tolerance.mean_difference),
+            *(tolerance.top1_agreement, tolerance.top5_overlap, tolerance.tie),
+        ], row
 
 
 def test_the_digest_of_an_artefact_covers_all_of_its_files(tmp_path):

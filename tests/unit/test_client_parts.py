@@ -152,7 +152,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"the package {package}" in done.stderr
-    assert f"pip install 'triton-jpeg-classifier[{extra}]'" in done.stderr
+    assert f"pip install -e '.[{extra}]' in this project's folder" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["jpeg_client", "jpeg_serve", "jpeg_build"])

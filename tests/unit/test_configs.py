@@ -211,7 +211,7 @@ def test_the_word_is_changed_and_nothing_else():
     assert configs.choose_classifier(oneline, "b") == oneline.replace("'a'", '"b"')
     with pytest.raises(ValueError, match="no step makes output__0"):
         configs.choose_classifier("ensemble_scheduling { step { model_name: 'a' } }", "b")
-    with pytest.raises(ValueError, match="not written in one piece"):
+    with pytest.raises(ValueError, match="does not stand there as one word"):
         configs.choose_classifier(oneline.replace("'a'", "'a' 'b'"), "c")
 
 

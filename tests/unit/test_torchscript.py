@@ -206,7 +206,7 @@ def test_a_recipe_without_a_pytorch_network_is_told_its_backends(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing on a machine without a GPU; it has one")
 def test_engines_without_a_gpu_are_refused(network, tmp_path):
-    with pytest.raises(BuildError, match=r"driver.*build it there"):
+    with pytest.raises(BuildError, match=r"driver.*nvcr\.io/nvidia/pytorch:.*for torch_tensorrt"):
         emit(network(), tmp_path, trt=True)
     assert not list((tmp_path / "made").iterdir())
 

@@ -68,6 +68,8 @@ def inspect(artefact: Path) -> dict[str, Any]:
         model = onnx.load(str(artefact))
     except Exception as error:
         raise BuildError(f"{artefact}: is no ONNX file that can be read: {error}") from error
+    if not model.graph.output:
+        raise BuildError(f"{artefact}: is no ONNX file with a network in it")
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         numbers = 1

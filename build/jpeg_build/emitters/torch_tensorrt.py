@@ -8,6 +8,7 @@ and reported.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickletools
 import tempfile
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from jpeg_build.batches import any_batch
+from jpeg_build.commands import INSTALL
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
@@ -101,6 +103,13 @@ def inspect(artefact: Path) -> dict[str, Any]:
     }
 
 
+def _save(module: Any, artefact: Path, notes: Any) -> None:
+    """By way of memory: where the disk is full, PyTorch's own writer ends the process."""
+    buffer = io.BytesIO()
+    _JIT.save(module, buffer, _extra_files={_NOTES: json.dumps(notes)})
+    artefact.write_bytes(buffer.getbuffer())
+
+
 def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
     """Trace, and fold what is constant: batch normalisation goes into the convolutions."""
     fp16 = job.precision == "fp16"
@@ -113,7 +122,7 @@ def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitte
         traced = _JIT.trace(wrapped, example, check_trace=False)
         frozen = _JIT.freeze(traced.eval())
         notes = _notes(job)
-        _JIT.save(frozen, str(artefact), _extra_files={_NOTES: json.dumps(notes)})
+        _save(frozen, artefact, notes)
     _check_batches(artefact, job)
     found = _operations(frozen)
     slow = ["float16 is slow on CPUs, which have few instructions for it: serve this file on a GPU"] if fp16 else []
@@ -147,7 +156,7 @@ def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emit
         wrapped = PixelsToLogits(_one_output(compiled), job.recipe.normalisation, fp16=fp16).eval().cuda()
         try:
             scripted = _JIT.script(wrapped)
-            _JIT.save(scripted, str(artefact), _extra_files={_NOTES: json.dumps(_notes(job, profile=True))})
+            _save(scripted, artefact, _notes(job, profile=True))
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
             raise BuildError(f"the compiled network cannot be saved as TorchScript: {reason}") from error
@@ -352,7 +361,7 @@ def _torch_tensorrt() -> Any:
         import torch_tensorrt
     except ModuleNotFoundError as error:
         raise BuildError(
-            f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[torch-tensorrt]', or "
+            f"the package {error.name} is not installed: {INSTALL.format(extra='torch-tensorrt')}, or "
             "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3"
         ) from error
     except Exception as error:  # it loads libraries, asks the driver, and raises whatever these raise
