@@ -83,6 +83,22 @@ def with_opset(model: Any, version: int) -> Any:
     return converted
 
 
+def with_kernel_shapes(model: Any) -> Any:
+    """The same model, with the size of its kernels written at every convolution, as far as it is known.
+
+    ONNX lets it be left out; TensorRT's parser needs it where the kernel is computed, as from Q/DQ or a Cast.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {item.name: [size.dim_value for size in item.type.tensor_type.shape.dim] for item in inferred.value_info}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        said = any(attribute.name == "kernel_shape" for attribute in node.attribute)
+        kernel = shapes.get(node.input[1], [])[2:] if node.op_type in ("Conv", "ConvTranspose") and not said else []
+        if kernel and all(kernel):
+            node.attribute.append(helper.make_attribute("kernel_shape", kernel))
+    return model
+
+
 def image_part(graph: Any) -> set[str]:
     """Names of the nodes that prepare the image: normalisation and what else depends on nothing that was weighted."""
     constant = {tensor.name for tensor in graph.initializer} | {""}

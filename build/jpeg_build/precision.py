@@ -13,7 +13,7 @@ import onnx
 from jpeg_build.emitters import Job
 from jpeg_build.half import to_half
 from jpeg_build.onnx_graph import finish
-from jpeg_build.onnx_values import opset, with_opset
+from jpeg_build.onnx_values import opset, with_kernel_shapes, with_opset
 from jpeg_build.photos import random_pixels
 from jpeg_build.quantise import Dialect, quantise
 
@@ -47,14 +47,8 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
     job.say("exporting to ONNX")
     job.network.export_onnx(path)
     notes = []
-    if dialect == "tensorrt" and opset(model := onnx.load(str(path))) > TENSORRT_OPSET:
-        try:
-            finish(with_opset(model, TENSORRT_OPSET), path)
-        except ValueError as error:
-            notes.append(
-                f"the ONNX file is of opset {opset(model)}, TensorRT 8.6 reads up to {TENSORRT_OPSET}, and ONNX cannot "
-                f"lower it ({error}): with TensorRT 8.6, compare the engine's answers with care"
-            )
+    if dialect == "tensorrt":
+        notes += _for_tensorrt(path)
     if job.precision == "fp16":
         details = _fp16(job, path)
     elif job.precision == "int8":
@@ -63,6 +57,22 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
     else:
         details = {}
     return OnnxFile(path, details, notes)
+
+
+def _for_tensorrt(path: Path) -> list[str]:
+    """Write the file as TensorRT's parser from 8.6 on wants it; returns what the user should know."""
+    model = with_kernel_shapes(onnx.load(str(path)))
+    notes = []
+    if opset(model) > TENSORRT_OPSET:
+        try:
+            model = with_opset(model, TENSORRT_OPSET)
+        except ValueError as error:
+            notes.append(
+                f"the ONNX file is of opset {opset(model)}, TensorRT 8.6 reads up to {TENSORRT_OPSET}, and ONNX cannot "
+                f"lower it ({error}): with TensorRT 8.6, compare the engine's answers with care"
+            )
+    finish(model, path)
+    return notes
 
 
 def _fp16(job: Job, path: Path) -> dict[str, Any]:

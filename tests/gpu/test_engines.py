@@ -41,6 +41,8 @@ def missing() -> str | None:
 
 pytestmark = [
     pytest.mark.timeout(1200),
+    # Polygraphy still closes TensorRT's objects itself.
+    pytest.mark.filterwarnings("ignore:Context managers for TensorRT types:DeprecationWarning"),
     pytest.mark.skipif(missing() is not None, reason=f"needs a GPU and TensorRT: {missing()}"),
 ]
 

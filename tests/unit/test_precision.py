@@ -370,6 +370,20 @@ def test_what_tensorrt_reads(job, tmp_path, monkeypatch):
     assert sorted(producers[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_finds_the_size_of_kernels_that_are_computed(job, tmp_path, precision):
+    """Its parser takes it from the attribute, which ONNX lets be left out, where the kernel is no constant."""
+    graph = Graph()
+    mobile(graph)
+    written = write_onnx(job(graph, precision), tmp_path / "made.onnx", dialect="tensorrt")
+    said = [
+        {attribute.name: list(attribute.ints) for attribute in node.attribute}["kernel_shape"]
+        for node in contract(written.path).graph.node
+        if node.op_type == "Conv"
+    ]
+    assert said == [[3, 3], [3, 3], [1, 1], [1, 1], [3, 3], [1, 1], [1, 1]]
+
+
 def test_what_cpus_run_in_integers(job, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     graph = Graph()
