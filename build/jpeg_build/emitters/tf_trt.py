@@ -94,7 +94,7 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
             (artefact / "assets.extra").mkdir(exist_ok=True)
             (artefact / PROFILE).write_text(json.dumps({"smallest": profile[0], "largest": profile[2]}))
             inside, left = engines.operations(artefact)
-            sizes = engines.engine_sizes(artefact)
+            sizes = list(engines.engine_sizes(artefact).values())
             details = {
                 "form": "engine",
                 "mode": mode,
