@@ -155,9 +155,12 @@ def choose_classifier(text: str, classifier: str) -> str:
 
 
 def pinned_version(classifier: ModelConfig) -> int | None:
-    """The one version that a classifier's policy names, or None if it serves the newest, or several."""
+    """The version that the ensemble gets, where the policy names versions: the newest of them; else None.
+
+    The ensemble asks for version -1, which Triton takes for the newest of those that it serves.
+    """
     versions = classifier.version_policy.specific.versions
-    return int(versions[0]) if len(versions) == 1 else None
+    return int(max(versions)) if versions else None
 
 
 def pin_version(classifier: ModelConfig, version: int | None) -> ModelConfig:

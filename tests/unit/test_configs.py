@@ -276,3 +276,5 @@ def test_a_version_is_pinned_and_released():
     # A rebuild keeps the choice.
     assert configs.pinned_version(configs.keep_users_choices(config, pinned)) == 3
     assert configs.pin_version(pinned, None) == config
+    pinned.version_policy.specific.versions[:] = [1, 4, 2]
+    assert configs.pinned_version(pinned) == 4  # what the ensemble gets
