@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,22 +29,26 @@ _WITH_OR_WITHOUT_ENGINES = ("pytorch", "tensorflow")
 
 @dataclass(frozen=True)
 class Place:
-    """Where artefacts are looked at: all models of the repository, and the machine."""
+    """Where artefacts are looked at: all models of the repository, and the machine.
+
+    mixed: steps that come from another recipe than the repository's, which `check_recipes` speaks of.
+    """
 
     models: Mapping[str, Model]
     machine: Machine
+    mixed: set[str] = field(default_factory=set)
 
     @property
     def recipe(self) -> str:
         """Name of the repository's recipe."""
-        return recipe_of(dict(self.models))
+        return recipe_of(self.models)
 
     def build(self, model: Model, version: Version | None = None, report: Mapping[str, Any] | None = None) -> str:
         """The command that builds this version of a classifier again, as it was."""
         said = report or {}
-        asked = said.get("asked")
-        asked = asked if isinstance(asked, dict) else {}
-        recipe = str(said.get("recipe") or self.recipe or "RECIPE")
+        asked = said.get("asked", {})
+        own = "" if model.name in self.mixed else said.get("recipe", "")
+        recipe = str(own or self.recipe or "RECIPE")
         command = f"jpeg-build {recipe} --backend {model.built_as or model.name}"
         if said.get("precision", "fp32") != "fp32":
             command += f" --precision {said['precision']}"
@@ -59,24 +63,101 @@ class Place:
 
     def others(self, model: Model) -> str:
         """What could be used instead of a classifier, as the end of a sentence; empty if nothing is built."""
-        served = served_models(dict(self.models))
-        built = [other for other in self.models.values() if other not in served and self._could_be_served(other)]
-        commands = " or ".join(f"jpeg-build use {other.built_as}{_where(other)}" for other in built)
-        return f"; or use {commands}" if built and model.built_as else ""
-
-    def _could_be_served(self, model: Model) -> bool:
-        if not model.built_as or not model.file:
-            return False
         recipes = {other.parameter("recipe_sha256") for other in self.models.values()}
-        for version in model.served():
-            artefact = version.folder / model.file
-            report = read_report(artefact)
-            if not artefact.exists() or not isinstance(report, dict) or report.get("recipe_sha256") not in recipes:
-                return False
-            gpus = gpus_of(model, report, self.machine)
-            if any(misfits(model.backend, requires_of(report), self.machine, gpus, "")):
-                return False
-        return bool(model.served()) and not any(instance_misfits(model.config, self.machine))
+        commands = self.built_from(recipes)
+        return f"; or use {' or '.join(commands)}" if commands and model.built_as else ""
+
+    def built_from(self, recipes: Collection[str]) -> list[str]:
+        """The commands that take another classifier, built from one of these recipes, that would run here."""
+        served = served_models(dict(self.models))
+        return [
+            f"jpeg-build use {other.built_as}{_where(other)}"
+            for other in self.models.values()
+            if other not in served and self._could_be_served(other, recipes)
+        ]
+
+    def built_versions(self, model: Model, recipe: str) -> list[str]:
+        """The commands that take another version of a classifier, of this recipe; the newest first."""
+        return [
+            f"jpeg-build use {model.built_as} --version {version.number}{_where(model)}"
+            for version in reversed(model.versions())
+            if model.file and version.is_proper and self._is_built(model, version, [recipe])
+        ]
+
+    def _could_be_served(self, model: Model, recipes: Collection[str]) -> bool:
+        if not model.built_as or not model.served():
+            return False
+        built = all(self._is_built(model, version, recipes) for version in model.served())
+        return built and not any(instance_misfits(model.config, self.machine))
+
+    def _is_built(self, model: Model, version: Version, recipes: Collection[str]) -> bool:
+        """Whether a version is there, comes from one of these recipes, and would run here."""
+        if not model.file:
+            return False
+        artefact = version.folder / model.file
+        report = read_report(artefact)
+        if not artefact.exists() or not isinstance(report, dict) or report["recipe_sha256"] not in recipes:
+            return False
+        gpus = gpus_of(model, report, self.machine)
+        return not any(misfits(model.backend, requires_of(report), self.machine, gpus, ""))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a step comes from, by its config or by the report on an artefact."""
+
+    step: Model
+    name: str
+    digest: str
+    recipe: str
+    version: Version | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_recipes(ensemble: Model, steps: list[Model], place: Place) -> Iterator[Problem]:
+    """All steps come from one recipe: otherwise pixels, network and labels do not belong together.
+
+    Those that come from another one than the first are noted in `place.mixed`: that their tensors differ, too, is
+    nothing new.
+    """
+    origins = [origin for step in steps for origin in _origins(step)]
+    others = [origin for origin in origins if origin.digest != origins[0].digest]
+    if not others:
+        return
+    place.mixed.update(origin.step.name for origin in others)
+    listed = ", ".join(f"{each.name} from {each.recipe} ({each.digest[:8]})" for each in origins)
+    yield Problem(
+        ensemble.where,
+        f"its steps are built from different recipes: {listed}: {_one_recipe(origins[0], others, steps, place)}",
+    )
+
+
+def _origins(step: Model) -> Iterator[_Origin]:
+    if step.parameter("recipe_sha256"):
+        yield _Origin(step, step.name, step.parameter("recipe_sha256"), step.parameter("recipe"))
+    artefacts = step.artefacts()
+    for version, artefact in artefacts:
+        report = read_report(artefact)
+        if isinstance(report, dict):
+            name = f"{step.name}/{version.folder.name}/{artefact.name}" if len(artefacts) > 1 else step.name
+            yield _Origin(step, name, report["recipe_sha256"], report["recipe"], version, report)
+
+
+def _one_recipe(wanted: _Origin, others: list[_Origin], steps: list[Model], place: Place) -> str:
+    """What makes all steps come from the wanted recipe: another classifier that is built, else a build."""
+    classifiers = [step for step in steps if step.built_as]
+    if not classifiers:
+        return "build them from one"
+    wrong = [other for other in others if other.version is not None]
+    uses = []
+    if len(wrong) == len(others):  # else the configs differ, which only a build writes
+        wrong_steps = [step for step in classifiers if step.name in place.mixed]
+        uses = [use for step in wrong_steps for use in place.built_versions(step, wanted.digest)[:1]]
+        uses += place.built_from([wanted.digest])
+    builds = [place.build(other.step, other.version, {**other.report, "recipe": wanted.recipe}) for other in wrong]
+    builds = builds or [place.build(step) for step in classifiers]
+    build = f"build from {wanted.recipe or 'one recipe'}: {' and '.join(dict.fromkeys(builds))}"
+    return f"{' or '.join(uses)}; or {build}" if uses else build
 
 
 def _where(model: Model) -> str:
@@ -174,21 +255,18 @@ def _check_artefact(
     report = read_report(artefact)
     said = f"{where}/{report_path(artefact).name}"
     if not isinstance(report, dict):
-        yield Problem(said, f"{report}, so nobody knows what {artefact.name} is; {remedy}")
+        yield Problem(said, f"{report}; {remedy}")
         return
-    stated = report.get("artefact")
-    if not isinstance(stated, dict) or not isinstance(report.get("recipe_sha256"), str):
-        yield Problem(said, f"is not a report of jpeg-build; {remedy}")
-        return
+    stated = report["artefact"]
     build = place.build(model, version, report)
     remedy = f"build it: {build}{place.others(model)}"
-    if stated.get("file") != artefact.name or stated.get("sha256") != artefact_sha256(artefact):
+    if stated["file"] != artefact.name or stated["sha256"] != artefact_sha256(artefact):
         yield Problem(said, f"speaks of another {artefact.name} (its sha256 differs); {remedy}")
     for tensor, built in (
         *((tensor, report.get("input")) for tensor in model.config.input),
         *((tensor, [report.get("classes")]) for tensor in model.config.output),
     ):
-        if list(tensor.dims) != built:
+        if list(tensor.dims) != built and model.name not in place.mixed:
             yield Problem(
                 model.where, f"{tensor.name} has dims {_dims(tensor)}, but the artefact has {built}; {remedy}"
             )
@@ -207,8 +285,7 @@ def gpus_of(model: Model, report: Mapping[str, Any], machine: Machine) -> dict[i
 
 def requires_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """What an artefact needs, by its report. Reports of earlier builds say nothing of it."""
-    requires = report.get("requires")
-    return requires if isinstance(requires, dict) else {}
+    return dict(report.get("requires", {}))
 
 
 def _files(artefact: Path) -> list[Path]:

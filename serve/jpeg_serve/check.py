@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jpeg_serve.artefacts import Place, check_files
+from jpeg_serve.artefacts import Place, check_files, check_recipes
 from jpeg_serve.machine import Machine, this_machine
-from jpeg_serve.models import Model, Problem, read_models, read_report, served_models
+from jpeg_serve.models import Model, Problem, read_models, served_models
 from jpeg_serve.triton_config import model_config_pb2
 
 __all__ = ["Problem", "backends_needed", "check_repository", "models_to_load", "summary"]
@@ -27,10 +27,10 @@ def check_repository(repository: Path, machine: Machine | None = None, *, load: 
         return problems
     for model in models.values():
         problems += _check_config(model)
+    place = Place(models, machine or this_machine())
     for model in models.values():
         if model.is_ensemble:
-            problems += _check_ensemble(model, models)
-    place = Place(models, machine or this_machine())
+            problems += _check_ensemble(model, place)
     unknown = [name for name in load if name not in models]
     problems += [Problem(str(repository), f"has no model {name}, which is to be loaded") for name in unknown]
     for model in served_models(models, load):
@@ -87,9 +87,9 @@ def _check_config(model: Model) -> Iterator[Problem]:
                 yield Problem(where, f"{kind} {tensor.name} has dims {_dims(tensor)}: each must be a size, or -1")
 
 
-def _check_ensemble(ensemble: Model, models: dict[str, Model]) -> Iterator[Problem]:
-    """Every edge: what a step takes is made before it, once, with the same type and shape."""
-    where = ensemble.where
+def _check_ensemble(ensemble: Model, place: Place) -> Iterator[Problem]:
+    """One recipe, and every edge: what a step takes is made before it, once, with the same type and shape."""
+    where, models = ensemble.where, place.models
     steps = ensemble.config.ensemble_scheduling.step
     if not steps:
         yield Problem(where, "is an ensemble without steps")
@@ -109,14 +109,14 @@ def _check_ensemble(ensemble: Model, models: dict[str, Model]) -> Iterator[Probl
         yield from _check_step_version(where, step, model)
         yield from _check_names(where, "input", step.model_name, step.input_map, model.config.input)
         yield from _check_names(where, "output", step.model_name, step.output_map, model.config.output)
+    yield from check_recipes(ensemble, [models[step.model_name] for step in steps if step.model_name in models], place)
     made: dict[str, tuple[str, Any]] = {}
     yield from _check_makers(ensemble, models, made)
-    yield from _check_takers(ensemble, models, made)
+    yield from _check_takers(ensemble, place, made)
     yield from _check_order(where, steps)
-    yield from _check_recipes(ensemble, [models[step.model_name] for step in steps if step.model_name in models])
 
 
-def _check_makers(ensemble: Model, models: dict[str, Model], made: dict[str, tuple[str, Any]]) -> Iterator[Problem]:
+def _check_makers(ensemble: Model, models: Mapping[str, Model], made: dict[str, tuple[str, Any]]) -> Iterator[Problem]:
     """Fills `made`: who makes each tensor of the ensemble, and as what."""
     for tensor in ensemble.config.input:
         made[tensor.name] = (f"the ensemble's input {tensor.name}", tensor)
@@ -134,18 +134,22 @@ def _check_makers(ensemble: Model, models: dict[str, Model], made: dict[str, tup
                 made[key] = (f"output {tensor.name} of {model.name}", tensor)
 
 
-def _check_takers(ensemble: Model, models: dict[str, Model], made: dict[str, tuple[str, Any]]) -> Iterator[Problem]:
-    where = ensemble.where
+def _check_takers(ensemble: Model, place: Place, made: Mapping[str, tuple[str, Any]]) -> Iterator[Problem]:
+    where, steps = ensemble.where, ensemble.config.ensemble_scheduling.step
+    makers = {tensor: step.model_name for step in steps for tensor in step.output_map.values()}
     used: set[str] = set()
-    for step in ensemble.config.ensemble_scheduling.step:
+    for step in steps:
         used.update(step.input_map.values())
-        model = models.get(step.model_name)
+        model = place.models.get(step.model_name)
         for tensor in model.config.input if model is not None else ():
             key = step.input_map.get(tensor.name)
             if key and key not in made:
                 yield Problem(where, f"step {step.model_name} takes tensor {key}, which no input and no step makes")
             elif key:
-                yield from _check_edge(where, *made[key], f"input {tensor.name} of {step.model_name}", tensor)
+                # Of steps from two recipes it was said that they do not go together, and what to do.
+                mixed = key in makers and (makers[key] in place.mixed) != (step.model_name in place.mixed)
+                target = f"input {tensor.name} of {step.model_name}"
+                yield from _check_edge(where, *made[key], target, tensor, any_dims=mixed)
     for tensor in ensemble.config.output:
         if tensor.name not in made:
             yield Problem(where, f"output {tensor.name} is made by no step")
@@ -168,7 +172,9 @@ def _check_names(where: str, kind: str, step: str, mapping: Any, tensors: Iterab
             yield Problem(where, f"step {step} gets nothing for its input {name}")
 
 
-def _check_edge(where: str, source: str, made: Any, target: str, taken: Any) -> Iterator[Problem]:
+def _check_edge(
+    where: str, source: str, made: Any, target: str, taken: Any, *, any_dims: bool = False
+) -> Iterator[Problem]:
     if made is None:
         return
     if made.data_type != taken.data_type:
@@ -176,7 +182,7 @@ def _check_edge(where: str, source: str, made: Any, target: str, taken: Any) -> 
     fits = len(made.dims) == len(taken.dims) and all(
         a in (b, -1) or b == -1 for a, b in zip(made.dims, taken.dims, strict=True)
     )
-    if not fits:
+    if not fits and not any_dims:
         yield Problem(where, f"{source} has dims {_dims(made)}, but {target} has {_dims(taken)}")
 
 
@@ -220,23 +226,6 @@ def _check_versions(model: Model) -> Iterator[Problem]:
             remedy = f"jpeg-build use {model.built_as} --version {numbers[-1]}, or build it with --version {number}"
         there = f"there is {_listed(numbers)}" if numbers else "there is none at all"
         yield Problem(model.where, f"version_policy names version {number}, which is not there; {there}: {remedy}")
-
-
-def _check_recipes(ensemble: Model, steps: list[Model]) -> Iterator[Problem]:
-    """All steps come from one recipe: otherwise pixels, network and labels do not belong together."""
-    stated: dict[str, tuple[str, str]] = {}
-    for step in steps:
-        if step.parameter("recipe_sha256"):
-            stated[step.name] = (step.parameter("recipe_sha256"), step.parameter("recipe"))
-        for version, artefact in step.artefacts():
-            report = read_report(artefact)
-            if isinstance(report, dict) and "recipe_sha256" in report:
-                several = len(step.artefacts()) > 1
-                name = f"{step.name}/{version.folder.name}/{artefact.name}" if several else step.name
-                stated[name] = (str(report["recipe_sha256"]), str(report.get("recipe")))
-    if len({digest for digest, _ in stated.values()}) > 1:
-        listed = ", ".join(f"{name} from {recipe} ({digest[:8]})" for name, (digest, recipe) in stated.items())
-        yield Problem(ensemble.where, f"its steps are built from different recipes: {listed}; build them from one")
 
 
 def _listed(versions: list[int]) -> str:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from jpeg_serve.errors import ServeError, ServerDied
+from jpeg_serve.locate import install_command
 
 if TYPE_CHECKING:
     from jpeg_serve.server import TritonServer
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(arguments)
     except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: pip install 'triton-jpeg-classifier[serve]'", 1)
+        return _fail(f"the package {error.name} is not installed: {install_command('serve')}", 1)
     except KeyboardInterrupt:
         # Before the server was started: later, signals are handled.
         return _fail("interrupted", 1)
@@ -104,7 +105,6 @@ def _check(repository: Path) -> int:
 
 def _reload(options: argparse.Namespace) -> int:
     """Find the server and let it take what is there, in the Python environment that the server runs in."""
-    from jpeg_serve.check import summary
     from jpeg_serve.machine import this_machine
     from jpeg_serve.reload import choose_server, reload_server
 
@@ -129,7 +129,7 @@ def _reload(options: argparse.Namespace) -> int:
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         if running.visible_devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
-        reload_server(
+        served = reload_server(
             file,
             running,
             this_machine(Path(running.natives), environment),
@@ -137,7 +137,7 @@ def _reload(options: argparse.Namespace) -> int:
             load_s=options.ready_timeout_s,
             unload_s=options.drain_s,
         )
-        print(summary(Path(running.model_repository)))
+        print(f"serving now: {'; '.join(served)}")
     except ServeError as error:
         return _fail(str(error), 1)
     except OSError as error:

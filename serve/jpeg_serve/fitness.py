@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jpeg_serve.locate import install_command
 from jpeg_serve.machine import Machine
 from jpeg_serve.triton_config import ModelConfig, ModelInstanceGroup
 
@@ -19,15 +21,18 @@ _PACKAGES = {
 }
 _CONTAINER = "serve it in NVIDIA's Triton container, which has that backend itself"
 _BRINGS = {
-    "onnxruntime": "pip install 'triton-jpeg-classifier[serve]'",
-    "openvino": "pip install 'triton-jpeg-classifier[serve]'",
-    "torch": "pip install 'triton-jpeg-classifier[build]'",
-    "torch_tensorrt": "pip install 'triton-jpeg-classifier[torch-tensorrt]'",
-    "tensorrt": f"pip install 'triton-jpeg-classifier[tensorrt]', or {_CONTAINER}",
-    "cupy": f"pip install 'triton-jpeg-classifier[tensorrt]', or {_CONTAINER}",
+    "onnxruntime": install_command("serve"),
+    "openvino": install_command("serve"),
+    "torch": install_command("build"),
+    "torch_tensorrt": install_command("torch-tensorrt"),
+    "tensorrt": f"{install_command('tensorrt')}, or {_CONTAINER}",
+    "cupy": f"{install_command('tensorrt')}, or {_CONTAINER}",
     "tensorflow": "make build-tensorflow makes an environment with it, and .venv-tensorflow/bin/jpeg-serve serves "
     "it; or serve it in NVIDIA's Triton container up to 25.02",
 }
+
+# What TensorFlow's own environment cannot hold beside its pins, or need not.
+_OF_THE_USUAL_ENVIRONMENT = ("onnxruntime", "openvino", "torch", "torch_tensorrt")
 
 # TensorRT's hardware compatibility level AMPERE_PLUS.
 _HARDWARE_COMPATIBLE_FROM = (8, 0)
@@ -49,9 +54,12 @@ def misfits(
         packages = ("torch", "torch_tensorrt")
     missing = [package for package in packages if machine.package(package) is None]
     if missing:
+        remedy = _BRINGS[missing[0]]
+        if missing[0] in _OF_THE_USUAL_ENVIRONMENT and machine.package("tensorflow") is not None:
+            remedy = "serve it with .venv/bin/jpeg-serve, from the environment that make setup makes"
         yield (
-            f"needs the package {missing[0]}, which is not in the Python environment of this jpeg-serve: "
-            f"{_BRINGS[missing[0]]}"
+            f"needs the package {missing[0]}, which is not in the Python environment of this jpeg-serve, {sys.prefix}: "
+            f"{remedy}"
         )
         return
     if "torch_tensorrt" in requires and packages:

@@ -46,6 +46,11 @@ class Installation:
         return environment
 
 
+def install_command(extra: str) -> str:
+    """What brings an extra of this project into the Python environment: the project is in no package index."""
+    return f"pip install -e '.[{extra}]' in this project's folder"
+
+
 def find_installation() -> Installation:
     """The tritonserver on the PATH, as in NVIDIA's container, else the one in the wheel nvidia-pytriton.
 
@@ -59,7 +64,7 @@ def find_installation() -> Installation:
     if wheel is None or wheel.origin is None:
         raise PrerequisiteError(
             "there is no tritonserver: neither on the PATH, as in NVIDIA's container, nor from the package "
-            "nvidia-pytriton; install it with pip install 'triton-jpeg-classifier[serve]'"
+            f"nvidia-pytriton, which is not in {sys.prefix}: {install_command('serve')}"
         )
     package = Path(wheel.origin).parent
     server = package / "tritonserver"

@@ -1,37 +1,51 @@
-"""Triton's management calls over HTTP, with the keys that open them.
+"""Triton's management calls over gRPC, with the keys that open them.
+
+Over HTTP, the thread that takes a load is blocked until the model is loaded, and with it all connections that this
+thread serves, health checks too. Over gRPC nobody waits.
 
 Source: Triton's extension_model_repository.md, and protocol/inference_protocols.md on restricted protocols.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tritonclient.utils import InferenceServerException
 
 from jpeg_serve.errors import ReloadError
-from jpeg_serve.triton_config import ModelConfig, json_format
+from jpeg_serve.triton_config import ModelConfig, grpc_client
 
 # Calls that answer at once, but may wait behind one that loads a model.
 _ANSWER_S = 30.0
 
+_OPTION = "--grpc-restricted-protocol"
+# Triton hands a call on to a restricted protocol only with the key in this header.
+_HEADER = "triton-grpc-protocol-"
 
-def restricted_apis(arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """What tritonserver's command line shuts over HTTP: for each API, the header and the value that open it."""
-    option = "--http-restricted-api"
+_CHANNEL = [
+    # Servers are on this machine: through no proxy, whatever the environment says.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+]
+
+_Answer = TypeVar("_Answer")
+
+
+def restricted_protocols(arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What tritonserver's command line shuts over gRPC: for each protocol, the key and the value that open it."""
     keys: dict[str, tuple[str, str]] = {}
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name != option:
+        if name != _OPTION:
             continue
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
-        apis, _, key = value.partition(":")
-        header, _, secret = key.partition("=")
-        keys.update(dict.fromkeys(apis.split(","), (header, secret)))
+        protocols, _, pair = value.partition(":")
+        key, _, secret = pair.partition("=")
+        keys.update(dict.fromkeys(protocols.split(","), (key, secret)))
     return keys
 
 
@@ -46,82 +60,98 @@ class ModelState:
 
 
 class Management:
-    """One server. address: HOST:PORT. keys: of `restricted_apis`. load_s: how long one model may take to load."""
+    """One server, to be used in a `with` block.
+
+    address: HOST:PORT of its gRPC. keys: of `restricted_protocols`. load_s: how long one model may take to load.
+    """
 
     def __init__(self, address: str, keys: Mapping[str, Sequence[str]], *, load_s: float) -> None:
         self.address = address
         self._keys = keys
         self._load_s = load_s
+        self._client = grpc_client.InferenceServerClient(address, channel_args=_CHANNEL)
+
+    def __enter__(self) -> Management:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
 
     def config(self, model: str) -> ModelConfig | None:
         """A loaded model's config, None if it is not loaded."""
-        status, text = self._call("GET", f"v2/models/{_quoted(model)}/config", "model-config")
-        # A server that is newer than our protocol may say more.
-        return json_format.Parse(text, ModelConfig(), ignore_unknown_fields=True) if status == 200 else None
+        try:
+            answer: Any = self._call("model-config", lambda **how: self._client.get_model_config(model, **how))
+        except _NotFound:
+            return None
+        config = ModelConfig()
+        config.CopyFrom(answer.config)
+        return config
 
-    def load(self, model: str, parameters: Mapping[str, str] | None = None) -> None:
-        """Load a model, or load it again if its files changed. Raises ReloadError with Triton's reason."""
-        body = {"parameters": dict(parameters)} if parameters else {}
-        self._manage(f"v2/repository/models/{_quoted(model)}/load", body, self._load_s)
+    def load(self, model: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model, or load it again if its files changed. Raises ReloadError with Triton's reason.
+
+        config, files: instead of the repository's; the config as JSON, the files by "file:" and their path.
+        """
+        self._call(
+            "model-repository",
+            lambda **how: self._client.load_model(model, config=config, files=dict(files) if files else None, **how),
+            self._load_s,
+        )
 
     def unload(self, model: str) -> None:
         """Ask for a model to be unloaded; returns at once, requests in flight are answered first."""
-        self._manage(f"v2/repository/models/{_quoted(model)}/unload", {}, _ANSWER_S)
+        self._call("model-repository", lambda **how: self._client.unload_model(model, **how))
 
     def states(self) -> Iterator[ModelState]:
         """All versions of all models that the server knows of."""
-        for entry in json.loads(self._manage("v2/repository/index", {}, _ANSWER_S)):
-            yield ModelState(
-                str(entry["name"]),
-                str(entry.get("version", "")),
-                str(entry.get("state", "")),
-                str(entry.get("reason", "")),
-            )
+        index: Any = self._call("model-repository", self._client.get_model_repository_index)
+        for entry in index.models:
+            yield ModelState(str(entry.name), str(entry.version), str(entry.state), str(entry.reason))
 
-    def _manage(self, path: str, body: Mapping[str, Any], timeout_s: float) -> str:
-        status, text = self._call("POST", path, "model-repository", body, timeout_s)
-        if status == 403:
-            raise ReloadError(
-                f"the server at {self.address} refuses to be managed with its key: was it started with "
-                "--http-restricted-api of your own? Give it as model-repository:HEADER=VALUE"
-            )
-        if status != 200:
-            raise ReloadError(reason(text))
-        return text
-
-    def _call(
-        self, method: str, path: str, api: str, body: Mapping[str, Any] | None = None, timeout_s: float = _ANSWER_S
-    ) -> tuple[int, str]:
-        """Status and body. Through no proxy: servers are on this machine."""
-        headers = {"Content-Type": "application/json"}
-        if api in self._keys:
-            header, secret = self._keys[api]
-            headers[header] = secret
-        connection = http.client.HTTPConnection(self.address, timeout=timeout_s)
+    def _call(self, protocol: str, ask: Callable[..., _Answer], timeout_s: float = _ANSWER_S) -> _Answer:
+        """What Triton answers. Raises _NotFound, or ReloadError with Triton's reason or with why it did not answer."""
+        headers: dict[str, str] = {}
+        if protocol in self._keys:
+            key, secret = self._keys[protocol]
+            headers[f"{_HEADER}{key}".lower()] = secret  # gRPC knows no other names
         try:
-            connection.request(method, f"/{path}", json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode(errors="replace")
-        except TimeoutError as error:
-            raise ReloadError(
-                f"the server at {self.address} did not answer within {timeout_s:.0f} s; a model that takes longer to "
-                "load needs more --ready-timeout-s. It may still come; run jpeg-serve reload again"
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise ReloadError(f"the server at {self.address} does not answer: {error}") from error
-        finally:
-            connection.close()
+            return ask(headers=headers, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            status, message = str(error.status()).rpartition(".")[2], str(error.message())
+            if status == "NOT_FOUND":
+                raise _NotFound(reason(message)) from error
+            if status == "DEADLINE_EXCEEDED":
+                raise ReloadError(
+                    f"the server at {self.address} did not answer within {timeout_s:.0f} s; a model that takes longer "
+                    "to load needs more --ready-timeout-s. It may still come; run jpeg-serve reload again"
+                ) from error
+            if "protocol is restricted" in message:
+                raise ReloadError(
+                    f"the server at {self.address} refuses to be managed with its key: was it started with "
+                    f"{_OPTION} of your own? Give it as {protocol}:KEY=VALUE, with a KEY in small letters"
+                ) from error
+            if status == "UNAVAILABLE" and not self._is_there():
+                raise ReloadError(
+                    f"the server at {self.address} does not answer over gRPC, which a reload needs: {message}"
+                ) from error
+            raise ReloadError(reason(message)) from error
+
+    def _is_there(self) -> bool:
+        """Whether something answers, if only with a refusal: Triton says UNAVAILABLE of models and of keys, too."""
+        try:
+            self._client.is_server_live(client_timeout=_ANSWER_S)
+        except InferenceServerException as error:
+            return "protocol is restricted" in str(error.message())
+        return True
+
+
+class _NotFound(ReloadError):
+    """Triton does not know the model."""
 
 
 def reason(text: str) -> str:
-    """Triton's error without the JSON around it, and without the traceback of a Python model."""
-    try:
-        message = str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        message = text
+    """Triton's error without the traceback of a Python model."""
     # A Python traceback begins with "At:"; the reason stands before it.
-    return message.split("\n\nAt:\n", maxsplit=1)[0].strip().rstrip(";")
-
-
-def _quoted(model: str) -> str:
-    return urllib.parse.quote(model, safe="")
+    return text.split("\n\nAt:\n", maxsplit=1)[0].strip().rstrip(";")

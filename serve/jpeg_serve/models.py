@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,38 @@ _PLATFORMS = {
     "tensorflow_savedmodel": "tensorflow",
 }
 _CLASSIFIER = "classifier_"
+
+# The newest format of jpeg-build's reports that is understood.
+REPORT_FORMAT = 1
+_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field of a report. kind: its type in JSON; a list is one of whole numbers. fields: of an object."""
+
+    kind: type
+    needed: bool = False
+    fields: Mapping[str, _Field] = field(default_factory=dict)
+
+
+# What is read here of a report. Earlier builds wrote fewer of the fields that are not needed.
+_FIELDS = {
+    "recipe": _Field(str, needed=True),
+    "recipe_sha256": _Field(str, needed=True),
+    "precision": _Field(str, needed=True),
+    "classes": _Field(int, needed=True),
+    "input": _Field(list, needed=True),
+    "artefact": _Field(dict, needed=True, fields={name: _Field(str, needed=True) for name in ("file", "sha256")}),
+    "requires": _Field(
+        dict,
+        fields={
+            **{name: _Field(str) for name in ("compute_capability", "tensorrt", "torch", "torch_tensorrt")},
+            **{name: _Field(bool) for name in ("hardware_compatible", "version_compatible")},
+        },
+    ),
+    "asked": _Field(dict, fields={name: _Field(bool) for name in ("trt", "per_gpu")}),
+}
 
 # Triton 2.51 takes every folder for a version whose name begins with a number, and leaves out those with a leading
 # zero. Tried: it loads 0, and looks for 5 where a folder is called 5x.
@@ -171,9 +203,11 @@ def served_models(models: dict[str, Model], load: Sequence[str] = ()) -> list[Mo
     return [model for model in models.values() if model.name in wanted]
 
 
-def recipe_of(models: dict[str, Model]) -> str:
-    """Name of the recipe that the repository's geometry comes from, for remedies."""
-    return next((model.parameter("recipe") for model in models.values() if model.parameter("recipe")), "")
+def recipe_of(models: Mapping[str, Model]) -> str:
+    """Name of the recipe that the repository's geometry comes from, for remedies: of the first step that states one."""
+    names = [step.model_name for model in models.values() for step in model.config.ensemble_scheduling.step]
+    stated = (models[name].parameter("recipe") for name in [*names, *models] if name in models)
+    return next((recipe for recipe in stated if recipe), "")
 
 
 def report_path(artefact: Path) -> Path:
@@ -182,14 +216,45 @@ def report_path(artefact: Path) -> Path:
 
 
 def read_report(artefact: Path) -> dict[str, Any] | str:
-    """The report on an artefact, or what is wrong with it."""
+    """The report on an artefact, or what is wrong with it, as a sentence without its subject."""
+    unknown = f"so nobody knows what {artefact.name} is"
     try:
         report = json.loads(report_path(artefact).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "is missing"
+        return f"is missing, {unknown}"
     except (OSError, ValueError):
-        return "is not JSON that can be read"
-    return report if isinstance(report, dict) else "is not a report"
+        return f"is not JSON that can be read, {unknown}"
+    made = report.get("format") if isinstance(report, dict) else None
+    if not isinstance(made, int) or not _is_a(int, made) or made < 1:
+        return "is not a report of jpeg-build"
+    if made > REPORT_FORMAT:
+        return f"was written by a newer jpeg-build (in format {made}, and this jpeg-serve knows {REPORT_FORMAT})"
+    if wrong := _wrong_field(report, _FIELDS):
+        return f"is damaged ({wrong})"
+    return dict(report)
+
+
+def _wrong_field(report: Mapping[str, Any], fields: Mapping[str, _Field], inside: str = "") -> str:
+    """The first field that has not what jpeg-build writes there; empty if there is none."""
+    for name, known in fields.items():
+        if name not in report:
+            if known.needed:
+                return f"it has no {inside}{name}"
+            continue
+        value = report[name]
+        if not _is_a(known.kind, value):
+            said = json.dumps(value)
+            return f"its {inside}{name} is {said if len(said) < _SHOWN else said[:_SHOWN] + '...'}"
+        if known.kind is dict and (wrong := _wrong_field(value, known.fields, f"{inside}{name}.")):
+            return wrong
+    return ""
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a value is of a type of JSON: true is no number; a list is one of whole numbers."""
+    if kind is list:
+        return isinstance(value, list) and all(_is_a(int, each) for each in value)
+    return type(value) is kind
 
 
 def artefact_sha256(artefact: Path) -> str:

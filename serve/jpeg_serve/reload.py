@@ -26,7 +26,7 @@ from jpeg_serve.check import check_repository, models_to_load
 from jpeg_serve.errors import ReloadError, RepositoryProblems
 from jpeg_serve.machine import Machine
 from jpeg_serve.management import Management, reason
-from jpeg_serve.models import Model, read_models
+from jpeg_serve.models import Model, read_models, read_report
 from jpeg_serve.state import Running, find_running
 from jpeg_serve.triton_config import ModelConfig, json_format
 
@@ -44,7 +44,7 @@ def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path,
 
     Raises ReloadError if there is none, or more than one.
     """
-    running = find_running()
+    running = [found for found in find_running() if not found[1].is_orphaned()]
     wanted = str(repository.resolve()) if repository is not None else None
     chosen = [
         (file, each)
@@ -65,11 +65,14 @@ def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path,
     )
 
 
-def reload_server(file: Path, running: Running, machine: Machine, say: Say, *, load_s: float, unload_s: float) -> None:
+def reload_server(
+    file: Path, running: Running, machine: Machine, say: Say, *, load_s: float, unload_s: float
+) -> list[str]:
     """Let a server take what its model repository holds now; returns when it serves that.
 
     load_s: how long one model may take to load. unload_s: how long to wait until models that are no longer used have
-    answered their last requests.
+    answered their last requests. Returns what is served now, by model that was asked for: of an ensemble its steps, of
+    each that was built its version, recipe and precision.
 
     Raises RepositoryProblems before anything is touched, ReloadError if something cannot be loaded: the server then
     goes on with what it had.
@@ -85,12 +88,13 @@ def reload_server(file: Path, running: Running, machine: Machine, say: Say, *, l
         absent = [name for name in wanted if name not in models]
         if absent:
             raise ReloadError(f"{repository} has no model {absent[0]}, which the server was told to load: restart it")
-        server = Management(running.http_address, running.keys, load_s=load_s)
-        steps, before = _used(models, wanted), _loaded(server, wanted)
-        _refuse_mixtures(before, steps)
-        _take(server, steps, set(before), say)
-        _verify(server, steps)
-        _drop(server, before.keys() - steps.keys(), say, unload_s)
+        with Management(running.grpc_address, running.keys, load_s=load_s) as server:
+            steps, before = _used(models, wanted), _loaded(server, wanted)
+            _refuse_mixtures(before, steps)
+            _take(server, steps, set(before), say)
+            versions = _verify(server, steps)
+            _drop(server, before.keys() - steps.keys(), say, unload_s)
+        return [_served(steps[name], steps, versions) for name in wanted]
 
 
 def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say: Say) -> None:
@@ -127,7 +131,7 @@ def _try(server: Management, ensemble: Model) -> None:
     text = json_format.MessageToJson(config, preserving_proto_field_name=True)
     try:
         # A model whose config comes with the call needs a version with a file in it, here an empty one.
-        server.load(config.name, {"config": text, "file:1/empty": ""})
+        server.load(config.name, text, {"file:1/empty": b""})
     except ReloadError as error:
         said = str(error).replace(config.name, ensemble.name)
         # The one case in which Triton keeps the reason for its log.
@@ -137,9 +141,13 @@ def _try(server: Management, ensemble: Model) -> None:
             server.unload(config.name)
 
 
-def _verify(server: Management, steps: Mapping[str, Model]) -> None:
-    """Every model is ready and nothing is said against it; each ensemble runs the steps that its config names."""
+def _verify(server: Management, steps: Mapping[str, Model]) -> dict[str, list[int]]:
+    """Every model is ready and nothing is said against it; each ensemble runs the steps that its config names.
+
+    Returns the versions that the server has ready of each model.
+    """
     states = list(server.states())
+    versions: dict[str, list[int]] = {}
     for name, model in sorted(steps.items()):
         mine = [state for state in states if state.name == name]
         ready = [state for state in mine if state.state == "READY"]
@@ -149,6 +157,25 @@ def _verify(server: Management, steps: Mapping[str, Model]) -> None:
         runs = _step_names(server.config(name) or ModelConfig())
         if runs != _step_names(model.config):
             raise ReloadError(f"{name} runs {' -> '.join(runs)} still; was its config edited meanwhile? Reload again")
+        versions[name] = [int(state.version) for state in ready]
+    return versions
+
+
+def _served(model: Model, models: Mapping[str, Model], versions: Mapping[str, list[int]], version: int = -1) -> str:
+    """A model as it is served, with what the reports say of it or of its steps. version: -1 for the newest."""
+    if model.is_ensemble:
+        steps = [
+            _served(models[step.model_name], models, versions, step.model_version)
+            for step in model.config.ensemble_scheduling.step
+        ]
+        return f"{model.name} = {' -> '.join(steps)}"
+    number = max(versions[model.name]) if version == -1 else version
+    said = {
+        f"{report['recipe']} in {report['precision']}"
+        for each, artefact in model.artefacts()
+        if each.number == number and isinstance(report := read_report(artefact), dict)
+    }
+    return f"{model.name} (version {number}: {', '.join(sorted(said))})" if said else model.name
 
 
 def _drop(server: Management, names: set[str], say: Say, unload_s: float) -> None:

@@ -27,7 +27,7 @@ from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import backends_needed, check_repository, models_to_load
 from jpeg_serve.errors import PortError, PrerequisiteError, RepositoryProblems, ServeError, ServerDied
 from jpeg_serve.locate import Installation, find_installation
-from jpeg_serve.management import restricted_apis
+from jpeg_serve.management import restricted_protocols
 
 LOOPBACK = "127.0.0.1"
 
@@ -38,6 +38,9 @@ FORWARDED_HEADER = "(?i)^k$"
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 400
 _MAX_RESTARTS = 3
+# How long a port may still be held by the server of a jpeg-serve that was killed. Without open requests, it needs some
+# seconds to unload its models.
+_ORPHAN_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -213,22 +216,26 @@ class TritonServer:
 
     def _publish(self, installation: Installation, arguments: Sequence[str]) -> None:
         """Leave what `jpeg-serve reload` needs."""
-        pid = self._running().pid
-        started = state.started_at(pid)
-        if started is None:
+        pid, owner = self._running().pid, os.getpid()
+        started, owner_started = state.started_at(pid), state.started_at(owner)
+        if started is None or owner_started is None:
             return  # it has ended already, and whoever waits for it will hear why
+        state.find_running()  # removes what servers left that were killed
         self._state = state.publish(
             state.Running(
                 pid=pid,
                 started=started,
+                owner=owner,
+                owner_started=owner_started,
                 http_address=self.http_address,
                 grpc_address=self.grpc_address,
+                metrics_address=self.metrics_address,
                 model_repository=str(self.options.model_repository.resolve()),
                 prefix=sys.prefix,
                 python=sys.executable,
                 natives=str(installation.backends),
                 load=list(self.options.load),
-                keys={api: list(key) for api, key in restricted_apis(arguments).items()},
+                keys={protocol: list(key) for protocol, key in restricted_protocols(arguments).items()},
                 visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
             )
         )
@@ -242,7 +249,7 @@ class TritonServer:
                 while port == 0 or port in settled.values():
                     port = ports.free_port(options.address)
             else:
-                ports.require_free(options.address, port, f"--{name.replace('_', '-')}")
+                _wait_until_free(options.address, port, f"--{name.replace('_', '-')}")
             if port in settled.values():
                 raise PortError(f"port {port} is given for two things: HTTP, gRPC and metrics need one each")
             settled[name] = port
@@ -308,6 +315,25 @@ class TritonServer:
         failed = [re.search(r"\"failed to load '([^']+)' version \d+: (.*?)(\\n|\"$|$)", line) for line in lines]
         reasons = [f"{found[1]}: {found[2]}" for found in failed if found]
         return "\n".join(f"  {line}" for line in (reasons or lines[-8:])) or "  (it printed nothing)"
+
+
+def _wait_until_free(address: str, port: int, option: str) -> None:
+    """Wait for the server of a jpeg-serve that was killed, which still finishes its requests. Raises PortError."""
+    limit = time.monotonic() + _ORPHAN_S
+    while True:
+        try:
+            return ports.require_free(address, port, option)
+        except PortError as error:
+            orphans = [each.pid for _, each in state.find_running() if each.holds(port) and each.is_orphaned()]
+            if not orphans:
+                # It may have ended since: whether the port is free now is what counts.
+                return ports.require_free(address, port, option)
+            if time.monotonic() > limit:
+                raise PortError(
+                    f"{error}. The tritonserver with process id {orphans[0]} has it, whose jpeg-serve was killed, and "
+                    "which still finishes its requests: start again when it has ended"
+                ) from error
+        time.sleep(0.1)
 
 
 def _our_backends(options: ServerOptions) -> Path | None:

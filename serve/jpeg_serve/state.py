@@ -16,7 +16,7 @@ from pathlib import Path
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.folders import cache_folders
 
-_FORMAT = 1
+_FORMAT = 2
 _FOLDER = "servers"
 
 
@@ -25,16 +25,20 @@ class Running:
     """A running server.
 
     pid, started: of tritonserver; the start, in clock ticks since boot, tells it from a later process of that number.
-    http_address, grpc_address: HOST:PORT. model_repository: absolute. load: the models that it was told to load.
-    keys: for each of Triton's restricted protocols that is shut over HTTP, the header and its value that open it.
+    owner, owner_started: the same of the jpeg-serve that started it, without which it ends.
+    http_address, grpc_address, metrics_address: HOST:PORT. model_repository: absolute. load: the models that it was
+    told to load. keys: for each of Triton's protocols that is shut over gRPC, the key and its value that open it.
     prefix, python: the Python environment that it runs in. natives: folder of the server's native backends.
     visible_devices: CUDA_VISIBLE_DEVICES of the server, None if that is not set.
     """
 
     pid: int
     started: int
+    owner: int
+    owner_started: int
     http_address: str
     grpc_address: str
+    metrics_address: str
     model_repository: str
     prefix: str
     python: str
@@ -46,6 +50,15 @@ class Running:
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
         return started_at(self.pid) == self.started
+
+    def is_orphaned(self) -> bool:
+        """Whether it only finishes its requests, since its jpeg-serve was killed."""
+        return self.is_alive() and started_at(self.owner) != self.owner_started
+
+    def holds(self, port: int) -> bool:
+        """Whether it listens on this port."""
+        addresses = (self.http_address, self.grpc_address, self.metrics_address)
+        return port in (int(address.rpartition(":")[2]) for address in addresses)
 
 
 def publish(running: Running) -> Path:

@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from jpeg_build.report import FORMAT
 from jpeg_serve import check_repository
 from jpeg_serve.check import models_to_load, summary
 from jpeg_serve.gpus import Gpus
 from jpeg_serve.machine import Machine
+from jpeg_serve.models import REPORT_FORMAT
 from support import edit, run_module
 
 ASSETS = Path(__file__).parent / "assets"
@@ -258,6 +260,123 @@ def test_all_versions_that_are_served_come_from_one_recipe(repository):
     (found,) = said(repository)
     assert "classifier_onnx/1/model.onnx from mobilenet_v2" in found
     assert "classifier_onnx/2/model.onnx from mine (00000000)" in found
+    there = f"--model-repository {repository}"
+    assert found.endswith(
+        f": jpeg-build use onnx --version 1 {there}; or build from mobilenet_v2: jpeg-build mobilenet_v2 --backend onnx "
+        f"--version 2 {there}"
+    )
+
+
+def of_another_recipe(repository, *, shape=True):
+    """As if preprocess and postprocess were built from another recipe since: other pixels, other classes."""
+    report = json.loads((repository / "classifier_onnx/1/model.json").read_text())
+    for name in ("preprocess", "postprocess"):
+        path = repository / name / "config.pbtxt"
+        edit(path, '"mobilenet_v2"', '"mine"')
+        edit(path, report["recipe_sha256"], "0" * 64)
+    if shape:
+        edit(repository / "preprocess/config.pbtxt", "224, 224, 3", "64, 64, 3")
+        edit(repository / "postprocess/config.pbtxt", "dims: [1000]", "dims: [2]")
+        (repository / "postprocess/labels.txt").write_text("cat\ndog\n")
+
+
+@pytest.mark.parametrize("shape", [False, True], ids=["same shapes", "other shapes"])
+def test_steps_of_two_recipes_are_one_line_with_the_command_that_mends_it(repository, shape):
+    """That the shapes differ, too, says nothing new, and needs no other remedy."""
+    of_another_recipe(repository, shape=shape)
+    (found,) = said(repository)
+    assert _matches(
+        r"jpeg_classifier/config.pbtxt: its steps are built from different recipes: preprocess from mine \(00000000\), "
+        r"classifier_onnx from mobilenet_v2 \([0-9a-f]{8}\), postprocess from mine \(00000000\): ",
+        found,
+    )
+    build = f"build from mine: jpeg-build mine --backend onnx --model-repository {repository}"
+    assert found.endswith(f"): {build}")
+    # One that is built from the right recipe and runs here is quicker to have.
+    for name, digest in (("classifier_openvino", "0" * 64), ("classifier_torch_tensorrt", "1" * 64)):
+        backend, file = ("openvino", "model.onnx") if name.endswith("openvino") else ("pytorch", "model.pt")
+        config = f'default_model_filename: "{file}"\n'
+        add(repository, name, backend, {file: b"artefact"}, config=config, chosen=False)
+        edit_report(repository / name / "1" / "model.json", recipe="mine", recipe_sha256=digest)
+    (found,) = said(repository)
+    assert found.endswith(f"): jpeg-build use openvino --model-repository {repository}; or {build}")
+    (found,) = said(repository, machine(packages={"onnxruntime": "1.22"}))
+    assert found.endswith(f"): {build}")
+
+
+def test_an_artefact_of_another_recipe_is_said_to_be_that_and_no_more(repository):
+    """Its own build command would take all other steps to the recipe that nobody wants any more."""
+    of_another_recipe(repository)
+    path = repository / "classifier_onnx/config.pbtxt"
+    edit(path, "224, 224, 3", "64, 64, 3")
+    edit(path, "dims: [1000]", "dims: [2]")
+    (repository / "classifier_onnx/labels.txt").write_text("cat\ndog\n")
+    edit_report(repository / "classifier_onnx/1/model.json", precision="int8")
+    build = f"jpeg-build mine --backend onnx --precision int8 --model-repository {repository}"
+    (found,) = said(repository)
+    assert found.endswith(f": build from mine: {build}")
+    (repository / "classifier_onnx/1/model.onnx").write_bytes(b"other")
+    assert [each for each in said(repository) if build not in each] == []
+    assert "mobilenet_v2 --backend" not in " ".join(said(repository))
+
+
+def test_configs_of_two_recipes_are_mended_by_a_build(repository):
+    path = repository / "postprocess" / "config.pbtxt"
+    edit(path, '"mobilenet_v2"', '"mine"')
+    edit(path, json.loads((repository / "classifier_onnx/1/model.json").read_text())["recipe_sha256"], "0" * 64)
+    (found,) = said(repository)
+    assert found.endswith(
+        f": build from mobilenet_v2: jpeg-build mobilenet_v2 --backend onnx --model-repository {repository}"
+    )
+
+
+def test_a_classifier_that_is_served_alone_still_has_to_fit_its_config(repository):
+    of_another_recipe(repository)
+    edit(repository / "classifier_onnx/config.pbtxt", "224, 224, 3", "64, 64, 3")
+    shutil.rmtree(repository / "jpeg_classifier")
+    found = [str(each) for each in check_repository(repository, machine(), load=["classifier_onnx"])]
+    assert len(found) == 1
+    assert "input__0 has dims [64,64,3], but the artefact has [224, 224, 3]; build it: " in found[0]
+
+
+def edit_report(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+REPORTS = {
+    "newer": ({"format": 2}, r"was written by a newer jpeg-build \(in format 2, and this jpeg-serve knows 1\)"),
+    "no format": ({"format": True}, "is not a report of jpeg-build"),
+    "requires": ({"requires": 5}, r"is damaged \(its requires is 5\)"),
+    "inside requires": ({"requires": {"tensorrt": 8.6}}, r"is damaged \(its requires\.tensorrt is 8\.6\)"),
+    "recipe": ({"recipe": None}, r"is damaged \(its recipe is null\)"),
+    "digest": ({"recipe_sha256": ["a"]}, r'is damaged \(its recipe_sha256 is \["a"\]\)'),
+    "precision": ({"precision": {}}, r"is damaged \(its precision is \{\}\)"),
+    "classes": ({"classes": True}, r"is damaged \(its classes is true\)"),
+    "input": ({"input": [224, "224", 3]}, r'is damaged \(its input is \[224, "224", 3\]\)'),
+    "artefact": ({"artefact": {"file": "model.onnx"}}, r"is damaged \(it has no artefact\.sha256\)"),
+    "asked": ({"asked": "x" * 99}, r'is damaged \(its asked is "x{39}\.\.\.\)'),
+}
+
+
+@pytest.mark.parametrize(("fields", "problem"), REPORTS.values(), ids=REPORTS)
+def test_a_report_that_cannot_be_relied_on_is_refused_in_one_sentence(repository, fields, problem):
+    edit_report(repository / "classifier_onnx/1/model.json", **fields)
+    (found,) = said(repository)
+    build = re.escape(f"build it: jpeg-build mobilenet_v2 --backend onnx --model-repository {repository}")
+    assert re.fullmatch(rf"classifier_onnx/1/model\.json: {problem}; {build}", found), found
+
+
+def test_the_newest_format_is_the_one_that_is_written():
+    assert REPORT_FORMAT == FORMAT
+
+
+def test_the_word_may_be_written_in_every_way_that_protobuf_takes(repository):
+    path = repository / "jpeg_classifier/config.pbtxt"
+    edit(path, 'model_name: "classifier_onnx"', "model_name: # x \n 'classifier' # y\n \"_onnx\"")
+    assert said(repository) == []
+    assert "preprocess -> classifier_onnx -> postprocess" in summary(repository)
+    (repository / "classifier_onnx/1/model.onnx").unlink()
+    assert said(repository)[0].startswith("classifier_onnx/1/model.onnx: is missing; build it: jpeg-build")
 
 
 def digest_of(files):
@@ -301,12 +420,13 @@ MISFITS = {
     "too old": ("tensorrt", {**ENGINE, "hardware_compatible": True}, machine("7.5", packages=TENSORRT), r"compute capability 8\.0 or later, and here are GPU 0 with 7\.5"),
     "another TensorRT": ("tensorrt", ENGINE, machine("9.0", packages={**TENSORRT, "tensorrt": "10.3.0"}), r"built with TensorRT 8\.6\.1, and here is 10\.3\.0, .* build it again: jpeg-build"),
     "native TensorRT": ("tensorrt", ENGINE, machine("9.0", natives=["tensorrt"], environment={"TRT_VERSION": "10.3.0.26"}), r"here is 10\.3\.0\.26"),
-    "no TensorRT": ("tensorrt", ENGINE, machine("9.0", packages={}), r"needs the package tensorrt, .*\[tensorrt\].* NVIDIA's Triton container"),
+    "no TensorRT": ("tensorrt", ENGINE, machine("9.0", packages={}), r"needs the package tensorrt, .*: pip install -e '\.\[tensorrt\]' in this project's folder, or .* NVIDIA's Triton container"),
     "no CuPy": ("tensorrt", ENGINE, machine("9.0", packages={"tensorrt": "8.6.1"}), "needs the package cupy"),
     "no TensorFlow": ("tensorflow", {"tensorflow": "2.17.1"}, machine(packages={}), r"needs the package tensorflow, .*make build-tensorflow .*\.venv-tensorflow/bin/jpeg-serve .* up to 25\.02"),
-    "no OpenVINO": ("openvino", {}, machine(packages={}), "needs the package openvino, .*pip install"),
-    "no ONNX Runtime": ("onnxruntime", {}, machine(packages={}), "needs the package onnxruntime, .*pip install"),
-    "no PyTorch": ("pytorch", {"torch": "2.2.0"}, machine(packages={}), "needs the package torch, .*pip install"),
+    "no OpenVINO": ("openvino", {}, machine(packages={}), r"needs the package openvino, .*: pip install -e '\.\[serve\]' in"),
+    "no ONNX Runtime": ("onnxruntime", {}, machine(packages={}), r"needs the package onnxruntime, .*: pip install -e '\.\[serve\]' in"),
+    "no PyTorch": ("pytorch", {"torch": "2.2.0"}, machine(packages={}), r"needs the package torch, .*: pip install -e '\.\[build\]' in"),
+    "no PyTorch beside TensorFlow": ("pytorch", {"torch": "2.2.0"}, machine(packages={"tensorflow": "2.17.1"}), r"needs the package torch, .*: serve it with \.venv/bin/jpeg-serve"),
     "no Torch-TensorRT": ("pytorch", TORCH, machine("9.0", packages={"torch": "2.2.0"}), "needs the package torch_tensorrt"),
     "another PyTorch": ("pytorch", TORCH, machine("9.0", packages={"torch": "2.3.1+cu121", "torch_tensorrt": "2.2.0"}), r"was made with torch 2\.2\.0, and here is 2\.3\.1\+cu121: build it again"),
 }  # fmt: skip

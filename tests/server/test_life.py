@@ -19,7 +19,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_client import Client
-from jpeg_serve import ServeError, ServerOptions, TritonServer, shared_memory
+from jpeg_serve import ServeError, ServerOptions, TritonServer, shared_memory, state
 from jpeg_serve.locate import find_installation
 from support import PHOTOS, ROOT, edit, photo, run_module, wait_for_batches
 
@@ -176,6 +176,29 @@ def test_a_killed_jpeg_serve_takes_its_server_with_it(command):
     assert server.segments() == []
 
 
+def test_a_server_is_started_again_at_once_on_the_ports_of_one_that_was_killed(command, tmp_path, monkeypatch):
+    """The server of the one that was killed still has them: it unloads its models before it lets go."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = command()
+    first.wait_for("jpeg-serve: ready")
+    family = first.family()
+    ((_, running),) = state.find_running()
+    ports = [
+        part
+        for name in ("http", "grpc", "metrics")
+        for part in (f"--{name}-port", getattr(running, f"{name}_address").rpartition(":")[2])
+    ]
+    first.process.kill()
+    first.process.wait()
+    assert running.is_orphaned()
+    again = command(*ports)
+    again.wait_for("jpeg-serve: ready")
+    assert gone(family) == []
+    ((_, found),) = state.find_running()
+    assert found.pid != running.pid
+    assert found.http_address == running.http_address
+
+
 def test_a_taken_port_is_one_sentence(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -270,8 +293,15 @@ def test_nobody_may_manage_models_not_even_a_page_in_a_local_browser(server):
     for path, body in MANAGEMENT.items():
         assert status_of(server.http_address, path, body) == 403, path
     remote = grpcclient.InferenceServerClient(server.grpc_address)
-    with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
-        remote.unload_model("jpeg_classifier")
+    for manage in (
+        lambda: remote.unload_model("jpeg_classifier"),
+        lambda: remote.load_model("evil", config="{}"),
+        lambda: remote.update_log_settings({"log_verbose_level": 1}),
+        lambda: remote.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+        lambda: remote.register_system_shared_memory("mine", "/nobody", 1),
+    ):
+        with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
+            manage()
     remote.close()
     with Client(f"grpc://{server.grpc_address}") as asking:
         assert asking.classify([photo("coffee")], k=1)[0].labels == ("espresso",)

@@ -1,6 +1,7 @@
 """A running server takes another classifier, a rebuilt one, another version, and no request fails meanwhile."""
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -14,15 +15,19 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
 import psutil
 import pytest
+import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_client import Client
 from jpeg_serve import state
+from jpeg_serve.errors import ReloadError
+from jpeg_serve.management import Management
 from onnx import helper, numpy_helper
 from support import ROOT, edit, photo, run_module
 
@@ -167,7 +172,8 @@ def test_swaps_back_and_forth_under_load_cost_no_request(served):
         ] * 3:
             choose(repository, name)
             done = reloaded(repository)
-            assert f"preprocess -> {name} -> postprocess" in done.stdout
+            runs = f"preprocess -> {name} (version 1: mobilenet_v2 in fp32) -> postprocess"
+            assert done.stdout == f"serving now: jpeg_classifier = {runs}\n"
             assert f"unloaded {other}" in done.stderr
             begun = len(load.labels)
             time.sleep(0.5)
@@ -235,21 +241,184 @@ def test_a_version_beside_the_old_one_is_served_and_going_back_is_one_reload(ser
     with load_on(server, threads=2) as load:
         shutil.copytree(classifier / "1", classifier / "2")
         turn_classes(classifier / "2" / "model.onnx")
-        reloaded(repository)
+        edit(classifier / "2" / "model.json", '"precision": "fp32"', '"precision": "fp16"')
+        assert "classifier_onnx (version 2: mobilenet_v2 in fp16)" in reloaded(repository).stdout
         assert ask(server) == TURNED
         (classifier / CONFIG).write_text(config + "version_policy { specific { versions: [1] } }\n")
-        reloaded(repository)
+        assert "classifier_onnx (version 1: mobilenet_v2 in fp32)" in reloaded(repository).stdout
         assert ask(server) == SAID
         (classifier / CONFIG).write_text(config + "version_policy { all { } }\n")
-        reloaded(repository)
+        assert "classifier_onnx (version 2: " in reloaded(repository).stdout
         assert ask(server) == TURNED
         ensemble = repository / "jpeg_classifier" / CONFIG
         text = ensemble.read_text()
         at = text.index("model_version: -1", text.index("classifier_onnx"))
         ensemble.write_text(text[:at] + "model_version: 1" + text[at + len("model_version: -1") :])
-        reloaded(repository)
+        assert "classifier_onnx (version 1: " in reloaded(repository).stdout
         assert ask(server) == SAID
     assert_no_failure(load)
+
+
+def test_the_word_may_stand_on_a_line_of_its_own_after_a_comment(served):
+    repository, server = served
+    path = repository / "jpeg_classifier" / CONFIG
+    edit(path, 'model_name: "classifier_onnx"', 'model_name: # which one\n      "classifier_" # in two\n      "turned"')
+    assert "preprocess -> classifier_turned (" in reloaded(repository).stdout
+    assert ask(server) == TURNED
+
+
+# A step that needs this long to load, without taking the processor from anybody.
+LOAD_S = 9
+STEP = """\
+import time
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep({seconds})
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            given = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("Y", given * {factor})]))
+        return answers
+"""
+STEP_CONFIG = """\
+backend: "python"
+max_batch_size: 8
+input [{ name: "X" data_type: TYPE_INT32 dims: [2] }]
+output [{ name: "Y" data_type: TYPE_INT32 dims: [2] }]
+"""
+PIPELINE_CONFIG = """\
+platform: "ensemble"
+max_batch_size: 8
+input [{ name: "a" data_type: TYPE_INT32 dims: [2] }]
+output [{ name: "b" data_type: TYPE_INT32 dims: [2] }]
+ensemble_scheduling {
+  step [{
+    model_name: "quick"
+    model_version: -1
+    input_map { key: "X" value: "a" }
+    output_map { key: "Y" value: "b" }
+  }]
+}
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A served ensemble of one step, and beside it a step that is slow to load."""
+    repository = tmp_path / "models"
+    for name, seconds, factor in (("quick", 0, 2), ("slow", LOAD_S, 3)):
+        (repository / name / "1").mkdir(parents=True)
+        (repository / name / CONFIG).write_text(STEP_CONFIG)
+        (repository / name / "1" / "model.py").write_text(STEP.format(seconds=seconds, factor=factor))
+    (repository / "pipeline" / "1").mkdir(parents=True)
+    (repository / "pipeline" / CONFIG).write_text(PIPELINE_CONFIG)
+    for server in serve(repository, tmp_path / "triton.log", drain_s=3):
+        yield repository, server
+
+
+ASKED = json.dumps({"inputs": [{"name": "a", "shape": [1, 2], "datatype": "INT32", "data": [1, 5]}]})
+
+
+@contextmanager
+def kept_alive(server, pairs=16):
+    """Clients that keep their connections; gives the seconds that each request took, by what was asked."""
+    took: dict[str, list[float]] = {"health": [], "infer": [], "gRPC": []}
+    failures: list[str] = []
+    over = threading.Event()
+
+    def ask_again(kind, request, pause_s):
+        try:
+            while not over.is_set():
+                begun = time.monotonic()
+                request()
+                took[kind].append(time.monotonic() - begun)
+                time.sleep(pause_s)
+        except Exception as error:  # any failure at all is what this looks for
+            failures.append(f"{kind}: {error!r}")
+
+    def http_request(connection, *asked):
+        connection.request(*asked)
+        answer = connection.getresponse()
+        said = answer.read()
+        assert answer.status == 200, said
+
+    connections = [http.client.HTTPConnection(server.http_address, timeout=60) for _ in range(2 * pairs)]
+    remote = grpcclient.InferenceServerClient(server.grpc_address)
+    running = [threading.Thread(target=ask_again, args=("gRPC", remote.is_server_ready, 0.1))]
+    for number, connection in enumerate(connections):
+        kind, asked = [
+            ("health", ("GET", "/v2/health/ready")),
+            ("infer", ("POST", "/v2/models/pipeline/infer", ASKED)),
+        ][number % 2]
+        request = partial(http_request, connection, *asked)
+        running.append(threading.Thread(target=ask_again, args=(kind, request, 0.2)))
+    for thread in running:
+        thread.start()
+    try:
+        yield took
+    finally:
+        over.set()
+        for thread in running:
+            thread.join()
+        for each in (*connections, remote):
+            each.close()
+    assert failures == []
+
+
+def test_nobody_waits_while_a_model_takes_long_to_load(pipeline):
+    """Health checks, above all: an engine may need half a minute, and a probe that waits as long has failed."""
+    repository, server = pipeline
+    edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
+    with kept_alive(server) as took:
+        begun = time.monotonic()
+        done = reloaded(repository)
+        lasted = time.monotonic() - begun
+    for kind, seconds in took.items():
+        assert len(seconds) > LOAD_S, kind
+        assert max(seconds) < LOAD_S / 3, f"{kind}: the longest took {max(seconds):.2f} s of {lasted:.2f} s"
+    assert lasted > LOAD_S
+    assert done.stdout == "serving now: pipeline = slow\n"
+
+
+def test_a_load_that_lasts_too_long_is_given_up_and_named(pipeline):
+    repository, server = pipeline
+    edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
+    done = reload(repository, "--ready-timeout-s", "1")
+    assert done.returncode == 1
+    assert "slow was not loaded, and the server goes on with what it had: " in done.stderr
+    assert f"the server at {server.grpc_address} did not answer within 1 s; a model that takes" in done.stderr
+    assert "--ready-timeout-s" in done.stderr
+
+
+def test_a_server_that_dies_while_it_loads_is_no_riddle(pipeline):
+    repository, server = pipeline
+    edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
+    command = [sys.executable, "-m", "jpeg_serve", "reload", "--model-repository", str(repository)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "jpeg-serve: loading slow\n"
+        time.sleep(1)
+        server.kill()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert f"the server at {server.grpc_address} does not answer over gRPC, which a reload needs: " in said
+    assert "Traceback" not in said
+
+
+def test_a_key_that_is_not_the_servers_is_refused(server):
+    wrong = {"model-repository": ("admin-key", "a guess")}
+    with Management(server.grpc_address, wrong, load_s=5) as stranger:
+        for call in (lambda: stranger.load("preprocess"), lambda: stranger.unload("preprocess"), stranger.states):
+            with pytest.raises(ReloadError, match="refuses to be managed with its key: was it started with --grpc-"):
+                list(call() or ())
+        assert stranger.config("jpeg_classifier") is not None
+        assert stranger.config("nobody") is None
 
 
 def test_what_does_not_load_is_named_and_the_old_one_goes_on(served):
@@ -352,18 +521,21 @@ def test_what_concerns_more_than_the_classifier_asks_for_a_restart(served, tmp_p
     "options",
     [
         [
-            "--http-restricted-api",
+            "--grpc-restricted-protocol",
             "model-repository,logging:x-manager=mine",
-            "--http-restricted-api=model-config:reader=me",
+            "--grpc-restricted-protocol=model-config,health:reader=me",
         ],
-        ["--http-restricted-api=logging:admin-key=mine"],  # leaves the repository open
+        ["--grpc-restricted-protocol=logging:admin-key=mine"],  # leaves the repository open
+        ["--http-restricted-api=model-repository:admin-key=mine"],  # and gRPC with the key of ours
     ],
 )
-def test_a_server_with_a_key_of_the_users_own_is_reloaded(two, tmp_path, options):
+def test_a_server_with_a_key_of_the_users_own_is_reloaded(two, tmp_path, options, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # to a server on this machine, none is asked
     for server in serve(two, tmp_path / "triton.log", triton=options):
         choose(two, "classifier_turned")
         reloaded(two)
-        assert ask(server) == TURNED
+        with Client(f"http://{server.http_address}") as client:
+            assert client.classify([COFFEE], k=1)[0].labels[0] == TURNED
 
 
 def test_several_servers_are_told_apart(two, tmp_path, built_repository, server):
@@ -405,7 +577,14 @@ def test_the_state_is_its_users_alone_and_goes_with_the_server(built_repository,
         header, key = running.keys["model-repository"]
         client = httpclient.InferenceServerClient(server.http_address)
         assert client.get_model_repository_index(headers={header: key})
+        with pytest.raises(httpclient.InferenceServerException, match="restricted"):
+            client.get_model_repository_index()
         client.close()
+        remote = grpcclient.InferenceServerClient(server.grpc_address)
+        assert remote.get_model_repository_index(headers={f"triton-grpc-protocol-{header}": key})
+        with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
+            remote.get_model_repository_index()
+        remote.close()
     assert list(file.parent.iterdir()) == []
     assert state.find_running() == []
 

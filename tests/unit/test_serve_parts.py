@@ -6,12 +6,12 @@ import pytest
 from google.protobuf import text_format
 from jpeg_serve import locate, ports, state
 from jpeg_serve.backends import prepare_backends
-from jpeg_serve.errors import PortError, PrerequisiteError
+from jpeg_serve.errors import PortError, PrerequisiteError, ReloadError
 from jpeg_serve.fitness import gpus_used, loads_engine, runs_on, same_release
 from jpeg_serve.gpus import find_gpus
 from jpeg_serve.locate import Installation, find_installation
 from jpeg_serve.machine import installed_version, native_backends, this_machine
-from jpeg_serve.management import reason, restricted_apis
+from jpeg_serve.management import Management, reason, restricted_protocols
 from support import ROOT
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -50,7 +50,10 @@ def test_a_server_on_the_path_comes_first(tmp_path, monkeypatch):
     [
         (lambda patch: patch.setattr(locate, "find_libpython", lambda: None), "apt-get install libpython3"),
         (lambda patch: patch.setattr(locate, "PYTHON_VERSION", "3.99"), r"3\.8, 3\.9, 3\.10.*this is 3\.99"),
-        (lambda patch: patch.setattr("importlib.util.find_spec", lambda _: None), "neither on the PATH"),
+        (
+            lambda patch: patch.setattr("importlib.util.find_spec", lambda _: None),
+            r"neither on the PATH.*pip install -e '\.\[serve\]' in this project's folder",
+        ),
     ],
 )
 def test_a_missing_prerequisite_is_one_sentence_with_its_remedy(monkeypatch, change, said):
@@ -185,22 +188,46 @@ def test_a_native_backend_is_a_library(tmp_path):
 
 
 def test_the_keys_are_read_from_the_command_line():
-    arguments = ["--http-port=1", "--http-restricted-api=model-repository,trace:admin-key=a=b"]
-    assert restricted_apis(arguments) == {"model-repository": ("admin-key", "a=b"), "trace": ("admin-key", "a=b")}
-    arguments = ["--http-restricted-api", "logging:x=y", "--grpc-restricted-protocol=inference:z=z"]
-    assert restricted_apis(arguments) == {"logging": ("x", "y")}
-    assert restricted_apis([]) == {}
+    arguments = ["--grpc-port=1", "--grpc-restricted-protocol=model-repository,trace:admin-key=a=b"]
+    assert restricted_protocols(arguments) == {"model-repository": ("admin-key", "a=b"), "trace": ("admin-key", "a=b")}
+    arguments = ["--grpc-restricted-protocol", "logging:x=y", "--http-restricted-api=inference:z=z"]
+    assert restricted_protocols(arguments) == {"logging": ("x", "y")}
+    assert restricted_protocols([]) == {}
 
 
 def test_tritons_reason_is_given_without_a_traceback():
-    assert reason('{"error":"load failed: Internal: broken\\n\\nAt:\\n  /some/where.py(3): f\\n;\\n"}') == (
-        "load failed: Internal: broken"
+    assert (
+        reason("load failed: Internal: broken\n\nAt:\n  /some/where.py(3): f\n;\n") == "load failed: Internal: broken"
     )
-    assert reason("no JSON") == "no JSON"
+    assert reason("load failed: no file;\n") == "load failed: no file"
 
 
-def running(pid, started):
-    return state.Running(pid, started, "127.0.0.1:1", "127.0.0.1:2", "/models", "/env", "/env/python", "/backends")
+def test_a_server_that_is_gone_is_said_to_be():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with Management(address, {}, load_s=5) as server:
+        for call in (
+            server.states,
+            lambda: server.load("any"),
+            lambda: server.unload("any"),
+            lambda: server.config("a"),
+        ):
+            with pytest.raises(ReloadError, match=f"the server at {address} does not answer over gRPC.*refused"):
+                list(call() or ())
+
+
+def running(pid, started, owner=1, owner_started=0):
+    addresses = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    return state.Running(pid, started, owner, owner_started, *addresses, "/models", "/env", "/env/python", "/backends")
+
+
+def test_a_server_without_its_owner_is_told_from_others():
+    started = state.started_at(os.getpid())
+    assert started is not None
+    assert not running(os.getpid(), started, os.getpid(), started).is_orphaned()
+    assert running(os.getpid(), started, os.getpid(), started - 1).is_orphaned()
+    assert not running(os.getpid(), started - 1, os.getpid(), started - 1).is_orphaned()  # it has ended, too
+    assert [port for port in range(5) if running(1, 1).holds(port)] == [1, 2, 3]
 
 
 def test_a_process_is_told_from_a_later_one_of_its_number(tmp_path, monkeypatch):
@@ -225,7 +252,7 @@ def test_only_a_folder_of_ones_own_is_trusted(tmp_path, monkeypatch):
     assert state.find_running() == []
     again = state.publish(running(os.getpid(), started))
     assert again.parent.stat().st_mode & 0o777 == 0o700
-    for text in ("{", "{}", '{"format": 2}', file.read_text().replace(state._host(), "another machine")):
+    for text in ("{", "{}", '{"format": 3}', file.read_text().replace(state._host(), "another machine")):
         file.write_text(text)
         assert [found for found, _ in state.find_running()] == [again]
         assert file.exists()  # not ours to remove
