@@ -234,7 +234,8 @@ def repository_with(folder, artefact, *, graphs="true"):
     served = model / "1" / "model_here.plan"
     served.write_bytes(artefact)
     stated = {"file": served.name, "sha256": hashlib.sha256(artefact).hexdigest()}
-    report = {"artefact": stated, "recipe_sha256": "", "input": list(IMAGE), "classes": CLASSES}
+    made = {"format": 1, "recipe": "", "recipe_sha256": "", "precision": "fp32"}
+    report = {**made, "artefact": stated, "input": list(IMAGE), "classes": CLASSES}
     served.with_suffix(".json").write_text(json.dumps(report))
     config = {
         "name": NAME,

@@ -64,7 +64,8 @@ def write_report(artefact, *, classes=1000):
     """What jpeg-serve compares an artefact with."""
     digest = hashlib.sha256(artefact.read_bytes()).hexdigest()
     stated = {"file": artefact.name, "sha256": digest}
-    report = {"artefact": stated, "recipe_sha256": "", "input": [224, 224, 3], "classes": classes}
+    made = {"format": 1, "recipe": "", "recipe_sha256": "", "precision": "fp32"}
+    report = {**made, "artefact": stated, "input": [224, 224, 3], "classes": classes}
     artefact.with_name("model.json").write_text(json.dumps(report))
 
 
