@@ -215,8 +215,12 @@ def test_what_changed_in_place_is_taken_under_load(served):
         edit(classifier / CONFIG, "count: 1", "count: 2")
         edit(repository / "preprocess" / CONFIG, "count: 1", "count: 2")
         reloaded(repository)
-        # One worker for each instance: two of the classifier, two of preprocess, one of postprocess.
-        assert len(psutil.Process(server.pid).children()) == 5
+        # One worker for each instance: two of the classifier, two of preprocess, one of postprocess. The old ones end
+        # once their last request is answered.
+        limit = time.monotonic() + 30
+        while (workers := len(psutil.Process(server.pid).children())) > 5 and time.monotonic() < limit:
+            time.sleep(0.1)
+        assert workers == 5
         edit(classifier / CONFIG, "count: 2", "count: 1")
         reloaded(repository)
     assert_no_failure(load)
