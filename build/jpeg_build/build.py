@@ -18,14 +18,14 @@ from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, served_report, this_gpu
 from jpeg_build.commands import build_command, use_command
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run, Say, emitter
-from jpeg_build.errors import BuildError, NetworkError, ParityError
+from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
 from jpeg_build.photos import PHOTOS, digest, load_photos, random_pixels
 from jpeg_build.recipe import Recipe
 from jpeg_build.report import Report
 from jpeg_build.speed import images_per_second
-from jpeg_build.targets import PREFIX, TARGETS, Target
+from jpeg_build.targets import BY_MODEL, TARGETS, Target
 
 AUTO = "auto"
 
@@ -94,7 +94,7 @@ def build(request: Request, say: Say) -> tuple[Report, list[str]]:
     """
     target, wanted = request.target, request.precision
     if wanted not in (*target.precisions, AUTO):
-        raise BuildError(f"{target.name} has the precisions {', '.join(target.precisions)}, not {wanted}")
+        raise CallError(f"{target.name} has the precisions {', '.join(target.precisions)}, not {wanted}")
     # First of all: what cannot be written, or is being built already, is said before minutes are spent.
     with repository.staging(request.repository) as folder:
         emitter(target).require_tools(request.options)
@@ -364,7 +364,7 @@ def _notes(request: Request) -> list[str]:
     if chosen != target.model:
         path = root / configs.ENSEMBLE / repository.CONFIG
         use = use_command(target.name, root)
-        other = TARGETS.get((chosen or "").removeprefix(PREFIX))
+        other = BY_MODEL.get(chosen or "")
         report = served_report(root, other) if other is not None else None
         if other is not None and report is not None and report.get("recipe_sha256") != request.recipe.sha256:
             found.append(

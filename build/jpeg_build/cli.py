@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jpeg_build.commands import INSTALL, reload_command
+from jpeg_build.commands import install_command, reload_command
+from jpeg_build.errors import BuildError, CallError, RecipeError
 from jpeg_build.targets import TARGETS
 
 EPILOG = """\
@@ -36,10 +37,6 @@ OPT_BATCH = 16
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 
 
-class CallError(Exception):
-    """The options do not go together."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -47,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, work = (command[0](), command[1]) if command else (_build_parser(), _build)
     options = parser.parse_args(given[1:] if command else given)
     try:
-        from jpeg_build.errors import BuildError, RecipeError
-
         try:
             # Frameworks tell of their downloads on stdout, which is the report's.
             with contextlib.redirect_stdout(sys.stderr):
@@ -58,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BuildError as error:
             return _fail(str(error), 1)
     except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: {INSTALL.format(extra='build')}", 1)
+        return _fail(f"the package {error.name} is not installed: {install_command('build')}", 1)
     except OSError as error:
         remedy = ": make room and build again" if error.errno == errno.ENOSPC else ""
         return _fail(f"{error.filename or options.model_repository}: {error.strerror or error}{remedy}", 1)
@@ -144,10 +139,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
             raise CallError(
                 f"--{name.replace('_', '-')} means something to {', '.join(backends)} only, not to {options.backend}"
             )
-    possible = TARGETS[options.backend].precisions
-    if options.precision not in (*possible, "auto"):
-        raise CallError(f"{options.backend} has the precisions {', '.join(possible)}, not {options.precision}")
-    if options.calibration is not None and not {"int8", "auto"} & {options.precision}:
+    if options.calibration is not None and options.precision not in ("int8", "auto"):
         raise CallError(f"--calibration is for int8 (or auto); {options.precision} needs none")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 # What the commands take by themselves.
 DEFAULT_REPOSITORY = Path("model_repository")
 
-# How this project's extras come into the environment that is used: it is in no package index.
-INSTALL = "pip install -e '.[{extra}]' in this project's folder"
+
+def install_command(extra: str) -> str:
+    """What brings an extra of this project into the Python environment: the project is in no package index."""
+    return f"pip install -e '.[{extra}]' in this project's folder"
 
 
 def build_command(

@@ -1,6 +1,7 @@
 """What can go wrong in a build.
 
 BuildError
+├── CallError         what is asked for does not go together: the command line was wrong
 ├── RecipeError       the recipe: the message begins with its path and line
 ├── NetworkError      the network or its weights cannot be had, or do not fit the recipe
 ├── ParityError       the artefact does not compute what the network computes
@@ -10,6 +11,10 @@ BuildError
 
 class BuildError(Exception):
     """A build failed; what was in the model repository before is still there. The message says what to do."""
+
+
+class CallError(BuildError):
+    """What is asked for does not go together."""
 
 
 class RecipeError(BuildError):

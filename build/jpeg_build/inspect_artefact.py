@@ -9,7 +9,7 @@ from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
-from jpeg_build.targets import PREFIX, TARGETS, Target
+from jpeg_build.targets import BY_MODEL, TARGETS, Target
 
 _BY_SUFFIX = {Path(target.artefact).suffix: target for target in TARGETS.values()} | {".engine": TARGETS["tensorrt"]}
 
@@ -21,10 +21,11 @@ def inspect_artefact(root: Path, what: str, version: str | None) -> dict[str, An
 
     Raises BuildError if there is none, or if it cannot be read.
     """
-    name = Path(what).name.removeprefix(PREFIX)
-    folder = root / f"{PREFIX}{name}"
-    if name in TARGETS and (what in (name, folder.name) or Path(what).resolve() == folder.resolve()):
-        target = TARGETS[name]
+    built = TARGETS.get(what) or BY_MODEL.get(Path(what).name)
+    if built is not None and (
+        what in (built.name, built.model) or Path(what).resolve() == (root / built.model).resolve()
+    ):
+        target = built
         report: reports.Report | None = require_built(root, target, version)
         number = served_version(root, target, version)
         assert report is not None and number is not None, "it is built"

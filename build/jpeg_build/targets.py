@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of the classifiers' names in the model repository.
-PREFIX = "classifier_"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -27,7 +24,7 @@ class Target:
     @property
     def model(self) -> str:
         """Name of the classifier in the model repository: `classifier_onnx`."""
-        return f"{PREFIX}{self.name}"
+        return f"classifier_{self.name}"
 
 
 TARGETS = {
@@ -40,3 +37,6 @@ TARGETS = {
         Target("tf_trt", "tensorflow", "tensorflow_savedmodel", "model.savedmodel", ("fp32", "fp16"), "AUTO"),
     )
 }
+
+# The same by the classifiers' names in the model repository.
+BY_MODEL = {target.model: target for target in TARGETS.values()}

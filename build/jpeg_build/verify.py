@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jpeg_build import parity
 from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, require_built, served_version
 from jpeg_build.batches import any_batch
-from jpeg_build.build import Opener, Request, answers_of, ask
+from jpeg_build.build import Opener, Question, Request, answers_of, ask
 from jpeg_build.commands import build_command, reload_command
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Logits, Pixels, Run, Say, emitter
@@ -92,21 +90,21 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
         "tolerance": asdict(parity.TOLERANCES[judged]),
     }
     if server is not None:
-        found["difference_from_artefact"] = _from_artefact(wish, artefact, question.pixels, answers, say)
+        found["difference_from_artefact"] = _from_artefact(wish, artefact, question, answers, say)
     return found if speeds is None else {**found, "images_per_second": speeds}
 
 
-def _from_artefact(wish: Verification, artefact: Path, pixels: Pixels, answers: Logits, say: Say) -> float | None:
+def _from_artefact(wish: Verification, artefact: Path, question: Question, answers: Logits, say: Say) -> float | None:
     """How far the server's answers are from those of the artefact in the repository, which it may not have loaded yet.
 
     The largest difference as a part of the largest logit; None where the artefact does not run on this machine.
     """
     try:
-        here = answers_of(emitter(wish.target), artefact, pixels)
+        here = answers_of(emitter(wish.target), artefact, question.pixels)
     except BuildError:
         return None
-    difference = float(np.abs(here - answers).max() / max(float(np.abs(here).max()), 1e-6))
-    # Runtimes of the same network differ by less.
+    # Runtimes of the same network differ by less than this precision does.
+    difference = parity.measure(here, answers, photos=len(question.photos), precision="fp16").relative_difference
     if not difference <= parity.TOLERANCES["fp16"].relative_difference:
         say(
             f"the server answers otherwise than {artefact} (by up to {difference:.2g} of the largest logit): it may "

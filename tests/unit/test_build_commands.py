@@ -14,7 +14,7 @@ from jpeg_build import report as reports
 from jpeg_build.cli import main
 from jpeg_build.parity import TOLERANCES
 from onnx import numpy_helper
-from support import PHOTOS, ROOT, SMALL_RECIPE, photo, run, small_network
+from support import PHOTOS, ROOT, SMALL_RECIPE, edit, photo, run, small_network
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +71,12 @@ def test_versions_lie_side_by_side_and_going_back_is_one_command(recipe, reposit
     )
 
 
-def other_recipe(folder, **changes):
-    """The same network under a recipe of another content."""
-    small_network(folder)
-    text = SMALL_RECIPE
-    for old, new in {"resize_size = 32": "resize_size = 40", **changes}.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "other.toml").write_text(text)
-    return folder / "other.toml"
-
-
 def test_a_build_of_another_recipe_says_how_the_ensemble_can_be_served_again(recipe, repository, tmp_path, capsys):
     where = f"--model-repository {repository}"
-    other = other_recipe(tmp_path)
+    small_network(tmp_path)
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL_RECIPE)
+    edit(other, "resize_size = 32", "resize_size = 40")
     assert build(recipe, repository, "--backend", "openvino") == 0
     capsys.readouterr()
     assert build(other, repository) == 0
@@ -305,15 +297,13 @@ def test_a_network_that_answers_nan_is_named_for_that(repository, tmp_path, caps
     assert not (repository / "classifier_onnx").exists()
 
 
-def test_what_auto_leaves_out_ends_nothing(repository, tmp_path, capsys, monkeypatch):
+def test_what_auto_leaves_out_ends_nothing(recipe, repository, capsys, monkeypatch):
     monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], relative_difference=0.0))
-    small_network(tmp_path)
-    (tmp_path / "small.toml").write_text(SMALL_RECIPE)
-    assert build(tmp_path / "small.toml", repository, "--precision", "auto") == 0
+    assert build(recipe, repository, "--precision", "auto") == 0
     said = capsys.readouterr().err
     assert "int8: left out: the int8 artefact does not compute what the network computes" in said
     assert "Nothing was put in place" not in said
-    assert build(tmp_path / "small.toml", repository, "--precision", "int8") == 1
+    assert build(recipe, repository, "--precision", "int8") == 1
     said = capsys.readouterr().err
     assert "came from 7 images: take more of them" in said
     assert "Nothing was put in place" in said

@@ -27,7 +27,7 @@ import numpy as np
 
 from jpeg_build import trtexec
 from jpeg_build.batches import any_batch
-from jpeg_build.commands import INSTALL
+from jpeg_build.commands import install_command
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
@@ -319,7 +319,7 @@ def _tensorrt() -> Any:
         from polygraphy.backend import trt  # noqa: F401
     except ModuleNotFoundError as error:
         raise BuildError(
-            f"the package {error.name} is not installed: {INSTALL.format(extra='tensorrt')}, or build in "
+            f"the package {error.name} is not installed: {install_command('tensorrt')}, or build in "
             "NVIDIA's image nvcr.io/nvidia/tensorrt:YY.MM-py3"
         ) from error
     except Exception as error:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from jpeg_build.batches import any_batch
-from jpeg_build.commands import INSTALL
+from jpeg_build.commands import install_command
 from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError
@@ -361,7 +361,7 @@ def _torch_tensorrt() -> Any:
         import torch_tensorrt
     except ModuleNotFoundError as error:
         raise BuildError(
-            f"the package {error.name} is not installed: {INSTALL.format(extra='torch-tensorrt')}, or "
+            f"the package {error.name} is not installed: {install_command('torch-tensorrt')}, or "
             "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3"
         ) from error
     except Exception as error:  # it loads libraries, asks the driver, and raises whatever these raise
