@@ -16,6 +16,7 @@ import numpy as np
 from jpeg_build import configs, parity, repository
 from jpeg_build import report as reports
 from jpeg_build.artefacts import find_report, served_report, this_gpu
+from jpeg_build.built_network import find_built
 from jpeg_build.commands import build_command, use_command
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run, Say, emitter
 from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError
@@ -37,6 +38,7 @@ class Request:
     precision: one of the backend's, or "auto": the fastest on this machine of those within their tolerance.
     version: number of the version's folder; None takes the newest that is there, or 1.
     checkpoint, random_weights: instead of the weights that the recipe names; not for ONNX files.
+    from_onnx: the network is what classifier_onnx in the repository is, which was compared with the trained one.
     photos: a folder of JPEGs that the artefact is checked on. calibration: a folder of JPEGs that int8 measures the
     ranges of its values on; None takes `photos`.
     """
@@ -48,6 +50,7 @@ class Request:
     version: int | None = None
     checkpoint: Path | None = None
     random_weights: bool = False
+    from_onnx: bool = False
     photos: Path = PHOTOS
     calibration: Path | None = None
     options: Options = field(default_factory=Options)
@@ -116,7 +119,12 @@ def build(request: Request, say: Say) -> tuple[Report, list[str]]:
 def ask(request: Request, say: Say) -> Question:
     """Load the network and ask it about photos and noise. Raises BuildError."""
     network = load_network(
-        request.recipe, request.backend, checkpoint=request.checkpoint, random=request.random_weights, say=say
+        request.recipe,
+        request.backend,
+        checkpoint=request.checkpoint,
+        random=request.random_weights,
+        built=request.repository if request.from_onnx else None,
+        say=say,
     )
     photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
     noise = random_pixels(request.recipe)
@@ -266,8 +274,15 @@ def _asked(request: Request) -> dict[str, object]:
         "precision": request.precision,
         "photos": digest(request.photos),
         "calibration": None if request.calibration is None else digest(request.calibration),
+        **({"from_onnx": _onnx_sha256(request)} if request.from_onnx else {}),
         **{key: value for key, value in options.items() if key not in ("timing_cache", "keep_onnx")},
     }
+
+
+def _onnx_sha256(request: Request) -> str:
+    """Digest of the ONNX file that the network is taken from: another file is another network."""
+    _, report = find_built(request.recipe, request.repository)
+    return str(report["artefact"]["sha256"])
 
 
 def _settings(request: Request, emitted: Emitted) -> configs.ArtefactSettings:
@@ -333,7 +348,7 @@ def is_up_to_date(request: Request) -> bool:
     }
     if any(made.get(key) != value for key, value in wanted.items()):
         return False
-    if str(made["weights"]["source"]).startswith(("random", "checkpoint")):
+    if not request.from_onnx and str(made["weights"]["source"]).startswith(("random", "checkpoint")):
         return False
     artefact = folder / str(made["artefact"]["file"])
     others = [

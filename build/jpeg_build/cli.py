@@ -90,6 +90,7 @@ def _build(options: argparse.Namespace) -> object:
         version=options.version,
         checkpoint=options.checkpoint,
         random_weights=options.weights == "none",
+        from_onnx=options.from_onnx,
         photos=options.photos or PHOTOS,
         calibration=options.calibration,
         options=Options(
@@ -134,11 +135,19 @@ IDLE = {
 
 def _refuse_idle(options: argparse.Namespace) -> None:
     """Raises CallError for an option that would do nothing."""
+    from jpeg_build.built_network import BACKENDS
+
     for name, (default, backends) in IDLE.items():
         if getattr(options, name) != default and options.backend not in backends:
             raise CallError(
                 f"--{name.replace('_', '-')} means something to {', '.join(backends)} only, not to {options.backend}"
             )
+    if options.from_onnx and options.backend not in BACKENDS:
+        raise CallError(f"--from-onnx is for {' and '.join(BACKENDS)}, not for {options.backend}")
+    if options.from_onnx and (options.checkpoint is not None or options.weights == "none"):
+        raise CallError(
+            "--from-onnx takes the weights that are in the file: give it without --checkpoint and --weights"
+        )
     if options.calibration is not None and options.precision not in ("int8", "auto"):
         raise CallError(f"--calibration is for int8 (or auto); {options.precision} needs none")
 
@@ -220,6 +229,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of JPEGs, searched through, that int8 takes its ranges from: some hundred, as the server will get "
         "(default: the folder of --photos)",
+    )
+    parser.add_argument(
+        "--from-onnx",
+        action="store_true",
+        help="openvino, tensorrt: take the network from classifier_onnx of the model repository, which was checked "
+        "when it was built (fp32, of the same recipe): needs neither PyTorch nor the weights (default: from the recipe)",
     )
     parser.add_argument(
         "--if-needed",

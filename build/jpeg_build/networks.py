@@ -11,15 +11,26 @@ from jpeg_build.recipe import OnnxSource, Recipe
 
 
 def load_network(
-    recipe: Recipe, backend: str, *, checkpoint: Path | None = None, random: bool = False, say: Say
+    recipe: Recipe,
+    backend: str,
+    *,
+    checkpoint: Path | None = None,
+    random: bool = False,
+    built: Path | None = None,
+    say: Say,
 ) -> Network:
     """The network of a recipe, with the framework that has it.
 
     checkpoint: weights instead of the recipe's. random: random weights. Both are for networks whose file holds no
-    weights.
+    weights. built: a model repository whose classifier_onnx is the network.
 
     Raises BuildError.
     """
+    if built is not None:
+        from jpeg_build.built_network import SOURCE, BuiltNetwork
+
+        say(f"taking the network from {SOURCE.model}")
+        return BuiltNetwork(recipe, built)
     if backend == "tf_trt":
         say("starting TensorFlow")
         from jpeg_build.keras_network import KerasNetwork

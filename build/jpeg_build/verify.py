@@ -50,7 +50,8 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
     report = require_built(wish.repository, wish.target, wish.version)
     recipe = _recipe(wish, report)
     source = str(report["weights"]["source"])
-    if source.startswith("checkpoint") and wish.checkpoint is None:
+    made_of = report.get("asked", {}).get("from_onnx")
+    if source.startswith("checkpoint") and wish.checkpoint is None and made_of is None:
         raise BuildError(f"{wish.target.model} was built from {source}: name that file with --checkpoint FILE")
     artefact = _artefact(wish, report)
     server = _Server(wish.server, wish.target.model, artefact.parent.name) if wish.server is not None else None
@@ -62,6 +63,8 @@ def verify(wish: Verification, say: Say) -> dict[str, Any]:
         backend=wish.target.name,
         checkpoint=wish.checkpoint,
         random_weights=wish.random_weights or source.startswith("random"),
+        # What was made of the repository's ONNX file is compared with it, unless the weights are named.
+        from_onnx=made_of is not None and wish.checkpoint is None and not wish.random_weights,
         photos=wish.photos or PHOTOS,
     )
     question = ask(request, say)

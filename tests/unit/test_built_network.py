@@ -1,0 +1,108 @@
+"""A classifier made of the repository's checked ONNX file, without the framework the network came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from jpeg_build.built_network import BuiltNetwork
+from jpeg_build.errors import NetworkError
+from jpeg_build.recipe import load_recipe
+from support import SMALL_RECIPE, run, run_module, small_network
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a small recipe, and a repository that holds its ONNX file."""
+    folder = tmp_path_factory.mktemp("made")
+    small_network(folder)
+    (folder / "small.toml").write_text(SMALL_RECIPE)
+    done = run_module("jpeg_build", "small.toml", "--model-repository", "models", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def build(folder: Path, *options: str):
+    return run_module("jpeg_build", "small.toml", "--model-repository", "models", *options, cwd=folder)
+
+
+def test_it_is_built_checked_and_verified_from_the_onnx_file(folder):
+    done = build(folder, "--backend", "openvino", "--from-onnx")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "models/classifier_openvino/1/model.json").read_text())
+    onnx = json.loads((folder / "models/classifier_onnx/1/model.json").read_text())
+    assert report["asked"]["from_onnx"] == onnx["artefact"]["sha256"]
+    assert report["weights"] == onnx["weights"]
+    assert report["recipe_sha256"] == onnx["recipe_sha256"]
+    verified = run_module(
+        "jpeg_build", "verify", "openvino", "--recipe", "small.toml", "--model-repository", "models", cwd=folder
+    )
+    assert verified.returncode == 0, verified.stderr
+    assert "taking the network from classifier_onnx" in verified.stderr
+
+
+def test_it_is_done_again_only_for_another_onnx_file(folder):
+    assert build(folder, "--backend", "openvino", "--from-onnx").returncode == 0
+    again = build(folder, "--backend", "openvino", "--from-onnx", "--if-needed")
+    assert "up to date" in again.stderr
+    # The same network from the recipe itself is another wish.
+    assert "up to date" not in build(folder, "--backend", "openvino", "--if-needed").stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"precision": "fp32"', '"precision": "int8"', "is in int8"),
+        ('"recipe_sha256": "', '"recipe_sha256": "0', "was built from another recipe"),
+        ('"sha256": "', '"sha256": "0', "is not the file that was checked"),
+    ],
+)
+def test_another_file_than_the_checked_one_is_refused(folder, old, new, reason):
+    report = folder / "models/classifier_onnx/1/model.json"
+    text = report.read_text()
+    report.write_text(text.replace(old, new, 1))
+    with pytest.raises(NetworkError, match=reason):
+        BuiltNetwork(load_recipe(folder / "small.toml"), folder / "models")
+
+
+def test_a_missing_file_is_said_with_the_command(folder):
+    shutil.rmtree(folder / "models/classifier_onnx/1")
+    done = build(folder, "--backend", "openvino", "--from-onnx")
+    assert done.returncode == 1
+    assert "classifier_onnx is not built: where the network is, run jpeg-build small" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "--from-onnx is for openvino and tensorrt, not for onnx"),
+        (("--backend", "torch_tensorrt"), "not for torch_tensorrt"),
+        (("--backend", "openvino", "--weights", "none"), "--from-onnx takes the weights that are in the file"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused(folder, options, reason):
+    done = build(folder, *options, "--from-onnx")
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+def test_neither_pytorch_nor_tensorflow_is_asked_for(folder):
+    program = (
+        "import sys; sys.modules.update(torch=None, torchvision=None, tensorflow=None)\n"
+        "from jpeg_build.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = run(
+        *(sys.executable, "-c", program, "small.toml", "--model-repository", "models", "--backend", "openvino"),
+        "--from-onnx",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
