@@ -1,0 +1,283 @@
+#!/bin/sh
+# The gateway: nginx over one configuration, nginx.conf.template, and the few things one does with it.
+#
+#   gateway.sh run          write the configuration and become nginx
+#   gateway.sh check        write the configuration and let nginx test it
+#   gateway.sh reload       the same, and let the running nginx take it: new keys, a new certificate, new addresses
+#   gateway.sh servers      list the servers: number, address, in or out
+#   gateway.sh out N        send server N nothing new, and wait until its open requests are answered
+#   gateway.sh in N         send server N requests again
+#   gateway.sh health       exit 0 if the gateway answers
+#
+# Variables and their defaults are below; docs/gateway.md explains them. Needs nginx, envsubst, awk, getent; any user
+# but root. Exit status: 0, 1 (it failed), 2 (it was called wrongly).
+set -eu
+
+: "${GATEWAY_SERVERS:=server:8000:8001}"
+: "${GATEWAY_MODEL:=jpeg_classifier}"
+: "${GATEWAY_PRIVATE_MODELS:=preprocess postprocess classifier_onnx classifier_openvino classifier_tensorrt classifier_torch_tensorrt classifier_tf_trt}"
+: "${GATEWAY_ADDRESS:=0.0.0.0}"
+: "${GATEWAY_PORT:=8443}"
+: "${GATEWAY_KEYS:=/run/secrets/gateway_keys}"
+: "${GATEWAY_CERTIFICATE:=/run/secrets/gateway_certificate}"
+: "${GATEWAY_CERTIFICATE_KEY:=/run/secrets/gateway_certificate_key}"
+: "${GATEWAY_WEB_ROOT:=/srv/web}"
+: "${GATEWAY_RUN:=/tmp/gateway}"
+: "${GATEWAY_ACCESS_LOG:=/dev/stdout}"
+: "${GATEWAY_MAX_BODY_MB:=49}"
+: "${GATEWAY_RATE:=50}"
+: "${GATEWAY_BURST:=100}"
+: "${GATEWAY_OPEN_REQUESTS:=32}"
+: "${GATEWAY_TIMEOUT_S:=30}"
+: "${GATEWAY_CLIENT_TIMEOUT_S:=10}"
+: "${GATEWAY_WORKERS:=auto}"
+: "${GATEWAY_HSTS_S:=31536000}"
+: "${GATEWAY_TRACE_CONTEXT:=off}"
+: "${GATEWAY_NGINX:=nginx}"
+
+here=$(cd "$(dirname "$0")" && pwd)
+conf=$GATEWAY_RUN/nginx.conf
+
+# How long an idle connection to a server is kept, in seconds; `out` waits for these, too.
+IDLE_S=4
+
+fail() {
+  echo "gateway: $1" >&2
+  exit "${2:-1}"
+}
+
+# What goes into nginx's configuration must not be able to bring directives of its own.
+must_match() { # NAME VALUE REGEX WHAT
+  printf '%s' "$2" | LC_ALL=C awk -v pattern="^($3)\$" 'NR > 1 { exit 1 } $0 !~ pattern { exit 1 }' ||
+    fail "$1 is '$2', but must be $4" 2
+}
+
+value_of() { eval "printf '%s' \"\$GATEWAY_$1\""; }
+
+check_variables() {
+  whole='[0-9]+'
+  path='/[A-Za-z0-9._/@+-]+'
+  for name in PORT MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S HSTS_S; do
+    value=$(value_of "$name")
+    must_match "GATEWAY_$name" "$value" "$whole" "a whole number"
+  done
+  for name in MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S; do
+    value=$(value_of "$name")
+    must_match "GATEWAY_$name" "$value" '0*[1-9][0-9]*' "above 0"
+  done
+  for name in KEYS CERTIFICATE CERTIFICATE_KEY WEB_ROOT RUN ACCESS_LOG; do
+    value=$(value_of "$name")
+    must_match "GATEWAY_$name" "$value" "$path" "an absolute path without spaces"
+  done
+  must_match GATEWAY_ADDRESS "$GATEWAY_ADDRESS" '[0-9.]+|[[][0-9a-f:]+[]]' "an IPv4 address, or an IPv6 address in []"
+  must_match GATEWAY_WORKERS "$GATEWAY_WORKERS" "auto|$whole" "auto or a whole number"
+  must_match GATEWAY_TRACE_CONTEXT "$GATEWAY_TRACE_CONTEXT" 'on|off' "on or off"
+  must_match GATEWAY_MODEL "$GATEWAY_MODEL" '[A-Za-z0-9_-]+' "the name of a model: letters, digits, _ and -"
+  must_match GATEWAY_PRIVATE_MODELS "$GATEWAY_PRIVATE_MODELS" '[A-Za-z0-9_ -]+' "names of models with spaces between"
+  for server in $GATEWAY_SERVERS; do
+    must_match GATEWAY_SERVERS "$server" '([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+:[0-9]+' "HOST:HTTP-PORT:GRPC-PORT, with spaces between"
+  done
+  [ "$(count_servers)" -gt 0 ] || fail "GATEWAY_SERVERS is empty: write HOST:HTTP-PORT:GRPC-PORT" 2
+  [ "${#GATEWAY_MODEL}" -lt 100 ] || fail "GATEWAY_MODEL is longer than 99 characters" 2
+}
+
+count_servers() {
+  # shellcheck disable=SC2086 # words
+  set -- $GATEWAY_SERVERS
+  echo $#
+}
+
+# Server N, as HOST:HTTP-PORT:GRPC-PORT.
+server_number() {
+  must_match "the server's number" "$1" '[1-9][0-9]*' "one that gateway.sh servers lists"
+  [ "$1" -le "$(count_servers)" ] || fail "there is no server $1, but $(count_servers): gateway.sh servers lists them" 2
+  # shellcheck disable=SC2086 # words
+  echo $GATEWAY_SERVERS | cut -d ' ' -f "$1"
+}
+
+host_of() { echo "${1%:*:*}"; }
+http_port_of() { echo "$1" | awk -F: '{ print $(NF - 1) }'; }
+grpc_port_of() { echo "${1##*:}"; }
+
+# One list of all servers, and for each server one without it: who is out is a file that is looked for with every
+# request, so that nothing is reloaded and no client's connection is closed when a server is replaced.
+upstreams() {
+  upstream all 0
+  if [ "$(count_servers)" -gt 1 ]; then
+    number=0
+    for _ in $GATEWAY_SERVERS; do
+      number=$((number + 1))
+      upstream "without_$number" "$number"
+    done
+  fi
+}
+
+# Kept connections for HTTP only. nginx's gRPC, when it asks a second server for a request that it had sent over a kept
+# connection, sends the old connection's stream number over the new one, and that request is lost (seen with 1.22.1 in
+# every third kill of a server: "upstream sent frame for unknown stream").
+upstream() { # NAME NUMBER-LEFT-OUT
+  for protocol in http grpc; do
+    echo "  upstream ${protocol}_$1 {"
+    echo "    zone ${protocol}_$1 64k;"
+    each=0
+    for server in $GATEWAY_SERVERS; do
+      each=$((each + 1))
+      [ "$each" -ne "$2" ] || continue
+      echo "    server $(host_of "$server"):$("${protocol}_port_of" "$server") max_fails=3 fail_timeout=5s;"
+    done
+    [ "$protocol" = grpc ] || printf '    keepalive 32;\n    keepalive_timeout %ss;\n' "$IDLE_S"
+    echo "  }"
+  done
+}
+
+taken_out() {
+  number=0
+  [ "$(count_servers)" -gt 1 ] || return 0
+  for _ in $GATEWAY_SERVERS; do
+    number=$((number + 1))
+    # shellcheck disable=SC2016 # nginx's variables
+    printf '    if (-f %s/out/%s) {\n      set $http_servers http_without_%s;\n      set $grpc_servers grpc_without_%s;\n    }\n' \
+      "$GATEWAY_RUN" "$number" "$number" "$number"
+  done
+}
+
+# For each name: length and name, the length as the one byte that writers use, or as a varint with padding.
+private_names() {
+  bar=""
+  for name in $GATEWAY_PRIVATE_MODELS; do
+    printf '%s\\x%02x%s|\\x%02x\\x80*\\x00%s' "$bar" "${#name}" "$name" "$((${#name} | 128))" "$name"
+    bar="|"
+  done
+}
+
+# Whether nginx is at least MAJOR.MINOR.PATCH.
+nginx_is_at_least() {
+  "$GATEWAY_NGINX" -v 2>&1 | awk -v least="$1" '
+    match($0, /[0-9]+\.[0-9]+\.[0-9]+/) {
+      split(substr($0, RSTART, RLENGTH), have, "."); split(least, want, ".")
+      for (i = 1; i <= 3; i++) if (have[i] != want[i]) exit !(have[i] + 0 > want[i] + 0)
+      exit 0
+    }
+    { exit 1 }'
+}
+
+render() {
+  [ "$(id -u)" -ne 0 ] || fail "not as root: the gateway needs no rights (setpriv, su, or the image's own user)" 2
+  check_variables
+  for file in "$GATEWAY_KEYS" "$GATEWAY_CERTIFICATE" "$GATEWAY_CERTIFICATE_KEY"; do
+    [ -r "$file" ] || fail "$file cannot be read: secrets.sh makes keys and a certificate to try out"
+  done
+  umask 077
+  mkdir -p "$GATEWAY_RUN/out"
+  # `listen ... http2` went out of use, with a warning, when 1.25.1 brought the directive.
+  LISTEN_HTTP2=" http2" HTTP2_ON=""
+  if nginx_is_at_least 1.25.1; then LISTEN_HTTP2="" HTTP2_ON="http2 on;"; fi
+  # From 1.27.4 on, a reload leaves idle connections open so long that a request on its way is not lost.
+  KEEPALIVE_MIN=""
+  if nginx_is_at_least 1.27.4; then KEEPALIVE_MIN="  keepalive_min_timeout 5s;"; fi
+  SHUTDOWN_S=$((GATEWAY_TIMEOUT_S + GATEWAY_CLIENT_TIMEOUT_S))
+  MODEL_LENGTH_HEX=$(printf '0x%02x' "${#GATEWAY_MODEL}")
+  MODEL_LENGTH_REGEX=$(printf '\\x%02x' "${#GATEWAY_MODEL}")
+  NAME_MESSAGE_LENGTH_REGEX=$(printf '\\x%02x' "$((${#GATEWAY_MODEL} + 2))")
+  PRIVATE_NAMES=$(private_names)
+  UPSTREAMS=$(upstreams)
+  TAKEN_OUT=$(taken_out)
+  export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
+  export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT
+  export GATEWAY_MODEL GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
+  export GATEWAY_WEB_ROOT GATEWAY_RUN GATEWAY_ACCESS_LOG GATEWAY_MAX_BODY_MB GATEWAY_RATE GATEWAY_BURST
+  export GATEWAY_OPEN_REQUESTS GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S GATEWAY_WORKERS GATEWAY_HSTS_S
+  export GATEWAY_TRACE_CONTEXT
+  # Only names in braces are variables of ours: nginx's have none.
+  # shellcheck disable=SC2016 # the names, not the values
+  names=$(grep -o '\${[A-Z0-9_]*}' "$here/nginx.conf.template" | sort -u | tr '\n' ' ')
+  envsubst "$names" < "$here/nginx.conf.template" > "$conf.new"
+  mv "$conf.new" "$conf"
+}
+
+running() {
+  [ -f "$GATEWAY_RUN/nginx.pid" ] || fail "no gateway runs from $GATEWAY_RUN"
+}
+
+# Connections from here to server N that carry a request, or may: TCP's state 01 is "established".
+open_connections() { # HOST HTTP-PORT GRPC-PORT
+  # IPv4 addresses as /proc/net/tcp writes them; the order of bytes is that of x86 and ARM.
+  addresses=$(getent ahostsv4 "$1" | awk '{ split($1, b, "."); printf "%02X%02X%02X%02X ", b[4], b[3], b[2], b[1] }')
+  ports=$(printf '%04X %04X' "$2" "$3")
+  cat /proc/net/tcp /proc/net/tcp6 2> /dev/null | awk -v addresses="$addresses" -v ports="$ports" '
+    BEGIN { n = split(addresses, a, " "); split(ports, p, " ") }
+    $4 == "01" {
+      split($3, remote, ":")
+      if (remote[2] != p[1] && remote[2] != p[2]) next
+      if (length(remote[1]) > 8) { count++; next }
+      for (i = 1; i <= n; i++) if (remote[1] == a[i]) count++
+    }
+    END { print count + 0 }'
+}
+
+take_out() {
+  running
+  server=$(server_number "$1")
+  [ "$(count_servers)" -gt 1 ] || fail "server $1 is the only one: nobody would be left to answer"
+  for other in "$GATEWAY_RUN"/out/*; do
+    [ -e "$other" ] || continue
+    [ "${other##*/}" = "$1" ] || fail "server ${other##*/} is out: one at a time (gateway.sh in ${other##*/})"
+  done
+  : > "$GATEWAY_RUN/out/$1"
+  limit=$((GATEWAY_TIMEOUT_S + IDLE_S + 5))
+  waited=0
+  # A worker may have chosen this server just before: the first look is not at once.
+  sleep 1
+  while [ "$(open_connections "$(host_of "$server")" "$(http_port_of "$server")" "$(grpc_port_of "$server")")" -gt 0 ]; do
+    [ "$waited" -lt "$limit" ] || fail "server $1 gets nothing new, but after $limit s it still has open connections"
+    waited=$((waited + 1))
+    sleep 1
+  done
+  echo "gateway: server $1 ($server) is out and has nothing open: it can be stopped" >&2
+}
+
+list_servers() {
+  number=0
+  for server in $GATEWAY_SERVERS; do
+    number=$((number + 1))
+    state=in
+    [ ! -f "$GATEWAY_RUN/out/$number" ] || state=out
+    echo "$number $server $state"
+  done
+}
+
+case "${1-}" in
+  run)
+    render
+    # A gateway that was killed leaves its socket, and nginx does not bind to one that is there.
+    rm -f "$GATEWAY_RUN/refusal.sock"
+    exec "$GATEWAY_NGINX" -e stderr -c "$conf"
+    ;;
+  check)
+    render
+    exec "$GATEWAY_NGINX" -e stderr -c "$conf" -t
+    ;;
+  reload)
+    running
+    render
+    "$GATEWAY_NGINX" -e stderr -c "$conf" -t && exec "$GATEWAY_NGINX" -e stderr -c "$conf" -s reload
+    ;;
+  servers) list_servers ;;
+  out) take_out "${2-}" ;;
+  in)
+    server_number "${2-}" > /dev/null
+    rm -f "$GATEWAY_RUN/out/$2"
+    ;;
+  health)
+    url="https://127.0.0.1:$GATEWAY_PORT/healthz"
+    # The certificate is for the outside; here only the answer counts.
+    if command -v curl > /dev/null; then
+      exec curl --silent --fail --insecure --max-time 5 --output /dev/null "$url"
+    fi
+    exec wget -q -T 5 --no-check-certificate -O /dev/null "$url"
+    ;;
+  *)
+    sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p;}' "$0" >&2
+    exit 2
+    ;;
+esac
