@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from jpeg_preprocess.cpus import limited_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
@@ -22,13 +23,14 @@ _GRAPH_LEVELS = {
 def session_options(config: ModelConfig) -> Any:
     """ONNX Runtime's SessionOptions from the config's parameters, named as the native backend names them.
 
-    intra_op_thread_count, inter_op_thread_count (0: ONNX Runtime's choice), execution_mode (0 sequential,
+    intra_op_thread_count, inter_op_thread_count (0: ONNX Runtime's choice, or as many as the container has
+    CPUs), execution_mode (0 sequential,
     1 parallel), enable_mem_arena, enable_mem_pattern (0 or 1), any `session.*` entry, and the graph level.
 
     Raises BackendConfigError for a value that cannot be used.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = config.integer("intra_op_thread_count", 0)
+    options.intra_op_num_threads = config.integer("intra_op_thread_count", 0) or limited_cpus()
     options.inter_op_num_threads = config.integer("inter_op_thread_count", 0)
     parallel = config.integer("execution_mode", 0) == 1
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if parallel else ort.ExecutionMode.ORT_SEQUENTIAL

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from jpeg_preprocess.cpus import limited_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
@@ -35,6 +36,8 @@ def properties(config: ModelConfig) -> dict[str, Any]:
     for name in ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS"):
         if name in config.parameters:
             found[name] = config.integer(name, 0)
+        elif limited := limited_cpus():
+            found[name] = limited
     streams = config.parameters.get("NUM_STREAMS")
     if streams is not None:
         found["NUM_STREAMS"] = streams if streams in ("AUTO", "NUMA") else config.integer("NUM_STREAMS", 1)

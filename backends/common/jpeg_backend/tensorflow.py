@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+from jpeg_preprocess.cpus import limited_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
@@ -76,7 +77,7 @@ def _set_up(config: ModelConfig) -> None:
     tf.get_logger().setLevel("ERROR")
     # As when the artefact was compared with its network: fp32 is to mean fp32.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    tf.config.threading.set_intra_op_parallelism_threads(config.integer("TF_NUM_INTRA_THREADS", 0))
+    tf.config.threading.set_intra_op_parallelism_threads(config.integer("TF_NUM_INTRA_THREADS", 0) or limited_cpus())
     tf.config.threading.set_inter_op_parallelism_threads(config.integer("TF_NUM_INTER_THREADS", 0))
     gpus = tf.config.list_physical_devices("GPU")
     if config.gpu is None:

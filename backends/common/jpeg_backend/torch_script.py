@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jpeg_preprocess.cpus import limited_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.device_batches import DeviceRunner, FrequentSizes
@@ -247,7 +248,8 @@ def _set_up(config: ModelConfig) -> None:
     # As when the artefact was compared with its network: fp32 is to mean fp32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    intra, inter = config.integer("INTRA_OP_THREAD_COUNT", 0), config.integer("INTER_OP_THREAD_COUNT", 0)
+    intra = config.integer("INTRA_OP_THREAD_COUNT", 0) or limited_cpus()
+    inter = config.integer("INTER_OP_THREAD_COUNT", 0)
     if intra > 0:
         torch.set_num_threads(intra)
     if inter > 0:
