@@ -34,3 +34,9 @@ class Logger:
     def log_error(message: str) -> None: ...
 
 def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None: ...
+
+class MetricFamily:
+    COUNTER: object
+    GAUGE: object
+    HISTOGRAM: object
+    def __init__(self, name: str, description: str, kind: object) -> None: ...

@@ -8,17 +8,18 @@ from jpeg_preprocess.errors import ImageError, describe_failures
 from jpeg_preprocess.geometry import Geometry, Interpolation
 from jpeg_preprocess.labels import LabelFileError, read_labels
 from jpeg_preprocess.postprocessor import Answer, Postprocessor
-from jpeg_preprocess.preprocessor import Preprocessor
+from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 from jpeg_preprocess.settings import (
     PostprocessSettings,
     PreprocessSettings,
     SettingsError,
     read_parameters,
 )
-from jpeg_preprocess.topk import KError, read_k, softmax, top_k
+from jpeg_preprocess.topk import KError, read_k, request_k, softmax, top_k
 
 __all__ = [
     "Answer",
+    "Decoded",
     "Decoder",
     "Geometry",
     "ImageError",
@@ -35,6 +36,7 @@ __all__ = [
     "read_k",
     "read_labels",
     "read_parameters",
+    "request_k",
     "softmax",
     "top_k",
 ]

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
-import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jpeg_preprocess.cpus import usable_cpus
 from jpeg_preprocess.decode import decode
 from jpeg_preprocess.errors import ImageError
 from jpeg_preprocess.settings import PreprocessSettings
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch of N images.
+
+    pixels: NHWC uint8, RGB, [0, 255]. errors: for each image None, or why it could not be decoded; its pixels are then
+    all zero. seconds: how long each image took, by the clock on the wall.
+    """
+
+    pixels: NDArray[np.uint8]
+    errors: list[ImageError | None]
+    seconds: list[float]
 
 
 class Preprocessor:
@@ -25,25 +40,28 @@ class Preprocessor:
 
     def __init__(self, settings: PreprocessSettings) -> None:
         self.settings = settings
-        self._pool = ThreadPoolExecutor(
-            settings.threads or len(os.sched_getaffinity(0)), thread_name_prefix="jpeg-decode"
-        )
+        self._pool = ThreadPoolExecutor(settings.threads or usable_cpus(), thread_name_prefix="jpeg-decode")
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
-        """Decode `images`, whatever their sizes.
+        """Decode `images`, whatever their sizes, to the pixels and errors of `Decoded`. Never raises for an image."""
+        decoded = self.decode(images)
+        return decoded.pixels, decoded.errors
 
-        Returns (pixels, errors): pixels is NHWC uint8, RGB, [0, 255], N = len(images); errors[i] is None or
-        says why image i could not be decoded, and pixels[i] is then all zero. Never raises for an image.
-        """
+    def decode(self, images: Sequence[bytes]) -> Decoded:
+        """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image."""
         height, width = self.settings.geometry.crop_size
         pixels = np.zeros((len(images), height, width, 3), np.uint8)
+        seconds = [0.0] * len(images)
 
         def fill(index: int) -> ImageError | None:
-            return self._decode_into(pixels[index], images[index])
+            begun = time.perf_counter()
+            error = self._decode_into(pixels[index], images[index])
+            seconds[index] = time.perf_counter() - begun
+            return error
 
         if len(images) == 1:
-            return pixels, [fill(0)]
-        return pixels, list(self._pool.map(fill, range(len(images))))
+            return Decoded(pixels, [fill(0)], seconds)
+        return Decoded(pixels, list(self._pool.map(fill, range(len(images)))), seconds)
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""

@@ -43,6 +43,11 @@ class PreprocessSettings:
     threads: int = 0
 
     @classmethod
+    def from_config(cls, model_config: str) -> PreprocessSettings:
+        """From the JSON text that Triton hands to a Python model as "model_config". Raises SettingsError."""
+        return cls.from_parameters(read_parameters(model_config))
+
+    @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> PreprocessSettings:
         """Raises SettingsError."""
         reader = _Reader(parameters)
@@ -105,6 +110,11 @@ class PostprocessSettings:
     recipe_sha256: str = ""
     labels_file: str = "labels.txt"
     default_k: int = 5
+
+    @classmethod
+    def from_config(cls, model_config: str) -> PostprocessSettings:
+        """From the JSON text that Triton hands to a Python model as "model_config". Raises SettingsError."""
+        return cls.from_parameters(read_parameters(model_config))
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> PostprocessSettings:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,3 +73,17 @@ def read_k(parameters: Mapping[str, object], *, default: int, classes: int) -> i
         shown = repr(value)[:40]
         raise KError(f"k must be a whole number from 1 to {classes}, but it is {shown}")
     return k
+
+
+def request_k(parameters: Callable[[], str], *, default: int, classes: int) -> int:
+    """`read_k` for a request's parameters as Triton hands them to a Python model: JSON, or an empty text.
+
+    parameters: the request's method of that name. It raises UnicodeDecodeError for a header that is no text.
+
+    Raises KError also if they cannot be read.
+    """
+    try:
+        named: dict[str, object] = json.loads(parameters() or "{}")
+    except ValueError as error:
+        raise KError("the parameters of the request, or the headers that become such, are not UTF-8 text") from error
+    return read_k(named, default=default, classes=classes)

@@ -29,12 +29,14 @@ commands:
   reload  let the jpeg-serve that runs here take what the repository holds now: another classifier, a rebuilt one,
           another version, edited instances; no request fails meanwhile. It checks first, and finds the server by
           --model-repository, or by --http-port
+  probe   send a small JPEG to the server at --address and --http-port, and print its best label: a health check that
+          really infers
 
 What follows -- goes to tritonserver as it is, for example: jpeg-serve -- --log-verbose=1
 
 A stop is asked for with Ctrl-C or SIGTERM: open requests are finished first. A second Ctrl-C ends it at once.
 
-exit status: 0 stopped as asked, no problem found, or reloaded; 1 it failed; 2 the call was wrong
+exit status: 0 stopped as asked, no problem found, reloaded, or answered; 1 it failed; 2 the call was wrong
 """
 
 
@@ -56,6 +58,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     repository = options.model_repository or DEFAULT_REPOSITORY
     if options.command == "check":
         return _check(repository)
+    if options.command == "probe":
+        return _probe(options)
     if options.command == "reload":
         if triton:
             return _fail("options of tritonserver, after --, are for a start; a reload takes none", 2)
@@ -78,6 +82,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             triton=triton,
             ready_timeout_s=options.ready_timeout_s,
             drain_s=options.drain_s,
+            trace_to=options.trace_to or "",
+            trace_rate=options.trace_rate,
         )
     )
     try:
@@ -101,6 +107,18 @@ def _check(repository: Path) -> int:
     if not problems:
         print(summary(repository))
     return 1 if problems else 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from jpeg_serve.ports import reachable
+    from jpeg_serve.probe import probe
+
+    port = DEFAULT_HTTP_PORT if options.http_port is None else options.http_port
+    try:
+        print(probe(f"{reachable(options.address)}:{port}", options.model, options.timeout_s))
+    except ServeError as error:
+        return _fail(str(error), 1)
+    return 0
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -207,10 +225,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a model repository with the tritonserver on the PATH, else with the one in the wheel "
         "nvidia-pytriton.",
         epilog=EPILOG,
-        usage="%(prog)s [run | check | reload] [OPTION ...] [-- TRITON_OPTION ...]",
+        usage="%(prog)s [run | check | reload | probe] [OPTION ...] [-- TRITON_OPTION ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["run", "check", "reload"], default="run", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "command", nargs="?", choices=["run", "check", "reload", "probe"], default="run", help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--model-repository",
         type=Path,
@@ -221,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "--http-port",
         type=_port,
         metavar="PORT",
-        help=f"0 takes a free one; for reload: which server (default: {DEFAULT_HTTP_PORT}; for reload: any)",
+        help=f"0 takes a free one; for reload and probe: which server (default: {DEFAULT_HTTP_PORT}; for reload: any)",
     )
     for name, port in (("grpc", 8001), ("metrics", 8002)):
         parser.add_argument(
@@ -264,6 +284,32 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long open requests may take once a stop, or an unload of their model, was asked for (default: 30)",
     )
+    parser.add_argument(
+        "--trace-to",
+        type=_collector,
+        metavar="URL",
+        help="an OpenTelemetry collector that gets traces, as http://HOST:4318 (OTLP over HTTP; default: no traces)",
+    )
+    parser.add_argument(
+        "--trace-rate",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="trace every N-th request; one with the header traceparent always is, and with 0 only those (default: 1)",
+    )
+    parser.add_argument(
+        "--model",
+        default="jpeg_classifier",
+        metavar="NAME",
+        help="for probe: the model to ask (default: jpeg_classifier)",
+    )
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=10,
+        metavar="SECONDS",
+        help="for probe: how long it may take to connect, and to answer (default: 10)",
+    )
     return parser
 
 
@@ -271,6 +317,21 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: give 0 or more")
+    return int(text)
+
+
+def _collector(text: str) -> str:
+    from jpeg_serve.tracing import collector_url
+
+    try:
+        return collector_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _fail(message: str, status: int) -> int:

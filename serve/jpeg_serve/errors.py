@@ -5,6 +5,7 @@ ServeError
 ├── PortError           a port is taken
 ├── RepositoryProblems  jpeg-serve check found something
 ├── ReloadError         a running server could not take what is in the repository
+├── ProbeError          a running server does not answer a real image
 └── ServerDied          tritonserver ended, or was never ready
 """
 
@@ -27,6 +28,10 @@ class RepositoryProblems(ServeError):  # what it is, is what was found
 
 class ReloadError(ServeError):
     """A running server was not found, or could not take what is in the repository; it goes on as it was."""
+
+
+class ProbeError(ServeError):
+    """A running server gives no labels for a real image."""
 
 
 class ServerDied(ServeError):  # says what happened

@@ -7,6 +7,13 @@ import socket
 
 from jpeg_serve.errors import PortError
 
+LOOPBACK = "127.0.0.1"
+
+
+def reachable(address: str) -> str:
+    """An address to connect to, for one to listen on."""
+    return LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104  # compared, not bound
+
 
 def free_port(address: str) -> int:
     """A TCP port that is free on `address` at this moment."""

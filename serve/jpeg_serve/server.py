@@ -28,8 +28,7 @@ from jpeg_serve.check import backends_needed, check_repository, models_to_load
 from jpeg_serve.errors import PortError, PrerequisiteError, RepositoryProblems, ServeError, ServerDied
 from jpeg_serve.locate import Installation, find_installation
 from jpeg_serve.management import restricted_protocols
-
-LOOPBACK = "127.0.0.1"
+from jpeg_serve.tracing import trace_arguments
 
 # HTTP and gRPC headers with this name reach the models as request parameters. Names of headers have no case. Triton
 # looks for the pattern anywhere in a name: without its ends, every cookie would be handed on, too.
@@ -55,18 +54,22 @@ class ServerOptions:
     triton: further options, in tritonserver's own words; they come last and win.
     ready_timeout_s: how long the models may take to load.
     drain_s: how long open requests may take once a stop was asked for.
+    trace_to: an OpenTelemetry collector's address for traces (jpeg_serve.tracing); empty traces nothing.
+    trace_rate: every trace_rate-th request is traced, and each that brings the header `traceparent`; 0: only those.
     """
 
     model_repository: Path = Path("model_repository")
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    address: str = LOOPBACK
+    address: str = ports.LOOPBACK
     load: Sequence[str] = ()
     backends: Path | None = None
     triton: Sequence[str] = ()
     ready_timeout_s: float = 300.0
     drain_s: int = 30
+    trace_to: str = ""
+    trace_rate: int = 1
 
 
 class TritonServer:
@@ -108,17 +111,17 @@ class TritonServer:
     @property
     def http_address(self) -> str:
         """HOST:PORT for HTTP, as tritonclient takes it."""
-        return f"{_reachable(self.options.address)}:{self.options.http_port}"
+        return f"{ports.reachable(self.options.address)}:{self.options.http_port}"
 
     @property
     def grpc_address(self) -> str:
         """HOST:PORT for gRPC, as tritonclient takes it."""
-        return f"{_reachable(self.options.address)}:{self.options.grpc_port}"
+        return f"{ports.reachable(self.options.address)}:{self.options.grpc_port}"
 
     @property
     def metrics_address(self) -> str:
         """HOST:PORT of the Prometheus metrics."""
-        return f"{_reachable(self.options.address)}:{self.options.metrics_port}"
+        return f"{ports.reachable(self.options.address)}:{self.options.metrics_port}"
 
     def start(self) -> None:
         """Check the repository and start the process. Raises ServeError."""
@@ -374,10 +377,13 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
         # A server that loads or unloads a model is ready all the same, or each swap would take it out of a balancer's
         # list. Whether the ensemble itself is ready is asked at /v2/models/NAME/ready.
         "--strict-readiness=false",
+        # Quantiles of the time that a request takes; without it there are sums and counts only.
+        "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={options.drain_s}",
         f"--http-header-forward-pattern={FORWARDED_HEADER}",
         f"--grpc-header-forward-pattern={FORWARDED_HEADER}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *(trace_arguments(options.trace_to, options.trace_rate) if options.trace_to else ()),
     ]
     given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
     # Who may load models may run any code, and a web page in a browser on this machine reaches loopback, too: all
@@ -385,7 +391,8 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
     # other users of this one: it stands in the command line. Whoever else needs it gives a key of his own.
     key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
     arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
-    replaceable = given - {"--backend-config"}
+    # These may stand there many times, and each sets something else.
+    replaceable = given - {"--backend-config", "--metrics-config", "--trace-config"}
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
 
 
@@ -397,11 +404,6 @@ def _die_with_parent() -> Callable[[], None]:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     return ask_for_signal
-
-
-def _reachable(address: str) -> str:
-    """An address to connect to, for one to listen on."""
-    return LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104  # compared, not bound
 
 
 def _describe_exit(status: int) -> str:

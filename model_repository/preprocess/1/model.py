@@ -7,13 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from jpeg_preprocess import (
-    ImageError,
-    Preprocessor,
-    PreprocessSettings,
-    describe_failures,
-    read_parameters,
-)
+from jpeg_preprocess import ImageError, Preprocessor, PreprocessSettings, describe_failures, metrics
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -21,25 +15,32 @@ log = logging.getLogger(__name__)
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        settings = PreprocessSettings.from_parameters(read_parameters(args["model_config"]))
+        settings = PreprocessSettings.from_config(args["model_config"])
         self._preprocess = Preprocessor(settings)
+        self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.PREPROCESS_SERIES, args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        measured = metrics.Measurements()
         batches = [_images(request) for request in requests]
-        pixels, errors = self._preprocess([image for batch in batches for image in batch or ()])
+        images = [image for batch in batches for image in batch or ()]
+        decoded = self._preprocess.decode(images)
+        measured.decoded(images, decoded.errors, decoded.seconds)
         responses, start = [], 0
         for batch in batches:
             if batch is None:
+                measured.count(metrics.refused("internal"))
                 message = "preprocess failed on this request; the server's log says why"
                 error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
                 responses.append(pb_utils.InferenceResponse(error=error))
                 continue
             part = slice(start, start := start + len(batch))
-            responses.append(_respond(pixels[part], errors[part]))
+            responses.append(_respond(decoded.pixels[part], decoded.errors[part], measured))
+        self._metrics.add(measured)
         return responses
 
     def finalize(self) -> None:
         self._preprocess.close()
+        self._metrics.close()
 
 
 def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
@@ -54,10 +55,13 @@ def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
     return images
 
 
-def _respond(pixels: NDArray[np.uint8], errors: Sequence[ImageError | None]) -> pb_utils.InferenceResponse:
+def _respond(
+    pixels: NDArray[np.uint8], errors: Sequence[ImageError | None], measured: metrics.Measurements
+) -> pb_utils.InferenceResponse:
     failures = [error for error in errors if error is not None]
     if len(failures) == len(errors):
         # Nothing in this request can be answered. Only an error here reaches the client as HTTP 400.
+        measured.count(metrics.refused("no_usable_image"))
         ours = any(error.reason == "internal" for error in failures)
         code = pb_utils.TritonError.INTERNAL if ours else pb_utils.TritonError.INVALID_ARG
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe_failures(failures), code))

@@ -1,0 +1,246 @@
+"""What the models count is what clients sent and got, to the image."""
+
+import random
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from conftest import serve
+from jpeg_client import Client
+from jpeg_preprocess.errors import Reason
+from jpeg_serve import state
+from jpeg_serve.management import Management
+from scrape import families, grown, sums
+from support import edit, encode, noise, photo, run_module
+
+GOOD = {name: photo(name) for name in ("chelsea", "coffee", "china")}
+
+
+def lying_header():
+    data = bytearray(encode(noise(16, 16)))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = (8000).to_bytes(2, "big") + (9000).to_bytes(2, "big")
+    return bytes(data)
+
+
+def many_scans():
+    data = encode(noise(64, 64).convert("L"), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * 100 + b"\xff\xd9"
+
+
+BROKEN = {
+    "empty": b"",
+    "not_jpeg": b"hello",
+    "truncated": photo("china")[:90_000],
+    "corrupt": b"\xff\xd8\xff\xda" + bytes(200),
+    "too_many_pixels": lying_header(),
+    "too_many_scans": many_scans(),
+    "too_many_bytes": photo("china") + bytes(20_000_000),
+}
+# What no image can cause: one is the classifier's fault, the other ours.
+NOT_BY_AN_IMAGE = {"not_finite", "internal"}
+
+
+def image_tensor(images):
+    tensor = grpcclient.InferInput("IMAGE", [len(images), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image] for image in images], dtype=object))
+    return tensor
+
+
+def infer(server, images, k=1):
+    """The errors of a request's images; None if it was refused as a whole."""
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    try:
+        result = client.infer("jpeg_classifier", [image_tensor(images)], parameters={"k": k})
+    except grpcclient.InferenceServerException:
+        return None
+    else:
+        return result.as_numpy("ERROR").ravel().tolist()
+    finally:
+        client.close()
+
+
+def series(model, reason=None):
+    return f"{{{model},{reason}}}" if reason else f"{{{model}}}"
+
+
+def test_every_series_is_there_at_zero_before_the_first_image(built_repository, tmp_path):
+    for server in serve(built_repository, tmp_path / "triton.log"):
+        ours = {name: value for name, value in sums(server, "model", "reason").items() if name.startswith("jpeg_")}
+        kinds = {family.name: family.type for family in families(server) if family.name.startswith("jpeg_")}
+    assert set(ours.values()) == {0.0}
+    reasons = {name.partition("{")[2].rstrip("}").split(",")[-1] for name in ours if "jpeg_images_rejected" in name}
+    assert reasons == set(get_args(Reason))
+    assert kinds == {
+        "jpeg_images_decoded": "counter",
+        "jpeg_images_answered": "counter",
+        "jpeg_images_rejected": "counter",
+        "jpeg_requests_refused": "counter",
+        "jpeg_decode_duration_seconds": "histogram",
+        "jpeg_image_size_bytes": "histogram",
+        "jpeg_batch_images": "histogram",
+    }
+
+
+def test_the_broken_images_of_this_test_cover_every_reason():
+    assert set(BROKEN) | NOT_BY_AN_IMAGE == set(get_args(Reason))
+
+
+def test_under_load_the_server_counts_what_the_clients_count(server):
+    chance = random.Random(11)
+    # The largest one is sent seldom: it is 20 MB.
+    kinds = [*GOOD, *GOOD, *GOOD, *(name for name in BROKEN if name != "too_many_bytes")]
+    requests = [(chance.choices(kinds, k=chance.choice([1, 1, 2, 3, 7])), 1) for _ in range(100)]
+    requests += [(["too_many_bytes", "chelsea"], 1), (["too_many_bytes"], 1), (["coffee", "empty"], 5000)]
+    before = sums(server, "model", "reason")
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda each: infer(server, [{**GOOD, **BROKEN}[n] for n in each[0]], each[1]), requests)
+        )
+
+    sent = [name for names, _ in requests for name in names]
+    passed_on = [names for names, _ in requests if set(names) & set(GOOD)]
+    wanted = {
+        "jpeg_images_decoded_total{preprocess}": sum(name in GOOD for name in sent),
+        "jpeg_image_size_bytes_count{preprocess}": len(sent),
+        "jpeg_image_size_bytes_sum{preprocess}": sum(len({**GOOD, **BROKEN}[name]) for name in sent),
+        "jpeg_decode_duration_seconds_count{preprocess}": len(sent),
+        "jpeg_batch_images_sum{preprocess}": len(sent),
+        "jpeg_batch_images_sum{postprocess}": sum(map(len, passed_on)),
+        "jpeg_images_answered_total{postprocess}": sum(error == b"" for errors in answers for error in errors or ()),
+        "jpeg_images_rejected_total{postprocess,not_finite}": 0,
+        "jpeg_images_rejected_total{preprocess,internal}": 0,
+        "jpeg_requests_refused_total{preprocess,no_usable_image}": len(requests) - len(passed_on),
+        "jpeg_requests_refused_total{preprocess,internal}": 0,
+        "jpeg_requests_refused_total{postprocess,bad_k}": 1,
+        "jpeg_requests_refused_total{postprocess,no_usable_image}": 0,
+        "jpeg_requests_refused_total{postprocess,internal}": 0,
+    }
+    wanted |= {f"jpeg_images_rejected_total{{preprocess,{reason}}}": sent.count(reason) for reason in BROKEN}
+    assert all(value > 0 for name, value in wanted.items() if any(f",{reason}}}" in name for reason in BROKEN))
+    # The clients were refused as often as the server says, and what was decoded was answered, but for the bad k.
+    assert sum(errors is None for errors in answers) == len(requests) - len(passed_on) + 1
+    assert wanted["jpeg_images_answered_total{postprocess}"] == wanted["jpeg_images_decoded_total{preprocess}"] - 1
+    grown(server, before, wanted, "model", "reason")
+
+
+def test_histograms_put_each_value_in_its_bucket(server):
+    before = sums(server, "model", "le")
+    sizes = [len(photo("chelsea")), 20, 20_000_001]
+    assert infer(server, [photo("chelsea"), bytes(20), bytes(20_000_001)]) is not None
+    ends = [1024 * 2**power for power in range(4, 16)]
+    wanted = {
+        f"jpeg_image_size_bytes_bucket{{preprocess,{end:.0f}}}": sum(size <= end for size in sizes) for end in ends[:6]
+    }
+    wanted["jpeg_image_size_bytes_bucket{preprocess,+Inf}"] = 3
+    # One request, so it is one batch of three for each model.
+    for model in ("preprocess", "postprocess"):
+        wanted |= {f"jpeg_batch_images_bucket{{{model},{end}}}": end >= 3 for end in (1, 2, 4, 8)}
+    assert wanted["jpeg_image_size_bytes_bucket{preprocess,16384}"] == 1
+    grown(server, before, wanted, "model", "le")
+    seconds = sums(server, "model")["jpeg_decode_duration_seconds_sum{preprocess}"]
+    assert seconds - before["jpeg_decode_duration_seconds_sum{preprocess}"] > 0.001  # a photo takes milliseconds
+
+
+def test_images_that_the_classifier_spoils_are_counted(server):
+    before = sums(server, "model", "reason")
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    logits = np.zeros((3, 1000), np.float32)
+    logits[1] = np.nan
+
+    def ask(logits, errors):
+        tensors = [
+            grpcclient.InferInput("output__0", list(logits.shape), "FP32"),
+            grpcclient.InferInput("ERROR", [len(errors), 1], "BYTES"),
+        ]
+        tensors[0].set_data_from_numpy(logits)
+        tensors[1].set_data_from_numpy(np.array([[error] for error in errors], dtype=object))
+        return client.infer("postprocess", tensors)
+
+    ask(logits, [b"", b"", b"why"])
+    with pytest.raises(grpcclient.InferenceServerException, match="not finite"):
+        ask(logits[1:2], [b""])
+    client.close()
+    wanted = {
+        "jpeg_images_answered_total{postprocess}": 1,
+        "jpeg_images_rejected_total{postprocess,not_finite}": 2,
+        "jpeg_requests_refused_total{postprocess,no_usable_image}": 1,
+        "jpeg_batch_images_sum{postprocess}": 4,
+        "jpeg_batch_images_count{postprocess}": 2,
+    }
+    grown(server, before, wanted, "model", "reason")
+
+
+def ask_many(server, images, threads=4):
+    """Send this many images, each in a request of its own."""
+    counter, lock = iter(range(images)), threading.Lock()
+
+    def go(_):
+        with Client(f"grpc://{server.grpc_address}") as client:
+            while True:
+                with lock:
+                    if next(counter, None) is None:
+                        return
+                (prediction,) = client.classify([GOOD["coffee"]], k=1)
+                assert prediction.labels == ("espresso",)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(go, range(threads)))
+
+
+def test_instances_versions_and_reloads_share_their_series(repository, tmp_path):
+    """The worker that starts anew goes on counting where the old one stopped, and nothing is counted twice."""
+    for model in ("preprocess", "postprocess"):
+        shutil.copytree(repository / model / "1", repository / model / "2")
+        edit(repository / model / "config.pbtxt", "count: 1", "count: 2")
+        with (repository / model / "config.pbtxt").open("a") as config:
+            config.write("version_policy { all { } }\n")
+
+    def ours(images, version_1):
+        return {
+            "jpeg_images_decoded_total{preprocess,2}": images,
+            "jpeg_decode_duration_seconds_count{preprocess,2}": images,
+            "jpeg_images_answered_total{postprocess,2}": images,
+            "jpeg_batch_images_sum{preprocess,2}": images,
+            "jpeg_batch_images_sum{postprocess,2}": images,
+            "jpeg_images_decoded_total{preprocess,1}": version_1,
+        }
+
+    for server in serve(repository, tmp_path / "triton.log"):
+        ask_many(server, 20)
+        grown(server, {}, ours(20, 0), "model", "version")
+        client = grpcclient.InferenceServerClient(server.grpc_address)
+        client.infer("preprocess", [image_tensor([GOOD["coffee"]])], model_version="1")
+        client.close()
+        grown(server, {}, ours(20, 1), "model", "version")
+        # One instance fewer: Triton ends a worker, whose families must not take the other one's along.
+        for model in ("preprocess", "postprocess"):
+            edit(repository / model / "config.pbtxt", "count: 2", "count: 1")
+        done = run_module("jpeg_serve", "reload", "--model-repository", repository)
+        assert done.returncode == 0, done.stderr
+        ask_many(server, 10)
+        grown(server, {}, ours(30, 1), "model", "version")
+        # All workers anew.
+        (keys,) = [running.keys for _, running in state.find_running() if running.pid == server.pid]
+        with Management(server.grpc_address, keys, load_s=60) as management:
+            for model in ("preprocess", "postprocess"):
+                with (repository / model / "2" / "model.py").open("a") as code:
+                    code.write("\n# edited\n")
+                management.load(model)
+        ask_many(server, 10)
+        grown(server, {}, ours(40, 1), "model", "version")
+    log = (tmp_path / "triton.log").read_text()
+    assert "metrics could not be updated" not in log
+    assert "no metrics of its own" not in log
+
+
+def test_a_server_without_metrics_serves(built_repository, tmp_path):
+    for server in serve(built_repository, tmp_path / "triton.log", triton=["--allow-metrics=false"]):
+        ask_many(server, 5)
+    assert "Traceback" not in (tmp_path / "triton.log").read_text()

@@ -1,0 +1,148 @@
+"""What is counted for a batch, and that counting never costs an answer."""
+
+import threading
+from typing import get_args
+
+import pytest
+from jpeg_preprocess import Geometry, ImageError, Preprocessor, PreprocessSettings, metrics
+from jpeg_preprocess.errors import Reason
+from jpeg_preprocess.metrics import Measurements, Metrics
+from support import encode, noise
+
+
+class Family:
+    """Triton's MetricFamily as far as a model can see it, with the values kept here."""
+
+    COUNTER, HISTOGRAM = "counter", "histogram"
+    values: dict[tuple[str, str], list[float]]
+
+    def __init__(self, name, description, kind):
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels, buckets=None):  # noqa: N802  # Triton's name
+        assert (self.kind == "histogram") == bool(buckets)
+        return Kept(self.values.setdefault((self.name, labels.get("reason", "")), []), self.kind)
+
+
+class Kept:
+    def __init__(self, values, kind):
+        self.values, self.kind = values, kind
+
+    def increment(self, value):
+        assert self.kind == "counter"
+        self.values.append(value)
+
+    def observe(self, value):
+        assert self.kind == "histogram"
+        self.values.append(value)
+
+
+@pytest.fixture
+def family():
+    return type("OfThisTest", (Family,), {"values": {}})
+
+
+def args_of(model):
+    return {"model_name": model, "model_version": "1"}
+
+
+def test_a_batch_is_measured_image_by_image():
+    images = [encode(noise(300, 200)), b"", b"no", encode(noise(20, 30))]
+    preprocessor = Preprocessor(PreprocessSettings(Geometry(32, (24, 24)), threads=2))
+    decoded = preprocessor.decode(images)
+    preprocessor.close()
+    assert all(seconds > 0 for seconds in decoded.seconds)
+    measured = Measurements()
+    measured.decoded(images, decoded.errors, decoded.seconds)
+    assert measured.counts == {metrics.DECODED: 2, metrics.rejected("empty"): 1, metrics.rejected("not_jpeg"): 1}
+    assert measured.observed == {
+        metrics.BATCH_IMAGES: [4],
+        metrics.SIZE_BYTES: [len(image) for image in images],
+        metrics.DECODE_SECONDS: decoded.seconds,
+    }
+
+
+def test_a_batch_of_nothing_is_not_measured():
+    measured = Measurements()
+    measured.decoded([], [], [])
+    assert measured == Measurements()
+
+
+@pytest.mark.parametrize(
+    ("failures", "errors", "answered", "not_finite"),
+    [
+        ([b"", b""], [b"", b""], 2, 0),
+        ([b"", b"why"], [b"", b"why"], 1, 0),
+        ([b"", b"why", b""], [b"", b"why", b"broken"], 1, 1),
+        ([b"", b"why"], None, 0, 1),
+    ],
+)
+def test_an_image_is_counted_where_it_failed(failures, errors, answered, not_finite):
+    measured = Measurements()
+    measured.answered(failures, errors)
+    assert measured.counts == {metrics.ANSWERED: answered, metrics.rejected("not_finite"): not_finite}
+
+
+def test_each_reason_belongs_to_one_model():
+    before = {series.reason for series in metrics.PREPROCESS_SERIES if "rejected" in series.name}
+    after = {series.reason for series in metrics.POSTPROCESS_SERIES if "rejected" in series.name}
+    assert before | after == set(get_args(Reason))
+    assert not before & after
+
+
+def test_what_several_threads_measure_arrives_once_and_whole(family):
+    registered = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
+
+    def work():
+        for _ in range(200):
+            measured = Measurements()
+            measured.decoded([b"ab", b""], [None, ImageError("empty", "empty")], [0.5, 0.25])
+            registered.add(measured)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    registered.close()
+    assert sum(family.values["jpeg_images_decoded_total", ""]) == 800
+    assert sum(family.values["jpeg_images_rejected_total", "empty"]) == 800
+    assert family.values["jpeg_images_rejected_total", "corrupt"] == []
+    assert sorted(family.values["jpeg_image_size_bytes", ""]) == [0] * 800 + [2] * 800
+    assert family.values["jpeg_batch_images", ""] == [2] * 800
+    # Gathered: far fewer updates than batches.
+    assert len(family.values["jpeg_images_decoded_total", ""]) < 100
+
+
+def test_a_triton_without_histograms_costs_the_metrics_and_nothing_else(family, caplog):
+    class Old:
+        COUNTER = "counter"
+
+        def __init__(self, **_):
+            raise RuntimeError("no such kind")
+
+    registered = Metrics(Old, metrics.PREPROCESS_SERIES, args_of("preprocess"))
+    registered.add(Measurements())
+    registered.close()
+    assert "preprocess has no metrics of its own" in caplog.text
+
+
+def test_an_update_that_fails_is_logged_and_the_next_one_counts(family, caplog, monkeypatch):
+    registered = Metrics(family, metrics.POSTPROCESS_SERIES, args_of("postprocess"))
+    failed = threading.Event()
+
+    def fail(_, value):
+        failed.set()
+        raise RuntimeError("the family has been deleted")
+
+    whole = Kept.increment
+    monkeypatch.setattr(Kept, "increment", fail)
+    measured = Measurements()
+    measured.count(metrics.ANSWERED)
+    registered.add(measured)
+    assert failed.wait(10)
+    monkeypatch.setattr(Kept, "increment", whole)
+    registered.add(measured)
+    registered.close()
+    assert sum(family.values["jpeg_images_answered_total", ""]) == 1
+    assert "the metrics could not be updated" in caplog.text
