@@ -5,6 +5,8 @@ from jpeg_client import Client
 with Client("grpc://localhost:8001") as client:
     for prediction in client.classify(["photo.jpg"], k=3):
         print(prediction.labels, prediction.scores)
+
+Through a gateway: Client("grpcs://HOST:8443", api_key=..., ca=...).
 """
 
 from __future__ import annotations
@@ -14,10 +16,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jpeg_client.client import Client, Image
-    from jpeg_client.errors import JpegClientError, RequestRefused, ServerTimeout, ServerUnavailable
+    from jpeg_client.errors import (
+        CertificateRefused,
+        JpegClientError,
+        RequestRefused,
+        ServerTimeout,
+        ServerUnavailable,
+        TooManyRequests,
+    )
     from jpeg_client.prediction import Prediction
 
 _HOMES = {
+    "CertificateRefused": "errors",
     "Client": "client",
     "Image": "client",
     "JpegClientError": "errors",
@@ -25,9 +35,11 @@ _HOMES = {
     "RequestRefused": "errors",
     "ServerTimeout": "errors",
     "ServerUnavailable": "errors",
+    "TooManyRequests": "errors",
 }
 
 __all__ = [
+    "CertificateRefused",
     "Client",
     "Image",
     "JpegClientError",
@@ -35,6 +47,7 @@ __all__ = [
     "RequestRefused",
     "ServerTimeout",
     "ServerUnavailable",
+    "TooManyRequests",
 ]
 
 

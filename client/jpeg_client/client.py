@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from typing import BinaryIO, TypeVar
 
-from jpeg_client.errors import RequestRefused
+from jpeg_client.address import Address
+from jpeg_client.errors import RequestRefused, TooManyRequests
 from jpeg_client.prediction import Prediction
 from jpeg_client.transport import Arrays, GrpcTransport, HttpTransport, Transport
 
@@ -28,30 +30,48 @@ _REFUSED_IMAGE = re.compile(r"^image \d+: (.*)$")
 
 MAX_TIMEOUT_S = 86_400
 
-_DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 443}
+_Answer = TypeVar("_Answer")
 
 
 class Client:
     """A connection to one server; use it in a `with` block, or close it.
 
-    url: grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT.
-    timeout_s: how long one request may take, in seconds.
+    url: grpc://HOST:PORT or http://HOST:PORT; with TLS, as a gateway wants it, grpcs://HOST:PORT or https://HOST:PORT.
+    api_key: the key that a gateway asks for. It is sent encrypted, or to this machine, or not at all.
+    ca: file in PEM format with the certificates to trust instead of the public authorities: those of the server's own
+    authority, or the server's if it signed it itself. For TLS only.
+    timeout_s: how long one request may take, in seconds. If there were too many requests (HTTP 429,
+    RESOURCE_EXHAUSTED), the client waits as it is told and asks again, within this time. It repeats nothing else.
     model: name of the ensemble.
 
     Not to be shared between threads: give each its own.
 
-    Raises ValueError for a URL it does not know, or a time-out that is none.
+    Raises ValueError for a URL it does not know, a time-out that is none, a key that is none or would be sent
+    unencrypted to another machine, or a `ca` without certificates; OSError if `ca` cannot be read.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 30.0, model: str = MODEL) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        timeout_s: float = 30.0,
+        model: str = MODEL,
+    ) -> None:
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, but must be above 0 and at most {MAX_TIMEOUT_S} seconds")
+        address = Address.parse(url)
+        if api_key is not None:
+            address.check_key(api_key)
+        if ca is not None:
+            address.check_ca(ca)
+            ca = os.fspath(ca)
         self.url, self.timeout_s, self.model = url, timeout_s, model
-        scheme, address = _split(url)
         self._transport: Transport = (
-            GrpcTransport(address, timeout_s)
-            if scheme == "grpc"
-            else HttpTransport(address, timeout_s, tls=scheme == "https")
+            GrpcTransport(address, api_key=api_key, ca=ca)
+            if address.scheme in ("grpc", "grpcs")
+            else HttpTransport(address, timeout_s, api_key=api_key, ca=ca)
         )
         self._max_batch_size: int | None = None
 
@@ -74,8 +94,10 @@ class Client:
 
         An image that cannot be classified has its reason in `Prediction.error`, and costs no other its labels.
 
-        Raises ServerUnavailable, ServerTimeout, or RequestRefused if a request is refused as a whole, as for a
-        `k` out of range; OSError if a path cannot be read; TypeError for anything that is no list of images.
+        Raises ServerUnavailable, ServerTimeout, CertificateRefused, or RequestRefused if a request is refused as a
+        whole, as for a `k` out of range or an API key that is not taken; TooManyRequests, which is one of these, if
+        there were too many, and no time is left to ask again; OSError if a path cannot be read; TypeError for anything
+        that is no list of images.
         """
         if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)):
             raise TypeError("classify takes a list of images: write classify([image])")
@@ -86,7 +108,7 @@ class Client:
 
     def _ask(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
         try:
-            return _predictions(self._transport.infer(self.model, images, k, self.timeout_s))
+            return _predictions(self._patiently(lambda left_s: self._transport.infer(self.model, images, k, left_s)))
         except RequestRefused as refusal:
             found = _REFUSED_IMAGE.match(str(refusal).split("\n", 1)[0])
             if found is None:
@@ -110,16 +132,28 @@ class Client:
 
     def _limit(self) -> int:
         if self._max_batch_size is None:
-            self._max_batch_size = max(1, self._transport.max_batch_size(self.model))
+            self._max_batch_size = max(
+                1, self._patiently(lambda left_s: self._transport.max_batch_size(self.model, left_s))
+            )
         return self._max_batch_size
 
-
-def _split(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError(f"{url!r} is no address of a server: write grpc://HOST:PORT or http://HOST:PORT")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return parts.scheme, f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
+    def _patiently(self, ask: Callable[[float], _Answer]) -> _Answer:
+        """Ask, with the seconds that are left; again, after the wait that a refusal asks for, if there is time."""
+        end = time.monotonic() + self.timeout_s
+        left_s, tries = self.timeout_s, 0
+        while True:
+            try:
+                return ask(left_s)
+            except TooManyRequests as refusal:
+                spare_s = end - time.monotonic() - refusal.wait_s
+                if spare_s <= 0:
+                    raise
+                # Never sooner than told, and not all clients at once; half of what is left is kept for the answer.
+                time.sleep(refusal.wait_s + random.uniform(0, min(2**tries, spare_s / 2)))  # noqa: S311  # no secret
+                left_s = round(end - time.monotonic(), 3)
+                tries += 1
+                if left_s <= 0:
+                    raise
 
 
 def _read(image: Image) -> bytes:

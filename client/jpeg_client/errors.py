@@ -1,9 +1,11 @@
 """What can go wrong between a client and a server.
 
 JpegClientError
-├── ServerUnavailable   nobody answers there, or the server is not ready
-├── ServerTimeout       no answer in time
-└── RequestRefused      the server answered, and refused the request as a whole
+├── ServerUnavailable      nobody answers there, or the server is not ready
+├── ServerTimeout          no answer in time
+├── CertificateRefused     the server's certificate is not one to be trusted
+└── RequestRefused         the server, or the gateway before it, refused the request as a whole
+    └── TooManyRequests    for now, since there were too many
 
 A single image that cannot be classified is no error of these: it is in its Prediction.
 """
@@ -21,6 +23,10 @@ class ServerTimeout(JpegClientError):
     """The server did not answer within `timeout_s`."""
 
 
+class CertificateRefused(JpegClientError):
+    """The certificate that the server shows is out of date, for another host, or signed by nobody who is trusted."""
+
+
 class RequestRefused(JpegClientError):
     """The server refused the request as a whole.
 
@@ -30,3 +36,11 @@ class RequestRefused(JpegClientError):
     def __init__(self, message: str, status: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TooManyRequests(RequestRefused):
+    """Too many requests came with this API key, or from this address; after `wait_s` seconds it may be asked again."""
+
+    def __init__(self, message: str, status: str, wait_s: float) -> None:
+        super().__init__(message, status)
+        self.wait_s = wait_s

@@ -15,7 +15,7 @@ class Recorder:
     def __init__(self, limit=64, refuse=None):
         self.limit, self.refuse, self.requests = limit, refuse or (lambda images: None), []
 
-    def max_batch_size(self, model):
+    def max_batch_size(self, model, timeout_s):
         return self.limit
 
     def infer(self, model, images, k, timeout_s):
