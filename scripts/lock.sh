@@ -13,6 +13,13 @@ compile dev.txt "${all[@]}" --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
+# What the server images need, and no more: of Triton's wheel only the server is used there, none of its Python API.
+image=(numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
+printf '%s\n' "${image[@]}" nvidia-pytriton onnxruntime openvino |
+  compile image.txt --no-deps --constraints requirements/dev.txt -
+printf '%s\n' "${image[@]}" onnx onnxruntime polygraphy flatbuffers sympy mpmath |
+  compile image-gpu.txt --no-deps --constraints requirements/dev.txt -
+echo cyclonedx-bom | compile sbom.txt --constraints requirements/dev.txt -
 # An environment of its own: TensorFlow's pins fit none of the above.
 compile build-tensorflow.txt pyproject.toml --extra build-tensorflow --group tensorflow
 echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -

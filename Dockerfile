@@ -1,0 +1,160 @@
+# The server image. Two targets:
+#
+#   docker build -t triton-jpeg-classifier:cpu .                 the default: no GPU needed, everything inside
+#   docker build -t triton-jpeg-classifier:gpu --target gpu .    NVIDIA's Triton; the engine is built at the first start
+#
+# docs/image.md explains the arguments, what the container writes where, and how to build behind a proxy or a mirror.
+
+# Any Debian or Ubuntu with Python 3.10 to 3.12, its libpython3.x.so and glibc 2.35 or later. To pin it: NAME@sha256:...
+ARG BASE=docker.io/library/python:3.12-slim-bookworm
+# 26.07 is the first without the holes that docs/image.md lists. 25.02 is the last with the TensorFlow backend.
+ARG TRITON_TAG=26.10
+ARG TRITON=nvcr.io/nvidia/tritonserver:${TRITON_TAG}-py3
+ARG TENSORRT_BUILDER=nvcr.io/nvidia/tensorrt:26.10-py3
+ARG PYTORCH_BUILDER=nvcr.io/nvidia/pytorch:26.10-py3
+ARG TENSORFLOW_BUILDER=nvcr.io/nvidia/tensorflow:25.02-tf2-py3
+
+# --- the network, exported and checked; nothing of PyTorch goes further than this stage ---------------------------------
+FROM ${BASE} AS builder
+WORKDIR /opt/triton-jpeg-classifier
+# First what changes rarely: gigabytes of packages depend on these files only.
+COPY pyproject.toml README.md ./
+COPY requirements/uv.txt requirements/demo.txt requirements/weights.txt requirements/
+COPY scripts/bootstrap.py scripts/
+COPY serve/jpeg_serve/libpython.py serve/jpeg_serve/
+# No cache mount: it would hold the gigabytes a second time, and this layer is kept as it is.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt SSL_CERT_FILE=/run/ca.crt; fi; \
+    UV_NO_CACHE=1 VENV=/opt/builder python3 scripts/bootstrap.py demo && \
+    /opt/builder/bin/hatchling build -t wheel:editable -d /opt/wheel
+# What the build reads, and no more: a change elsewhere does not run it again.
+COPY photos photos
+COPY preprocess preprocess
+COPY build build
+COPY model_repository model_repository
+ARG RECIPE=mobilenet_v2
+ARG BACKEND=onnx
+ARG PRECISION=fp32
+RUN --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    if [ -s /run/ca.crt ]; then export SSL_CERT_FILE=/run/ca.crt; fi; \
+    /opt/builder/bin/jpeg-build "${RECIPE}" && \
+    if [ "${BACKEND} ${PRECISION}" != "onnx fp32" ]; then \
+      /opt/builder/bin/jpeg-build "${RECIPE}" --backend "${BACKEND}" --precision "${PRECISION}" && \
+      /opt/builder/bin/jpeg-build use "${BACKEND}"; \
+    fi && \
+    find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the packages of the server ----------------------------------------------------------------------------------------
+FROM ${BASE} AS packages
+COPY --from=builder /opt/builder/bin/uv /usr/local/bin/uv
+COPY requirements/image.txt deploy/image/install.sh deploy/image/trim.sh /tmp/
+COPY --from=builder /opt/wheel /tmp/wheel
+# --no-deps: the list is complete, and leaves out what the wheels want for functions that are not used here.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    --mount=type=cache,target=/root/.cache/uv \
+    /tmp/install.sh /opt/venv /tmp/image.txt --no-deps --compile-bytecode && /tmp/trim.sh /opt/venv
+
+# --- the bill of materials ---------------------------------------------------------------------------------------------
+FROM packages AS bill
+COPY requirements/sbom.txt /tmp/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    --mount=type=cache,target=/root/.cache/uv \
+    /tmp/install.sh /opt/sbom /tmp/sbom.txt
+COPY deploy/image/sbom.py /tmp/
+COPY --from=builder /opt/triton-jpeg-classifier/model_repository /tmp/model_repository
+ARG BASE
+RUN /opt/sbom/bin/python /tmp/sbom.py --environment /opt/venv/bin/python --models /tmp/model_repository \
+      --base "${BASE}" > /tmp/sbom.cdx.json
+
+# --- the server on CPUs ------------------------------------------------------------------------------------------------
+FROM ${BASE} AS cpu
+RUN groupadd --gid 10001 triton && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp triton && \
+    install -d -o triton -g triton /models
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=bill /tmp/sbom.cdx.json /usr/share/sbom/triton-jpeg-classifier.cdx.json
+COPY . /opt/triton-jpeg-classifier/
+# After the sources: these configs are of the recipe that was built.
+COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
+RUN /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier
+ENV PATH=/opt/venv/bin:${PATH} HOME=/tmp XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
+ARG BASE
+ARG RECIPE=mobilenet_v2
+ARG VERSION=unversioned
+ARG REVISION=unknown
+ENV RECIPE=${RECIPE}
+LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
+      org.opencontainers.image.description="NVIDIA Triton: raw JPEG in, labels out" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
+USER 10001:10001
+WORKDIR /models
+VOLUME /models
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["jpeg-serve", "probe"]
+ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
+
+# --- NVIDIA's Triton, with its native backends -------------------------------------------------------------------------
+FROM ${TRITON} AS gpu
+COPY --from=packages /usr/local/bin/uv /usr/local/bin/uv
+COPY --from=builder /opt/wheel /tmp/wheel
+COPY requirements/image-gpu.txt deploy/image/install.sh deploy/image/tensorrt_bindings.sh /tmp/
+COPY build/jpeg_build /tmp/build/jpeg_build
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    --mount=type=cache,target=/root/.cache/uv \
+    /tmp/install.sh /opt/venv /tmp/image-gpu.txt --no-deps --compile-bytecode && \
+    /tmp/tensorrt_bindings.sh /opt/venv && \
+    groupadd --gid 10001 triton && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp triton && \
+    install -d -o triton -g triton /models
+COPY . /opt/triton-jpeg-classifier/
+COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
+RUN /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier
+ENV PATH=/opt/venv/bin:${PATH} HOME=/tmp XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
+ARG TRITON
+ARG RECIPE=mobilenet_v2
+ARG VERSION=unversioned
+ARG REVISION=unknown
+# fp32, fp16 or int8: which engine the container builds at its first start. Empty: none.
+ENV RECIPE=${RECIPE} ENGINE_PRECISION=fp16
+LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
+      org.opencontainers.image.description="NVIDIA Triton on GPUs: raw JPEG in, labels out" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${TRITON}"
+USER 10001:10001
+WORKDIR /models
+VOLUME /models
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+# An engine takes minutes; until it is there, the container is "starting".
+HEALTHCHECK --interval=30s --timeout=15s --start-period=30m --retries=3 CMD ["jpeg-serve", "probe"]
+ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
+
+# --- what builds the three accelerated forms, each where its tools are -------------------------------------------------
+FROM ${TENSORRT_BUILDER} AS build-tensorrt
+COPY . /opt/triton-jpeg-classifier/
+RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
+ENV HOME=/tmp
+USER 10001:10001
+WORKDIR /models
+ENTRYPOINT ["jpeg-build"]
+
+FROM ${PYTORCH_BUILDER} AS build-pytorch
+COPY . /opt/triton-jpeg-classifier/
+RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
+ENV HOME=/tmp
+USER 10001:10001
+WORKDIR /models
+ENTRYPOINT ["jpeg-build"]
+
+FROM ${TENSORFLOW_BUILDER} AS build-tensorflow
+COPY . /opt/triton-jpeg-classifier/
+RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
+ENV HOME=/tmp
+USER 10001:10001
+WORKDIR /models
+ENTRYPOINT ["jpeg-build"]
+
+# The last stage is what `docker build .` makes.
+FROM cpu

@@ -1,0 +1,64 @@
+"""The image's bill of materials, CycloneDX JSON on stdout: Python packages, Debian packages, base, trained weights.
+
+Usage: sbom.py --environment PYTHON --models DIR --base IMAGE     In a stage of the Dockerfile, with cyclonedx-bom.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the bill of materials of the image to stdout.")
+    parser.add_argument("--environment", required=True, metavar="PYTHON", help="the Python whose packages are listed")
+    parser.add_argument("--models", required=True, type=Path, metavar="DIR", help="the model repository in the image")
+    parser.add_argument("--base", required=True, metavar="IMAGE", help="the base image, as it was named")
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-format", "JSON", options.environment]
+    bill = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    bill["metadata"]["component"] = {"type": "container", "name": "triton-jpeg-classifier", "bom-ref": "image"}
+    bill["components"] = [
+        *bill.get("components", []),
+        {"type": "container", "name": options.base, "bom-ref": f"base:{options.base}"},
+        *debian_packages(),
+        *weights(options.models),
+    ]
+    print(json.dumps(bill, indent=1))
+    return 0
+
+
+def debian_packages() -> Iterator[dict[str, Any]]:
+    """What the base brings, as dpkg knows it; each with its package URL (the purl specification's type deb)."""
+    fields = "${Package}\t${Version}\t${Architecture}\n"
+    listed = subprocess.run(["dpkg-query", "--show", f"--showformat={fields}"], stdout=subprocess.PIPE, check=True)
+    for line in listed.stdout.decode().splitlines():
+        name, version, architecture = line.split("\t")
+        purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={architecture}"
+        yield {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
+
+
+def weights(models: Path) -> Iterator[dict[str, Any]]:
+    """The trained weights that each artefact was built from, with their checksum, and the artefact with its own."""
+    for path in sorted(models.glob("*/*/model*.json")):
+        report = json.loads(path.read_text())
+        for name, digest in (
+            (str(report["weights"]["source"]), report["weights"]["sha256"]),
+            (
+                f"{path.parent.parent.name}/{path.parent.name}/{report['artefact']['file']}",
+                report["artefact"]["sha256"],
+            ),
+        ):
+            component = {"type": "machine-learning-model", "name": name, "bom-ref": f"model:{name}"}
+            if digest is not None:
+                component["hashes"] = [{"alg": "SHA-256", "content": digest}]  # type: ignore[assignment]
+            yield component
+
+
+if __name__ == "__main__":
+    sys.exit(main())
