@@ -1,0 +1,838 @@
+"""The Helm chart and the KServe files: rendered by Helm's library, against Kubernetes' own schemas, and for sense."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+from jpeg_serve import ServerOptions
+from support import ROOT, run_module
+
+CHART = ROOT / "deploy/kubernetes/chart"
+KSERVE = ROOT / "deploy/kubernetes/kserve"
+VERSIONS = ["1.27.0", "1.30.0", "1.33.0", kubernetes_validate.latest_version()]
+
+Values = dict[str, Any]
+Document = dict[str, Any]
+
+SCALING = {"enabled": True, "min": 2, "max": 6}
+STORE = {
+    "source": "objectStore",
+    "objectStore": {
+        "image": {"repository": "registry.example/rclone", "tag": "1"},
+        "args": ["copy", "store:bucket/model_repository", "/models"],
+        "secretName": "store",
+        "env": [{"name": "RCLONE_CONFIG_STORE_TYPE", "value": "s3"}],
+    },
+}
+ANYWHERE = [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 443, "protocol": "TCP"}]}]
+EVERYTHING: Values = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "server": {
+        "image": {"digest": "sha256:" + "0" * 64},
+        "classifier": "openvino",
+        "extraArgs": ["--load-model=jpeg_classifier"],
+        "tritonArgs": ["--log-verbose=1"],
+        "extraEnv": [{"name": "A", "value": "b"}],
+        "podLabels": {"team": "vision"},
+        "podAnnotations": {"note": "all of it"},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "inference", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"nodeAffinity": {}},
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "serving",
+        "models": STORE,
+        "autoscaling": {**SCALING, "queueMilliseconds": 50, "imagesPerSecond": 80.5, "cpuPercent": 80},
+    },
+    "service": {"type": "LoadBalancer", "headless": True, "annotations": {"a": "b"}},
+    "networkPolicy": {"egress": ANYWHERE},
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "host": "images.example",
+        "tlsSecretName": "tls",
+        "annotations": {"a": "b"},
+        "grpc": {"enabled": True, "host": "grpc.example", "tlsSecretName": "tls", "annotations": {"a": "b"}},
+    },
+    "route": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["images.example"]},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+}
+NOTHING: Values = {
+    "server": {
+        "replicas": 0,
+        "spread": False,
+        "disruptionBudget": {"enabled": False},
+        "resources": {"requests": None, "limits": None},
+    },
+    "networkPolicy": {"enabled": False},
+}
+CASES: dict[str, Values] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "nothing": NOTHING,
+    "gpu": {"server": {"image": {"tag": "gpu"}, "gpu": {"count": 1}, "startSeconds": 3600}},
+    "mig": {"server": {"image": {"tag": "gpu"}, "gpu": {"count": 1, "resource": "nvidia.com/mig-1g.10gb"}}},
+    "claim": {
+        "server": {"models": {"source": "claim", "claim": {"name": "models", "subPath": "v3", "readOnly": True}}}
+    },
+    "store": {"server": {"models": STORE}, "networkPolicy": {"egress": ANYWHERE}},
+    "word": {"server": {"classifier": "tf_trt"}},
+    "hpa": {"server": {"autoscaling": SCALING}},
+    "keda": {
+        "server": {
+            "autoscaling": {
+                **SCALING,
+                "by": "keda",
+                "prometheusAddress": "http://prometheus:9090",
+                "queueMilliseconds": 50,
+                "imagesPerSecond": 80,
+                "cpuPercent": 80,
+            }
+        }
+    },
+    "closed": {"networkPolicy": {"clients": [], "prometheus": []}},
+    "pools": {
+        "server": {"autoscaling": SCALING},
+        "pools": {
+            "cpu": {},
+            "a100": {
+                "image": {"tag": "gpu"},
+                "classifier": "tensorrt",
+                "gpu": {"count": 1},
+                "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
+            },
+            "h100-mig": {
+                "image": {"tag": "gpu"},
+                "gpu": {"count": 2, "resource": "nvidia.com/mig-1g.10gb"},
+                "autoscaling": {"enabled": False},
+                "replicas": 3,
+                "spread": False,
+            },
+        },
+    },
+}
+
+
+def chart_files() -> str:
+    """What a cached rendering depends on, apart from the values."""
+    return json.dumps([path.read_text() for path in sorted(CHART.rglob("*")) if path.is_file()])
+
+
+@functools.cache
+def _rendered(values: str, _files: str) -> str:
+    with helm_python.Chart.load(CHART) as chart:
+        manifests = chart.render(json.loads(values), name="demo", namespace="vision")
+    texts = [text for name, text in sorted(manifests.items()) if name.endswith(".yaml")]
+    documents = [document for text in texts for document in yaml.load_all(text, _Strict) if document]
+    return json.dumps(documents)
+
+
+def render(values: Values) -> list[Document]:
+    """The chart's documents, as `helm install demo --namespace vision` makes them."""
+    documents: list[Document] = json.loads(_rendered(json.dumps(values), chart_files()))
+    return documents
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML that is read as Kubernetes does: a key that comes twice is an error, and not a silent choice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key comes twice in {sorted(keys)}"
+        return super().construct_mapping(node, deep)
+
+
+def of_kind(documents: list[Document], *kinds: str) -> list[Document]:
+    return [document for document in documents if document["kind"] in kinds]
+
+
+def one(documents: list[Document], kind: str) -> Document:
+    (document,) = of_kind(documents, kind)
+    return document
+
+
+def pod_of(deployment: Document) -> Document:
+    pod: Document = deployment["spec"]["template"]["spec"]
+    return pod
+
+
+def server_of(deployment: Document) -> Document:
+    (server,) = pod_of(deployment)["containers"]
+    return dict(server)
+
+
+def kserve(name: str) -> Document:
+    document: Document = yaml.load((KSERVE / f"{name}.yaml").read_text(), _Strict)  # a SafeLoader
+    return document
+
+
+def as_deployment(runtime: Document) -> Document:
+    """The Deployment that KServe makes of a runtime and its service, as far as Kubernetes' schema can judge it."""
+    predictor = kserve("inferenceservice")["spec"]["predictor"]
+    parts = ("terminationGracePeriodSeconds", "automountServiceAccountToken", "securityContext")
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "jpeg-classifier-predictor"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "isvc.jpeg-classifier-predictor"}},
+            "strategy": predictor["deploymentStrategy"],
+            "template": {
+                "metadata": {"labels": {"app": "isvc.jpeg-classifier-predictor"}},
+                "spec": {
+                    "containers": runtime["spec"]["containers"],
+                    "volumes": runtime["spec"]["volumes"],
+                    **{part: predictor[part] for part in parts},
+                },
+            },
+        },
+    }
+
+
+def all_deployments() -> Iterator[Document]:
+    for values in CASES.values():
+        yield from of_kind(render(values), "Deployment")
+    yield as_deployment(kserve("runtime"))
+
+
+# --- what Kubernetes and Helm say -------------------------------------------------------------------------------------
+
+# What is used of custom resources. docs/kubernetes.md says with which definitions it was compared.
+# {} is a free object or a value; a list holds what its items may have.
+METADATA: Document = {"name": {}, "namespace": {}, "labels": {}, "annotations": {}}
+BEHAVIOUR: Document = {
+    direction: {
+        "stabilizationWindowSeconds": {},
+        "selectPolicy": {},
+        "policies": [{"type": {}, "value": {}, "periodSeconds": {}}],
+    }
+    for direction in ("scaleUp", "scaleDown")
+}
+PARENTS: list[Document] = [{"group": {}, "kind": {}, "name": {}, "namespace": {}, "port": {}, "sectionName": {}}]
+CUSTOM: dict[str, tuple[str, Document]] = {
+    "ServiceMonitor": (
+        "monitoring.coreos.com/v1",
+        {
+            "selector": {"matchLabels": {}},
+            "namespaceSelector": {"matchNames": []},
+            "endpoints": [
+                {"port": {}, "path": {}, "interval": {}, "relabelings": [{"targetLabel": {}, "replacement": {}}]}
+            ],
+        },
+    ),
+    "PrometheusRule": (
+        "monitoring.coreos.com/v1",
+        {
+            "groups": [
+                {
+                    "name": {},
+                    "interval": {},
+                    "rules": [
+                        {
+                            "alert": {},
+                            "record": {},
+                            "expr": {},
+                            "for": {},
+                            "keep_firing_for": {},
+                            "labels": {},
+                            "annotations": {},
+                        }
+                    ],
+                }
+            ]
+        },
+    ),
+    "ScaledObject": (
+        "keda.sh/v1alpha1",
+        {
+            "scaleTargetRef": {"apiVersion": {}, "kind": {}, "name": {}},
+            "minReplicaCount": {},
+            "maxReplicaCount": {},
+            "pollingInterval": {},
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": BEHAVIOUR}},
+            "triggers": [{"type": {}, "name": {}, "metricType": {}, "metadata": {}}],
+        },
+    ),
+    "HTTPRoute": (
+        "gateway.networking.k8s.io/v1",
+        {
+            "parentRefs": PARENTS,
+            "hostnames": [],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": {}, "value": {}}, "method": {}}],
+                    "backendRefs": [{"name": {}, "port": {}}],
+                }
+            ],
+        },
+    ),
+    "GRPCRoute": (
+        "gateway.networking.k8s.io/v1",
+        {
+            "parentRefs": PARENTS,
+            "hostnames": [],
+            "rules": [
+                {
+                    "matches": [{"method": {"type": {}, "service": {}, "method": {}}}],
+                    "backendRefs": [{"name": {}, "port": {}}],
+                }
+            ],
+        },
+    ),
+    "ServingRuntime": (
+        "serving.kserve.io/v1alpha1",
+        {
+            "annotations": {},
+            "supportedModelFormats": [{"name": {}, "version": {}, "autoSelect": {}, "priority": {}}],
+            "protocolVersions": [],
+            "containers": [],  # Kubernetes' own, see as_deployment
+            "volumes": [],
+        },
+    ),
+    "InferenceService": (
+        "serving.kserve.io/v1beta1",
+        {
+            "predictor": {
+                "minReplicas": {},
+                "maxReplicas": {},
+                "terminationGracePeriodSeconds": {},
+                "deploymentStrategy": {},  # Kubernetes' own, see as_deployment
+                "automountServiceAccountToken": {},
+                "securityContext": {},
+                "model": {
+                    "runtime": {},
+                    "modelFormat": {"name": {}, "version": {}},
+                    "protocolVersion": {},
+                    "storageUri": {},
+                },
+                "autoScaling": {
+                    "metrics": [
+                        {
+                            "type": {},
+                            "external": {
+                                "metric": {"backend": {}, "serverAddress": {}, "query": {}, "namespace": {}},
+                                "target": {"type": {}, "averageValue": {}, "value": {}},
+                            },
+                        }
+                    ]
+                },
+            }
+        },
+    ),
+}
+
+
+def unknown_fields(found: Any, known: Any, where: str) -> list[str]:
+    """Fields that the definition of a custom resource does not have."""
+    if isinstance(found, list):
+        assert isinstance(known, list), f"{where} is no list"
+        items = enumerate(found) if known else ()
+        return [line for index, item in items for line in unknown_fields(item, known[0], f"{where}[{index}]")]
+    if not isinstance(found, dict) or known == {}:
+        return []
+    assert isinstance(known, dict), f"{where} is no object"
+    return [
+        line
+        for key, value in found.items()
+        for line in (unknown_fields(value, known[key], f"{where}.{key}") if key in known else [f"{where}.{key}"])
+    ]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_schemas_take_every_document(version: str) -> None:
+    documents = {json.dumps(document) for values in CASES.values() for document in render(values)}
+    documents.add(json.dumps(as_deployment(kserve("runtime"))))
+    kinds = set()
+    for text in documents:
+        document = json.loads(text)
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(document, version, strict=True)
+            kinds.add(document["kind"])
+    assert kinds == {
+        "ConfigMap",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "Ingress",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+    }
+
+
+def test_that_validation_notices_a_wrong_field() -> None:
+    deployment = one(render({}), "Deployment")
+    pod_of(deployment)["terminationGracePeriod"] = 3
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+def test_custom_resources_have_known_fields_only() -> None:
+    documents = [document for values in CASES.values() for document in of_kind(render(values), *CUSTOM)]
+    documents += [kserve("runtime"), kserve("inferenceservice")]
+    assert {document["kind"] for document in documents} == set(CUSTOM)
+    for document in documents:
+        api, spec = CUSTOM[document["kind"]]
+        assert document["apiVersion"] == api
+        known = {"apiVersion": {}, "kind": {}, "metadata": METADATA, "spec": spec}
+        assert unknown_fields(document, known, document["kind"]) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lint_finds_nothing(case: str) -> None:
+    report = helm_python.lint(CHART, CASES[case], strict=True, namespace="vision", kube_version="v1.30.0")
+    worth_reading = [m for m in report["messages"] if "icon is recommended" not in m["error"]]
+    assert (report["errors"], worth_reading) == ([], [])
+
+
+def test_a_packaged_chart_is_the_same(tmp_path: Path) -> None:
+    """The archive carries what the links in files/ lead to."""
+    archive = helm_python.package(CHART, destination=tmp_path)
+    with helm_python.Chart.load(archive) as packed, helm_python.Chart.load(CHART) as chart:
+        assert packed.render(EVERYTHING, name="demo") == chart.render(EVERYTHING, name="demo")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"server": {"classifier": "resnet"}}, "'tensorrt'"),
+        ({"server": {"replica": 3}}, "'replica' not allowed"),
+        ({"pools": {"A100": {}}}, "'A100' not allowed"),
+        ({"pools": {"a100": {"gpu": {"counts": 1}}}}, "'counts' not allowed"),
+        ({"server": {"gpu": {"count": "1"}}}, "want integer"),
+        ({"server": {"gpu": {"resource": "mig-1g.10gb"}}}, "/server/gpu/resource"),
+        ({"server": {"disruptionBudget": {"maxUnavailable": 0}}}, "/server/disruptionBudget/maxUnavailable"),
+        ({"server": {"sharedMemory": "1 GB"}}, "/server/sharedMemory"),
+        ({"server": {"image": {"tag": "latest"}}}, "another image tomorrow"),
+        ({"server": {"image": {"tag": ""}}}, "neither a tag nor a digest"),
+        ({"server": {"models": {"source": "claim"}}}, "models.claim.name"),
+        ({"server": {"models": {"source": "objectStore"}}}, "models.objectStore an image"),
+        ({"server": {"models": STORE}}, "networkPolicy.egress is empty"),
+        ({"server": {"preStopSeconds": 20}}, "gRPC clients would still be connected"),
+        ({"server": {"startSeconds": 100}}, "while it still loads"),
+        ({"server": {"update": {"maxSurge": 0}}}, "no update could ever begin"),
+        ({"server": {"tritonArgs": ["--http-port=80"]}}, "set by the chart"),
+        ({"server": {"extraArgs": ["--drain-s", "5"]}}, "/server/extraArgs/1"),
+        ({"server": {"autoscaling": {"enabled": True, "max": 1}}}, "less than autoscaling.min"),
+        ({"server": {"autoscaling": {"enabled": True, "inFlightRequests": 0}}}, "without a target"),
+        ({"server": {"autoscaling": {"enabled": True, "by": "keda"}}}, "prometheusAddress"),
+        ({"pools": {"b": {"autoscaling": {"enabled": True, "max": 1}}}}, "pools.b: autoscaling.max"),
+        ({"ingress": {"enabled": True}}, "ingress.host"),
+        ({"route": {"enabled": True}}, "route.parentRefs"),
+    ],
+)
+def test_wrong_values_are_refused_with_a_reason(values: Values, words: str) -> None:
+    with pytest.raises(helm_python.HelmError) as refused:
+        render(values)
+    assert words in str(refused.value)
+
+
+def test_every_default_is_in_the_schema_and_the_page() -> None:
+    """A value that the schema does not know could not be set; one that the page does not name would not be found."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    page = (CHART / "README.md").read_text()
+
+    def compare(value: Any, rule: Any, where: str) -> None:
+        rule = schema["$defs"]["server"] if rule.get("$ref") else rule
+        last = where.rpartition(".")[2]
+        assert f"`{last}" in page or f".{last}" in page, f"README.md lacks {where}"
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                properties = rule.get("properties")
+                if properties is not None:
+                    assert key in properties, f"{where}.{key} is not in the schema"
+                    compare(inner, properties[key], f"{where}.{key}")
+
+    for key, value in values.items():
+        compare(value, schema["properties"][key], key)
+
+
+# --- what the documents say of each other -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_selectors_find_their_pods_and_no_others(case: str) -> None:
+    documents = render(CASES[case])
+    pods = {
+        d["metadata"]["name"]: d["spec"]["template"]["metadata"]["labels"] for d in of_kind(documents, "Deployment")
+    }
+
+    def found(selector: dict[str, str]) -> set[str]:
+        return {name for name, labels in pods.items() if selector.items() <= labels.items()}
+
+    for deployment in of_kind(documents, "Deployment"):
+        name = deployment["metadata"]["name"]
+        assert found(deployment["spec"]["selector"]["matchLabels"]) == {name}
+        for constraint in pod_of(deployment).get("topologySpreadConstraints", []):
+            assert found(constraint["labelSelector"]["matchLabels"]) == {name}
+    for budget in of_kind(documents, "PodDisruptionBudget"):
+        assert found(budget["spec"]["selector"]["matchLabels"]) == {budget["metadata"]["name"]}
+    for policy in of_kind(documents, "NetworkPolicy"):
+        assert found(policy["spec"]["podSelector"]["matchLabels"]) == set(pods)
+    for service in of_kind(documents, "Service"):
+        name = service["metadata"]["name"]
+        assert found(service["spec"]["selector"]) == ({name} if name in pods and len(pods) > 1 else set(pods))
+    for monitor in of_kind(documents, "ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        chosen = [s for s in of_kind(documents, "Service") if wanted <= s["metadata"]["labels"].items()]
+        assert len(chosen) == 1, "each pod is to be scraped once"
+    names = [(document["kind"], document["metadata"]["name"]) for document in documents]
+    assert len(names) == len(set(names))
+    assert all(document["metadata"]["namespace"] == "vision" for document in documents)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_pool_has_what_belongs_to_it(case: str) -> None:
+    values, documents = CASES[case], render(CASES[case])
+    deployments = {deployment["metadata"]["name"]: deployment for deployment in of_kind(documents, "Deployment")}
+    pools = values.get("pools")
+    assert len(deployments) == len(pools or [""])
+    scalers = of_kind(documents, "HorizontalPodAutoscaler", "ScaledObject")
+    for scaler in scalers:
+        assert scaler["spec"]["scaleTargetRef"] == {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "name": scaler["metadata"]["name"],
+        }
+    scaled = {scaler["metadata"]["name"] for scaler in scalers}
+    assert len(scaled) == len(scalers)
+    for name, deployment in deployments.items():
+        assert ("replicas" in deployment["spec"]) == (name not in scaled), "an upgrade would undo the scaling"
+        maps = [volume["configMap"]["name"] for volume in pod_of(deployment)["volumes"] if "configMap" in volume]
+        assert all(name in {c["metadata"]["name"] for c in of_kind(documents, "ConfigMap")} for name in maps)
+        accounts = {account["metadata"]["name"] for account in of_kind(documents, "ServiceAccount")}
+        assert pod_of(deployment)["serviceAccountName"] in accounts
+
+
+def test_pools_differ_in_what_they_say_and_in_nothing_else() -> None:
+    documents = {d["metadata"]["name"]: d for d in of_kind(render(CASES["pools"]), "Deployment")}
+    cpu, a100, mig = (documents[f"demo-triton-jpeg-classifier-{name}"] for name in ("cpu", "a100", "h100-mig"))
+    assert [server_of(each)["image"].split(":")[1] for each in (cpu, a100, mig)] == ["cpu", "gpu", "gpu"]
+    assert server_of(cpu)["resources"]["limits"] == {"memory": "2Gi"}
+    assert server_of(a100)["resources"]["limits"] == {"memory": "2Gi", "nvidia.com/gpu": 1}
+    assert server_of(mig)["resources"]["limits"] == {"memory": "2Gi", "nvidia.com/mig-1g.10gb": 2}
+    assert pod_of(a100)["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    assert "topologySpreadConstraints" in pod_of(a100)
+    assert "topologySpreadConstraints" not in pod_of(mig)  # false and 0 override, too
+    assert mig["spec"]["replicas"] == 3
+    assert server_of(cpu)["args"] == server_of(mig)["args"]
+
+
+def test_extended_resources_are_equal_in_requests_and_limits() -> None:
+    """Kubernetes takes no other: it cannot share them."""
+    for deployment in all_deployments():
+        resources = server_of(deployment)["resources"]
+        extended = [{k: v for k, v in resources.get(part, {}).items() if "/" in k} for part in ("requests", "limits")]
+        assert extended[0] == extended[1]
+
+
+def test_budgets_let_nodes_be_drained() -> None:
+    for values in CASES.values():
+        for budget in of_kind(render(values), "PodDisruptionBudget"):
+            assert budget["spec"]["maxUnavailable"] >= 1
+            assert "minAvailable" not in budget["spec"]
+
+
+def test_ports_are_those_of_the_server() -> None:
+    server = ServerOptions()
+    ports = {"http": server.http_port, "grpc": server.grpc_port, "metrics": server.metrics_port}
+    for deployment in all_deployments():
+        named = {
+            port["name"].replace("http1", "http"): port["containerPort"] for port in server_of(deployment)["ports"]
+        }
+        assert named == ports
+    for service in of_kind(render(EVERYTHING), "Service"):
+        assert {port["name"]: port["port"] for port in service["spec"]["ports"]} == ports
+        assert all(port["targetPort"] == port["name"] for port in service["spec"]["ports"])
+    documents = render(EVERYTHING)
+    assert {
+        route["kind"]: route["spec"]["rules"][0]["backendRefs"][0]["port"]
+        for route in of_kind(documents, "HTTPRoute", "GRPCRoute")
+    } == {
+        "HTTPRoute": ports["http"],
+        "GRPCRoute": ports["grpc"],
+    }
+    services = {service["metadata"]["name"] for service in of_kind(documents, "Service")}
+    for ingress, port in zip(of_kind(documents, "Ingress"), ("http", "grpc"), strict=True):
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+            assert path["backend"]["service"]["port"]["name"] == port
+            assert path["backend"]["service"]["name"] in services
+    assert kserve("runtime")["spec"]["annotations"]["prometheus.kserve.io/port"] == str(ports["metrics"])
+    assert kserve("runtime")["spec"]["containers"][0]["ports"][0]["name"] == "http1", (
+        "KServe's Service leads to the first"
+    )
+
+
+def test_only_public_paths_are_let_in() -> None:
+    documents = render(EVERYTHING)
+    http, grpc = of_kind(documents, "Ingress")
+    paths = [path for ingress in (http, grpc) for path in ingress["spec"]["rules"][0]["http"]["paths"]]
+    assert {path["pathType"] for path in paths} == {"Exact"}
+    matches = one(documents, "HTTPRoute")["spec"]["rules"][0]["matches"]
+    assert {match["path"]["type"] for match in matches} == {"Exact"}
+    allowed = {match["path"]["value"] for match in matches}
+    assert allowed == {path["path"] for path in http["spec"]["rules"][0]["http"]["paths"]}
+    assert {path for path in allowed if not path.startswith("/v2/models/jpeg_classifier")} == {
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
+    methods = {
+        f"/{m['method']['service']}/{m['method']['method']}"
+        for m in one(documents, "GRPCRoute")["spec"]["rules"][0]["matches"]
+    }
+    assert methods == {path["path"] for path in grpc["spec"]["rules"][0]["http"]["paths"]}
+    assert not [m for m in methods | allowed if re.search("repository|shared|trace|log|stat|load", m, re.IGNORECASE)]
+
+
+def test_network_policies_shut_what_they_do_not_open() -> None:
+    policy = one(render({}), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == []
+    doors = {tuple(port["port"] for port in rule["ports"]): rule["from"] for rule in policy["ingress"]}
+    assert set(doors) == {("http", "grpc"), ("metrics",)}
+    assert all(peers for peers in doors.values()), "a rule without peers lets everybody in"
+    assert one(render(CASES["closed"]), "NetworkPolicy")["spec"]["ingress"] is None
+
+
+# --- what runs in the pods --------------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_as_root_or_can_become_it() -> None:
+    for deployment in all_deployments():
+        pod = pod_of(deployment)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            security = container["securityContext"]
+            assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (10001, 10001, True)
+            assert security["readOnlyRootFilesystem"] is True
+            assert (security["allowPrivilegeEscalation"], security["privileged"]) == (False, False)
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any("hostPath" in volume for volume in pod["volumes"])
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+
+
+def test_images_have_names_that_stay() -> None:
+    for deployment in all_deployments():
+        pod = pod_of(deployment)
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            name = container["image"].rpartition("/")[2]
+            assert re.search(r":.+|@sha256:", name), name
+            assert not name.endswith(":latest")
+
+
+def test_what_is_written_has_a_volume_with_a_size() -> None:
+    for deployment in all_deployments():
+        pod = pod_of(deployment)
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in server_of(deployment)["volumeMounts"]}
+        assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+        assert mounts["/tmp"]["emptyDir"]
+        assert all(volume["emptyDir"]["sizeLimit"] for volume in volumes.values() if "emptyDir" in volume)
+        used = {
+            mount["name"] for c in [*pod["containers"], *pod.get("initContainers", [])] for mount in c["volumeMounts"]
+        }
+        assert used == set(volumes)
+
+
+def arguments_of(deployment: Document) -> tuple[list[str], dict[str, str]]:
+    """The options of jpeg-serve, and those of tritonserver with their values."""
+    arguments = server_of(deployment)["args"]
+    own, triton = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    return own, dict(argument.split("=", 1) for argument in triton)
+
+
+def test_the_entry_point_gets_options_and_serves() -> None:
+    """It serves where its first argument is an option, and runs a program otherwise."""
+    for deployment in all_deployments():
+        own, _ = arguments_of(deployment)
+        assert own
+        assert all(argument.startswith("--") for argument in own)
+        assert "command" not in server_of(deployment)
+
+
+def test_options_exist() -> None:
+    shown = run_module("jpeg_serve", "--help")
+    assert shown.returncode == 0
+    for deployment in all_deployments():
+        own, _ = arguments_of(deployment)
+        for argument in own:
+            assert argument.split("=")[0] in shown.stdout, argument
+
+
+def test_probes_are_a_command_that_exists() -> None:
+    shown = run_module("jpeg_serve", "probe", "--help").stdout
+    for deployment in all_deployments():
+        server = server_of(deployment)
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            command = server[kind]["exec"]["command"]
+            assert command[:2] == ["jpeg-serve", "probe"]
+            assert command[2] in shown
+            assert 0 < int(command[3]) < server[kind]["timeoutSeconds"], "the command's own limit comes first"
+
+
+def test_a_probe_that_finds_no_server_fails() -> None:
+    done = run_module("jpeg_serve", "probe", "--http-port", "1", "--timeout-s", "3")
+    assert done.returncode == 1
+
+
+def test_probes_are_patient_before_they_kill() -> None:
+    for values in CASES.values():
+        for deployment in of_kind(render(values), "Deployment"):
+            server = server_of(deployment)
+            seconds = {
+                kind: server[f"{kind}Probe"]["periodSeconds"] * server[f"{kind}Probe"]["failureThreshold"]
+                for kind in ("startup", "readiness", "liveness")
+            }
+            start = values.get("server", {}).get("startSeconds", 600)
+            assert seconds["startup"] >= start
+            assert deployment["spec"]["progressDeadlineSeconds"] > seconds["startup"]
+            # A server that is late is taken out of the list first, and long before it would be killed.
+            assert seconds["readiness"] * 3 <= seconds["liveness"]
+
+
+def test_a_stop_has_time_for_all_its_parts() -> None:
+    for deployment in all_deployments():
+        own, triton = arguments_of(deployment)
+        (drain,) = [int(argument.split("=")[1]) for argument in own if argument.startswith("--drain-s=")]
+        command = server_of(deployment)["lifecycle"]["preStop"]["exec"]["command"]
+        assert command[0] == "sleep"
+        pre_stop = int(command[1])
+        # 10 s: what TritonServer.stop gives the models to unload after the drain.
+        assert pod_of(deployment)["terminationGracePeriodSeconds"] > pre_stop + drain + 10
+        # gRPC's servers spread the age by a tenth; 5 s for the endpoints to be known everywhere.
+        age = int(triton["--grpc-max-connection-age"]) / 1000
+        assert pre_stop >= 1.1 * age + 5
+        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+# --- the repository and the one word ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["onnx", "openvino", "tensorrt", "torch_tensorrt", "tf_trt"])
+def test_the_one_word_changes_one_word(word: str) -> None:
+    documents = render({"server": {"classifier": word}})
+    served = one(documents, "ConfigMap")["data"]["config.pbtxt"]
+    here = (ROOT / "model_repository/jpeg_classifier/config.pbtxt").read_text()
+    changed = [(a, b) for a, b in zip(here.splitlines(), served.splitlines(), strict=True) if a != b]
+    assert (
+        changed
+        == [
+            (a, a.replace("classifier_onnx", f"classifier_{word}")) for a in here.splitlines() if "classifier_onnx" in a
+        ][: 0 if word == "onnx" else 1]
+    )
+    assert (ROOT / f"model_repository/classifier_{word}/config.pbtxt").is_file()
+
+
+def test_another_word_makes_other_pods() -> None:
+    marks = [
+        one(render({"server": {"classifier": word}}), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        for word in ("onnx", "openvino")
+    ]
+    assert marks[0]["checksum/ensemble"] != marks[1]["checksum/ensemble"]
+
+
+def test_where_models_come_from() -> None:
+    def pod(case: str) -> Document:
+        return pod_of(one(render(CASES[case]), "Deployment"))
+
+    assert "initContainers" not in pod("defaults")  # the entry point fills the empty volume
+    (copy,) = pod("word")["initContainers"]
+    source = Path(copy["command"][2])
+    assert source.name == "model_repository"
+    assert f"COPY . {source.parent}/" in (ROOT / "Dockerfile").read_text(), "the image has the sources elsewhere"
+    (store,) = pod("store")["initContainers"]
+    assert store["args"][-1] == "/models"
+    assert store["envFrom"] == [{"secretRef": {"name": "store"}}]
+    claim = next(volume for volume in pod("claim")["volumes"] if volume["name"] == "models")
+    assert claim["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+    mount = next(
+        m for m in server_of(one(render(CASES["claim"]), "Deployment"))["volumeMounts"] if m["name"] == "models"
+    )
+    assert (mount["subPath"], mount["readOnly"]) == ("v3", True)
+
+
+def test_kserve_files_fit_each_other() -> None:
+    runtime, service = kserve("runtime"), kserve("inferenceservice")
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    formats = [{key: each[key] for key in ("name", "version")} for each in runtime["spec"]["supportedModelFormats"]]
+    assert model["modelFormat"] in formats
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    assert {"name": "MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
+    assert "MODEL_REPOSITORY" in (ROOT / "deploy/image/entrypoint.sh").read_text()
+    # The same server as the chart's.
+    chart = server_of(one(render({}), "Deployment"))
+    for part in (
+        "image",
+        "resources",
+        "securityContext",
+        "startupProbe",
+        "readinessProbe",
+        "livenessProbe",
+        "lifecycle",
+    ):
+        assert container[part] == chart[part], part
+    assert container["args"] == [a for a in chart["args"] if not a.startswith(("--address", "--ready-timeout-s"))]
+
+
+def test_rules_of_the_operator_are_those_of_prometheus() -> None:
+    files = [yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yaml").read_text()) for name in ("rules", "alerts")]
+    spec = one(render(EVERYTHING), "PrometheusRule")["spec"]
+    assert spec == {"groups": [group for file in files for group in file["groups"]]}
+    # The rules look for their servers by the name of the job.
+    named = set(re.findall(r'job="([^"]+)"', json.dumps(spec).replace('\\"', '"')))
+    (relabelling,) = one(render(EVERYTHING), "ServiceMonitor")["spec"]["endpoints"][0]["relabelings"]
+    assert relabelling == {"targetLabel": "job", "replacement": named.pop()}
+    assert not named
+
+
+# --- the numbers of the page ------------------------------------------------------------------------------------------
+
+
+def test_the_worked_example_follows_from_the_measurement() -> None:
+    """Replicas per images per second, as docs/kubernetes.md counts them, from the numbers it names."""
+    measured = json.loads((ROOT / "bench/results/cpu-2-cores-mobilenet_v2.json").read_text())
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    rows = re.findall(r"^\| (\w+) (\w+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert rows, "the table is not there"
+    rates = {(each["backend"], each["precision"]): each["ensemble"]["images_per_s"] for each in measured["classifiers"]}
+    peak = 1000
+    for backend, precision, rate, replicas, most in rows:
+        assert float(rate) == rates[backend, precision]
+        assert int(replicas) == math.ceil(peak / (0.7 * float(rate))) + 1
+        assert int(most) == math.ceil(1.5 * peak / (0.7 * float(rate))) + 1
+
+
+def test_pairs_of_values_render(tmp_path: Path) -> None:
+    """What two cases say together is valid, too, where they do not contradict each other."""
+    rendered = 0
+    for first, second in itertools.combinations(("gpu", "claim", "word", "keda", "closed", "pools"), 2):
+        with helm_python.Chart.load(CHART) as chart:
+            merged = chart.merge_values(_merged(CASES[first], CASES[second]))
+        for document in render(merged):
+            if document["kind"] not in CUSTOM:
+                kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+                rendered += 1
+    assert rendered > 100
+
+
+def _merged(a: Any, b: Any) -> Any:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {key: _merged(a[key], b[key]) if key in a and key in b else a.get(key, b.get(key)) for key in a | b}
+    return b

@@ -1,0 +1,244 @@
+"""What autoscalers ask Prometheus: a real Prometheus scrapes a real server under load, and answers each query."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import helm_python
+import pytest
+import yaml
+from debian_tools import tool
+from jpeg_client import Client
+from jpeg_serve import TritonServer
+from prometheus_client.parser import text_string_to_metric_families
+from support import ROOT, photo
+
+CHART = ROOT / "deploy/kubernetes/chart"
+KSERVE = ROOT / "deploy/kubernetes/kserve"
+NAMESPACE, DEPLOYMENT = "vision", "demo-triton-jpeg-classifier"
+POD = f"{DEPLOYMENT}-7d9f8b6c5d-x2x4z"
+THREADS = 4
+WINDOW = "12s"  # where the rules have a minute
+
+
+def adapter_rules() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())[
+        "rules"
+    ]["custom"]
+    return rules
+
+
+def adapter_query(rule: dict[str, Any], pod: str = POD) -> str:
+    """The query as prometheus-adapter fills it in for the pods of one autoscaler (its docs/config.md)."""
+    series = re.match(r"\w+", rule["seriesQuery"])
+    assert series is not None
+    query = rule["metricsQuery"]
+    for field, value in (
+        ("Series", series[0]),
+        ("LabelMatchers", f'namespace="{NAMESPACE}",pod=~"{pod}"'),
+        ("GroupBy", "pod"),
+    ):
+        query = query.replace(f"<<.{field}>>", value)
+    assert "<<" not in query
+    return str(query)
+
+
+def rendered(kind: str, by: str) -> dict[str, Any]:
+    targets = {"inFlightRequests": 3, "queueMilliseconds": 50, "imagesPerSecond": 80}
+    scaling = {"enabled": True, "by": by, "prometheusAddress": "http://prometheus:9090", **targets}
+    with helm_python.Chart.load(CHART) as chart:
+        manifests = chart.render({"server": {"autoscaling": scaling}}, name="demo", namespace=NAMESPACE)
+    (document,) = [
+        document
+        for name, text in manifests.items()
+        if name.endswith(".yaml")
+        for document in yaml.safe_load_all(text)
+        if document and document["kind"] == kind
+    ]
+    return dict(document)
+
+
+def keda_queries() -> dict[str, str]:
+    return {t["name"]: t["metadata"]["query"] for t in rendered("ScaledObject", "keda")["spec"]["triggers"]}
+
+
+def kserve_query() -> str:
+    service = yaml.safe_load((KSERVE / "inferenceservice.yaml").read_text())
+    (metric,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    return str(metric["external"]["metric"]["query"])
+
+
+def all_queries() -> list[str]:
+    return [*map(adapter_query, adapter_rules()), *keda_queries().values(), kserve_query()]
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_makes() -> None:
+    asked = [
+        metric["pods"]["metric"]["name"] for metric in rendered("HorizontalPodAutoscaler", "hpa")["spec"]["metrics"]
+    ]
+    made = [rule["name"]["as"] for rule in adapter_rules()]
+    assert sorted(asked) == sorted(made)
+    for rule in adapter_rules():
+        assert {v["resource"] for v in rule["resources"]["overrides"].values()} == {"namespace", "pod"}
+
+
+def test_every_metric_is_exported(server: TritonServer) -> None:
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    exported = {sample.name for sample in samples}
+    # Triton's counters lack the suffix _total, which the parser adds.
+    exported |= {name.removesuffix("_total") for name in exported}
+    named = {name for query in all_queries() for name in re.findall(r"\bnv_\w+", query)}
+    assert named == {
+        "nv_inference_count",
+        "nv_inference_queue_duration_us",
+        "nv_inference_request_duration_us",
+        "nv_inference_request_success",
+    }
+    assert named <= exported
+    models = {
+        sample.labels["model"] for sample in samples if sample.name.startswith("nv_inference_request_duration_us")
+    }
+    assert {model for query in all_queries() for model in re.findall(r'model!?="([^"]+)"', query)} <= models
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def ask(self, query: str, *, window: str = WINDOW, at: float | None = None) -> list[float]:
+        """The values of a query, now or at a time in seconds since 1970."""
+        text = urllib.parse.urlencode({"query": query.replace("[1m]", f"[{window}]"), "time": at or time.time()})
+        with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{text}", timeout=10) as answer:
+            found = json.load(answer)
+        assert found["status"] == "success"
+        return [float(result["value"][1]) for result in found["data"]["result"]]
+
+
+@contextlib.contextmanager
+def prometheus(server: TritonServer, pods: list[str], folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes the server once a second as each of these pods."""
+    from jpeg_serve.ports import free_port
+
+    program = tool("prometheus", "prometheus")
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": pod,
+                "static_configs": [
+                    {"targets": [server.metrics_address], "labels": {"namespace": NAMESPACE, "pod": pod}}
+                ],
+            }
+            for pod in pods
+        ],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port('127.0.0.1')}"
+    options = ["--config.file=prometheus.yaml", f"--web.listen-address={address}", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen([program, *options], cwd=folder, stdout=log, stderr=log)
+        try:
+            limit = time.monotonic() + 30
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://{address}/-/ready", timeout=2).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (folder / "prometheus.log").read_text()
+                    assert time.monotonic() < limit, "Prometheus did not become ready"
+                    time.sleep(0.2)
+            yield Prometheus(address)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+class Watched(NamedTuple):
+    """A Prometheus that saw a server do nothing, and then under the load of THREADS requests at once."""
+
+    prometheus: Prometheus
+    images_per_second: float
+    idle_at: float  # seconds since 1970
+
+
+@pytest.fixture(scope="module")
+def watched(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """After some seconds of that load, and while it goes on."""
+    pods = [POD, "other-triton-jpeg-classifier-1-1", "jpeg-classifier-predictor-1-1"]
+    counts = [0] * THREADS
+    running = True
+
+    def load(index: int) -> None:
+        with Client(f"grpc://{server.grpc_address}", timeout_s=30) as client:
+            while running:
+                client.classify([photo("chelsea")])
+                counts[index] += 1
+
+    with prometheus(server, pods, tmp_path_factory.mktemp("prometheus")) as prom:
+        limit = time.monotonic() + 60
+        while not all(prom.ask(query, window="3s") for query in all_queries()):
+            assert time.monotonic() < limit, "Prometheus got nothing to compute a rate from"
+            time.sleep(0.5)
+        idle_at = time.time()
+        threads = [threading.Thread(target=load, args=(index,)) for index in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(6)
+            before, begun = sum(counts), time.monotonic()
+            time.sleep(14)
+            rate = (sum(counts) - before) / (time.monotonic() - begun)
+            yield Watched(prom, rate, idle_at)
+        finally:
+            running = False
+            for thread in threads:
+                thread.join()
+
+
+def test_the_adapter_rules_see_the_load(watched: Watched) -> None:
+    prom, rate, _ = watched
+    in_flight, waiting, images = (prom.ask(adapter_query(rule)) for rule in adapter_rules())
+    # Each client always has one request open, and needs a moment of its own between two.
+    assert in_flight == [pytest.approx(THREADS, rel=0.3)]
+    assert images == [pytest.approx(rate, rel=0.3)]
+    # Little's law once more: a request cannot wait longer than all requests at once take.
+    assert len(waiting) == 1
+    assert 0 < waiting[0] < 1000 * THREADS / rate
+
+
+def test_keda_queries_see_the_load_of_their_pods_only(watched: Watched) -> None:
+    prom, rate, _ = watched
+    answers = {name: prom.ask(query) for name, query in keda_queries().items()}
+    assert answers["in-flight-requests"] == [pytest.approx(THREADS, rel=0.3)]
+    assert answers["images-per-second"] == [pytest.approx(rate, rel=0.3)]
+    assert len(answers["queue-milliseconds"]) == 1
+    assert 0 < answers["queue-milliseconds"][0] < 1000 * THREADS / rate
+
+
+def test_the_query_for_kserve_sees_the_load(watched: Watched) -> None:
+    assert watched.prometheus.ask(kserve_query()) == [pytest.approx(THREADS, rel=0.3)]
+
+
+def test_the_discovery_of_each_rule_finds_its_series(watched: Watched) -> None:
+    for rule in adapter_rules():
+        assert watched.prometheus.ask(f"count({rule['seriesQuery']})") == [3]
+
+
+def test_a_server_without_requests_is_a_zero_and_no_gap(watched: Watched) -> None:
+    """Without an answer the autoscaler would hold still, and with NaN, too."""
+    for query in all_queries():
+        assert watched.prometheus.ask(query, window="3s", at=watched.idle_at) == [0], query
