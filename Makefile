@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow test-tensorflow
+.PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow \
+  test-tensorflow image test-image up down audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,22 @@ build-tensorflow: ## an environment of its own for --backend tf_trt: .venv-tenso
 
 test-tensorflow: build-tensorflow ## the tests of --backend tf_trt, in that environment
 	@$(TENSORFLOW_VENV)/bin/pytest tests/tf_trt $(TEST)
+
+image: ## the server image, with Docker; TARGET=gpu for NVIDIA's Triton
+	docker build --tag triton-jpeg-classifier:$(or $(TARGET),cpu) --target $(or $(TARGET),cpu) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) .
+
+test-image: setup-dev ## build the server image without Docker and test it (as root; buildah, debootstrap, runc)
+	@scripts/test_image.sh $(TEST)
+
+up: ## server, gateway, Prometheus and Grafana, with Docker Compose; UP_OPTIONS=--build builds the image
+	@deploy/up.sh
+
+down: ## stop them; DOWN_OPTIONS=--volumes forgets models and metrics, too
+	@docker compose -f deploy/compose.yaml down $(DOWN_OPTIONS)
+
+audit: setup-dev ## look for known holes in the locked packages, where the package index answers such questions
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/audit.sh
 
 lint: setup-dev ## ruff, mypy --strict, and the arrows between the rooms
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh

@@ -4,8 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff format --check .
 ruff check .
+mapfile -t shells < <(git ls-files '*.sh')
+shellcheck "${shells[@]}" .ci/run
+hadolint Dockerfile
 lint-imports
-mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client scripts/demo.py scripts/renew_configs.py bench/classifiers.py
+mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client \
+  scripts/demo.py scripts/renew_configs.py bench/classifiers.py deploy/image/sbom.py
 # Tests take fixtures of every type: their bodies are checked, their signatures may be left open.
 mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclude tests/repository/assets tests
 # Each of these is a program of its own, named as Triton wants it: one by one, or their names would collide.

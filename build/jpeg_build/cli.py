@@ -234,7 +234,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--from-onnx",
         action="store_true",
         help="openvino, tensorrt: take the network from classifier_onnx of the model repository, which was checked "
-        "when it was built (fp32, of the same recipe): needs neither PyTorch nor the weights (default: from the recipe)",
+        "when it was built (fp32, same recipe): needs neither PyTorch nor the weights (default: from the recipe)",
     )
     parser.add_argument(
         "--if-needed",
