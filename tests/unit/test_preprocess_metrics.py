@@ -4,6 +4,8 @@ import threading
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jpeg_preprocess import Geometry, ImageError, Preprocessor, PreprocessSettings, metrics
 from jpeg_preprocess.errors import Reason
 from jpeg_preprocess.metrics import Measurements, Metrics
@@ -90,7 +92,8 @@ def test_each_reason_belongs_to_one_model():
     assert not before & after
 
 
-def test_what_several_threads_measure_arrives_once_and_whole(family):
+def test_what_several_threads_measure_arrives_once_and_whole(family, monkeypatch):
+    monkeypatch.setattr(metrics, "MOST_OBSERVED", 10_000)
     registered = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
 
     def work():
@@ -146,3 +149,31 @@ def test_an_update_that_fails_is_logged_and_the_next_one_counts(family, caplog, 
     registered.close()
     assert sum(family.values["jpeg_images_answered_total", ""]) == 1
     assert "the metrics could not be updated" in caplog.text
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
+def test_a_sample_is_even_and_whole_where_it_can_be(values, most):
+    taken = metrics.sample(values, most)
+    assert len(taken) == min(len(values), most)
+    if len(values) <= most:
+        assert taken == values
+    else:
+        places = [index * len(values) // most for index in range(most)]
+        assert list(taken) == [values[place] for place in places]
+        assert max(later - sooner for sooner, later in zip(places, [*places[1:], len(values)], strict=True)) <= (
+            len(values) // most + 1
+        )
+
+
+def test_a_flood_of_images_is_counted_exactly_and_sampled(family):
+    made = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
+    many = 4 * metrics.MOST_OBSERVED
+    measured = Measurements()
+    measured.decoded([b"x" * size for size in range(many)], [None] * many, [0.001] * many)
+    made.add(measured)
+    made.close()
+    assert sum(family.values["jpeg_images_decoded_total", ""]) == many
+    sizes = family.values["jpeg_image_size_bytes", ""]
+    assert len(sizes) == metrics.MOST_OBSERVED
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > many - 10
