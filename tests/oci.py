@@ -19,6 +19,9 @@ from typing import Any
 
 from support import run
 
+# What `docker run --tmpfs /tmp` mounts.
+DOCKERS_TMPFS = ["noexec", "nosuid", "nodev", "mode=1777"]
+
 
 class Image:
     """An image in buildah's store. `config` is Docker's: User, Entrypoint, Healthcheck, Labels ..."""
@@ -79,7 +82,7 @@ class Container:
             if mount["destination"] == "/dev/shm":
                 mount["options"] = ["nosuid", "nodev", "mode=1777", f"size={shm_bytes}"]
         spec["mounts"] += [
-            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": DOCKERS_TMPFS},
             {"destination": "/models", "type": "bind", "source": str(models), "options": ["bind", "rw"]},
         ]
         if cpus is not None:

@@ -22,8 +22,8 @@ def prepare_backends(installation: Installation, ours: Path | None) -> Path:
     ours: folder of Python-based backends, each a folder with a model.py; None for none. A native backend of the
     same name wins.
 
-    Folders are linked. Only the embedded server's Python backend is copied, since it gets a worker program that
-    its own folder does not have, and Triton refuses a library that is a link to another folder.
+    Folders are linked. Only the embedded server's Python backend is copied, where its own folder has not the worker
+    program that it needs, since Triton refuses a library that is a link to another folder.
 
     The directory is named by a digest of what is in it, so that it is made once and never changes under a server.
 

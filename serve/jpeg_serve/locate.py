@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import importlib.util
 import os
 import shutil
@@ -20,18 +21,15 @@ class Installation:
     """A tritonserver and what it needs.
 
     backends: folder with its native backends. stub: the Python backend's worker program for the running Python,
-    if it is not in that folder already. library_folders: what its loader must search.
+    if it is not in that folder already. library_folders: what its loader must search. is_embedded: whether it is the
+    wheel's, which has the Python backend only.
     """
 
     executable: Path
     backends: Path
     stub: Path | None
     library_folders: tuple[Path, ...]
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether it is the wheel's, which has the Python backend only."""
-        return self.stub is not None
+    is_embedded: bool = False
 
     def environment(self) -> dict[str, str]:
         """The environment to run it in: this process's, with its libraries and this Python first.
@@ -81,4 +79,13 @@ def find_installation() -> Installation:
     libraries = [package.parent / "nvidia_pytriton.libs"]
     if libpython.is_absolute():
         libraries.append(libpython.parent)
-    return Installation(server / "bin" / "tritonserver", server / "backends", stub, tuple(libraries))
+    # The server image puts it there: what is copied instead could not be run from a /tmp that is mounted noexec.
+    placed = server / "backends" / "python" / stub.name
+    in_place = placed.is_file() and filecmp.cmp(placed, stub, shallow=False)
+    return Installation(
+        server / "bin" / "tritonserver",
+        server / "backends",
+        None if in_place else stub,
+        tuple(libraries),
+        is_embedded=True,
+    )

@@ -172,7 +172,9 @@ def read_models(repository: Path) -> tuple[dict[str, Model], list[Problem]]:
         return {}, [Problem(str(repository), "there is no such folder; name it with --model-repository DIR")]
     models: dict[str, Model] = {}
     problems = []
-    for folder in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    # A volume with a file system of its own has lost+found at its root.
+    folders = [path for path in repository.iterdir() if not path.name.startswith(".") and path.name != "lost+found"]
+    for folder in sorted(path for path in folders if path.is_dir()):
         where = f"{folder.name}/{CONFIG}"
         try:
             text = (folder / CONFIG).read_text(encoding="utf-8")

@@ -31,14 +31,14 @@ def probe(address: str, model: str, timeout_s: float) -> str:
     except TimeoutError as error:
         raise ProbeError(f"{model} on {address} did not answer within {timeout_s:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise ProbeError(f"{address} cannot be asked: {error or type(error).__name__}") from error
+        raise ProbeError(f"{address} cannot be asked: {str(error) or type(error).__name__}") from error
     finally:
         connection.close()
     if answer.status != 200:
         raise ProbeError(f"{model} on {address} answers {answer.status}: {body[:300].decode(errors='replace')}")
     try:
         return _best_label(body, int(header or 0))
-    except (ValueError, KeyError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, struct.error) as error:
         raise ProbeError(f"{model} on {address} answers something else than labels") from error
 
 
