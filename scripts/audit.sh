@@ -3,13 +3,16 @@
 # Usage: make audit     Exit status: 0 none known, or the index answers no such questions; 1 there are some.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-found=0 asked=0
+found=0 asked=0 silent=()
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
 for lock in requirements/*.txt; do
-  report=$(pip-audit --disable-pip --require-hashes --requirement "$lock" --format json --progress-spinner off 2> /dev/null) || true
+  pip-audit --disable-pip --require-hashes --requirement "$lock" --format json --progress-spinner off \
+    > "$report" 2> /dev/null || true
   counts=$(python - "$report" << 'EOF'
-import json, sys
+import json, pathlib, sys
 try:
-    packages = json.loads(sys.argv[1])["dependencies"]
+    packages = json.loads(pathlib.Path(sys.argv[1]).read_text())["dependencies"]
 except ValueError:
     packages = []
 known = [package for package in packages if "skip_reason" not in package]
@@ -19,10 +22,14 @@ for package in known:
 print(len(known), sum(len(package["vulns"]) for package in known))
 EOF
   )
+  if [ "${counts% *}" = 0 ]; then silent+=("$lock"); fi
   asked=$((asked + ${counts% *})) found=$((found + ${counts#* }))
   echo "audit: $lock: ${counts% *} packages looked up, ${counts#* } holes known" >&2
 done
 if [ "$asked" = 0 ]; then
   echo "audit: NOTHING WAS AUDITED: the package index answers no questions about holes" >&2
+elif [ "${#silent[@]}" != 0 ]; then
+  echo "audit: could not be audited, while others could: ${silent[*]}" >&2
+  exit 1
 fi
 [ "$found" = 0 ]

@@ -149,10 +149,14 @@ def settings_of_pip():
     """The package index and the certificates that pip is set up with: uv does not read pip's settings."""
     asked = [str(BIN / "python"), "-m", "pip", "config", "list"]
     listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    # Lines such as global.cert='FILE'; those of the environment come first and win, as in pip.
+    # Lines such as global.cert='FILE', which pip's versions list in different orders. What comes first here wins, as in
+    # pip itself.
+    found = re.findall(r"^(:env:|global|site|user)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE)
     set_up = {}
-    for name, value in re.findall(r"^(?::env:|global|site|user)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE):
-        set_up.setdefault(name.replace("-", " "), value)
+    for place in (":env:", "site", "user", "global"):
+        for where, name, value in found:
+            if where == place:
+                set_up.setdefault(name.replace("-", " "), value)
     settings = {}
     for option, names in (
         ("index url", ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")),

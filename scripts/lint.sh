@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 ruff format --check .
 ruff check .
 mapfile -t shells < <(git ls-files '*.sh')
-shellcheck "${shells[@]}" .ci/run
+shellcheck --external-sources "${shells[@]}" .ci/run
 hadolint Dockerfile
 lint-imports
 mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client \
