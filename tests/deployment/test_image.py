@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from debian_tools import tool
 from oci import Container, Image
-from support import ROOT, run
+from support import ROOT, run, wait_for_batches
 
 NAME = os.environ.get("JPEG_IMAGE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="needs a built image: make test-image builds one and runs these")
@@ -179,7 +181,7 @@ def test_the_health_check_fails_when_there_are_no_labels(image, container):
 
 
 def test_a_reload_works_from_outside(container):
-    answered = container.exec("jpeg-serve", "reload", "--model-repository", "/models")
+    answered = container.exec("jpeg-serve", "reload")
     assert answered.returncode == 0, answered.stderr
     assert "classifier_onnx" in answered.stdout
 
@@ -188,7 +190,7 @@ def test_what_the_volume_holds_stays(container, volume, other):
     """A second container of the volume serves what is there, and copies nothing."""
     before = {path: path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()}
     assert "copying the repository" in container.said()
-    second = other(volume, "jpeg-serve", "check", "--model-repository", "/models")
+    second = other(volume, "jpeg-serve", "check")
     assert second.wait(60) == 0, second.said()
     assert "copying" not in second.said()
     assert {path: path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()} == before
@@ -204,6 +206,18 @@ def test_a_volume_that_was_begun_is_finished(image, other, tmp_path):
     container = other(volume)
     container.wait_until_healthy(health_check(image), 90)
     assert not (volume / ".filling").exists()
+
+
+def test_a_volume_with_a_file_system_of_its_own_is_filled(image, other, tmp_path):
+    """Which has lost+found at its root, for root only."""
+    volume = tmp_path / "volume"
+    (volume / "lost+found").mkdir(parents=True)
+    (volume / "lost+found").chmod(0o700)
+    os.chown(volume, USER, USER)
+    container = other(volume)
+    container.wait_until_healthy(health_check(image), 90)
+    assert "copying the repository" in container.said()
+    assert "denied" not in container.said()
 
 
 def test_a_volume_that_cannot_be_written_is_said(other, tmp_path):
@@ -238,12 +252,24 @@ def test_a_limit_of_cpus_is_seen(image, root, volume, tmp_path):
         container.remove()
 
 
-def test_a_stop_lets_open_requests_end(image, root, volume, tmp_path):
-    container = Container(image, root, tmp_path, models=volume)
+def test_a_stop_lets_open_requests_end(image, root, volume, container, tmp_path):
+    own = tmp_path / "own"
+    assert run("cp", "-a", volume, own).returncode == 0
+    # Some seconds in which the request waits for a batch to fill.
+    wait_for_batches(own / "preprocess", 64, seconds=4)
+    stopped = Container(image, root, tmp_path, models=own)
     try:
-        container.wait_until_healthy(health_check(image), 90)
-        container.signal(image.config["StopSignal"])
-        assert container.wait(45) == 0
-        assert "jpeg-serve: stopped" in container.said()
+        stopped.wait_until_healthy(health_check(image), 90)
+        with ThreadPoolExecutor(1) as pool:
+            photo = ROOT / "photos" / "china.jpg"
+            asked = pool.submit(stopped.inside, CLASSIFY, "--url", "http://localhost:8000", "-k", "1", photo)
+            time.sleep(2)
+            assert not asked.done()
+            stopped.signal(image.config["StopSignal"])
+            answered = asked.result(60)
+        assert answered.returncode == 0, answered.stderr
+        assert "palace" in answered.stdout
+        assert stopped.wait(45) == 0
+        assert "jpeg-serve: stopped" in stopped.said()
     finally:
-        container.remove()
+        stopped.remove()
