@@ -47,7 +47,7 @@ up: ## server, gateway, Prometheus and Grafana, with Docker Compose; UP_OPTIONS=
 	@deploy/up.sh
 
 down: ## stop them; DOWN_OPTIONS=--volumes forgets models and metrics, too
-	@docker compose -f deploy/compose.yaml down $(DOWN_OPTIONS)
+	@docker compose -f deploy/compose.yaml --profile '*' down $(DOWN_OPTIONS)
 
 audit: setup-dev ## look for known holes in the locked packages, where the package index answers such questions
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/audit.sh

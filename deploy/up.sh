@@ -16,7 +16,12 @@ if [ "$(id -u)" = 0 ]; then
 else
   GATEWAY_USER=$(id -u):$(id -g)
 fi
-export GATEWAY_USER
+# Containers run as other users, who must be able to read what is mounted.
+chmod -R a+rX gateway prometheus grafana
+SERVER_CPUS=${SERVER_CPUS:-$(nproc)}
+# For `docker compose` without this script.
+printf '%s\n' "GATEWAY_USER=$GATEWAY_USER" "SERVER_CPUS=$SERVER_CPUS" > .env
+export GATEWAY_USER SERVER_CPUS
 if [ -n "$key" ]; then
   say "made an API key, shown this once: $key"
 fi
