@@ -25,8 +25,11 @@ fail() {
 running=""
 stop() {
   if [ -n "$running" ] && [ -n "${!:-}" ]; then
-    kill -TERM "$!" 2> /dev/null || true
-    wait "$!" || true
+    begun=$!
+    kill -TERM "$begun" 2> /dev/null || true
+    # Once more: a child that is just being started may miss the first one. And not for ever.
+    (sleep 1; kill -TERM "$begun"; sleep 20; kill -KILL "$begun") > /dev/null 2>&1 &
+    wait "$begun" || true
   fi
   say "stopped"
   exit 143
