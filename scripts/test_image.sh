@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 image=localhost/triton-jpeg-classifier:cpu
+PATH=$PATH:/usr/sbin:/sbin # debootstrap, and what it runs
 for tool in buildah debootstrap runc; do
   command -v "$tool" > /dev/null || { echo "test-image: needs $tool (Debian, Ubuntu: apt-get install $tool)" >&2; exit 1; }
 done
