@@ -68,10 +68,12 @@ def find_built(recipe: Recipe, repository: Path) -> tuple[Path, reports.Report]:
     file = None if served is None else find_report(repository, SOURCE, served)
     report = None if file is None else reports.read(file)
     # A newer version may be the same network in another precision.
-    for folder in sorted((repository / SOURCE.model).glob("[0-9]*"), reverse=True):
-        other = reports.read(folder / reports.report_path(Path(SOURCE.artefact)).name)
+    numbers = [int(path.name) for path in (repository / SOURCE.model).glob("[0-9]*") if path.name.isdigit()]
+    for number in sorted(numbers, reverse=True):
+        path = find_report(repository, SOURCE, number)
+        other = reports.read(path)
         if other is not None and (other.get("precision"), other.get("recipe_sha256")) == ("fp32", recipe.sha256):
-            file, report = folder / reports.report_path(Path(SOURCE.artefact)).name, other
+            file, report = path, other
             break
     if file is None or report is None:
         raise NetworkError(f"{repository}: {SOURCE.model} is not built: where the network is, run {build}")

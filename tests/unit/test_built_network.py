@@ -58,6 +58,16 @@ def test_it_is_done_again_only_for_another_onnx_file(folder):
     assert "up to date" not in build(folder, "--backend", "openvino", "--if-needed").stderr
 
 
+def test_the_newest_version_in_fp32_is_taken(folder):
+    model = folder / "models/classifier_onnx"
+    for number in ("2", "10", "11"):
+        shutil.copytree(model / "1", model / number)
+    report = model / "11/model.json"
+    report.write_text(report.read_text().replace('"precision": "fp32"', '"precision": "int8"', 1))
+    network = BuiltNetwork(load_recipe(folder / "small.toml"), folder / "models")
+    assert network.artefact == model / "10/model.onnx"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
