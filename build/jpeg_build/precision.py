@@ -15,6 +15,7 @@ from jpeg_build.half import to_half
 from jpeg_build.onnx_graph import finish
 from jpeg_build.onnx_values import opset, with_kernel_shapes, with_opset
 from jpeg_build.photos import random_pixels
+from jpeg_build.planes import normalise_planes
 from jpeg_build.quantise import Dialect, quantise
 
 # Fewer images than this are no calibration set.
@@ -49,6 +50,8 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
     notes = []
     if dialect == "tensorrt":
         notes += _for_tensorrt(path)
+    else:
+        finish(normalise_planes(onnx.load(str(path))), path)
     if job.precision == "fp16":
         details = _fp16(job, path)
     elif job.precision == "int8":

@@ -273,6 +273,39 @@ def test_an_artefact_that_is_missing_or_has_other_tensors_is_refused(tmp_path, b
         load_session(replace(config(), artefact=built))
 
 
+@given(st.integers(1, 40), st.integers(1, 17))
+def test_a_batch_is_shared_out_or_run_together_and_comes_back_in_order(images, threads):
+    from jpeg_backend.onnx_runtime import PIECE_IMAGES, _Sized
+
+    runs = []
+
+    def run(how):
+        def noted(pixels):
+            runs.append((how, len(pixels)))
+            return pixels * 2.0
+
+        return noted
+
+    pixels = np.arange(images, dtype=np.float32).reshape(-1, 1)
+    np.testing.assert_array_equal(_Sized(run("together"), run("alone"), threads)(pixels), pixels * 2)
+    assert sum(size for _, size in runs) == images
+    if images < threads:
+        assert runs == [("together", images)]
+    else:
+        assert {how for how, _ in runs} == {"alone"}
+        assert max(size for _, size in runs) <= PIECE_IMAGES
+
+
+def test_the_same_answers_however_a_batch_is_run(built_repository):
+    from jpeg_backend.onnx_runtime import load_session
+
+    built = built_repository / "classifier_onnx" / "1" / "model.onnx"
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), np.uint8)
+    where = replace(config(), artefact=built, input_name="input__0", output_name="output__0")
+    whole = load_session(replace(where, parameters={"intra_op_thread_count": "1"}))(pixels)
+    np.testing.assert_allclose(load_session(where)(pixels), whole, rtol=1e-4, atol=1e-4)
+
+
 def script(network, path, *, notes=None):
     import torch
 

@@ -17,6 +17,7 @@ from jpeg_build.onnx_network import OnnxNetwork
 from jpeg_build.onnx_values import image_part, prepared, with_opset
 from jpeg_build.parity import check, measure
 from jpeg_build.photos import load_photos
+from jpeg_build.planes import normalise_planes
 from jpeg_build.precision import write_onnx
 from jpeg_build.quantise import Dialect, quantise
 from jpeg_build.recipe import RECIPES, load_recipe
@@ -118,6 +119,14 @@ def residual(graph):
     tensor = graph.node("Relu", graph.node("Add", inner, tensor))
     tensor = graph.node("Relu", graph.conv(tensor, 16, 32))
     graph.dense(graph.flat(tensor), 32)
+
+
+def shortcut(graph):
+    """A sum of which both sides come straight from convolutions, as where a ResNet halves its images."""
+    tensor = graph.node("Relu", graph.conv(graph.image(), 3, 16))
+    inner = graph.conv(graph.node("Relu", graph.conv(tensor, 16, 16)), 16, 24)
+    tensor = graph.node("Relu", graph.node("Add", inner, graph.conv(tensor, 16, 24, size=1)))
+    graph.dense(graph.flat(graph.node("Relu", graph.conv(tensor, 24, 32))), 32)
 
 
 def overflowing(graph):
@@ -410,8 +419,51 @@ def test_the_normalisation_is_left_alone(job, tmp_path, dialect):
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in ("Sub", "Mul"):
-            assert constants.intersection(node.input) <= {"pixels/mean", "pixels/scale"}
+            read = {name.split("/planes/")[0] for name in constants.intersection(node.input)}
+            assert read <= {"pixels/mean", "pixels/scale"}
     assert names
+
+
+@pytest.mark.parametrize("build", [mobile, residual, shortcut])
+def test_tensorrt_sees_every_sum_with_one_side_in_integers(job, tmp_path, build):
+    graph = Graph()
+    build(graph)
+    model = contract(write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="tensorrt").path)
+    producers = {output: node.op_type for node in model.graph.node for output in node.output}
+    sums = [[producers.get(name) for name in node.input] for node in model.graph.node if node.op_type == "Add"]
+    assert sums
+    assert all("DequantizeLinear" in sides for sides in sums)
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime", "openvino"])
+def test_cpus_normalise_whole_planes(job, tmp_path, photos, dialect):
+    graph = Graph()
+    residual(graph)
+    made = job(graph, "fp32")
+    made.network.export_onnx(tmp_path / "exported.onnx")
+    model = contract(write_onnx(made, tmp_path / "fp32.onnx", dialect=dialect).path)
+    assert [node.op_type for node in model.graph.node[:4]] == ["Cast", "Transpose", "Sub", "Mul"]
+    before = ort.InferenceSession(str(tmp_path / "exported.onnx"), providers=["CPUExecutionProvider"])
+    after = ort.InferenceSession(str(tmp_path / "fp32.onnx"), providers=["CPUExecutionProvider"])
+    answers = [session.run(None, {"input__0": photos})[0] for session in (before, after)]
+    np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-5)
+
+
+def test_tensorrt_gets_the_normalisation_as_it_was(job, tmp_path):
+    graph = Graph()
+    residual(graph)
+    model = contract(write_onnx(job(graph, "fp32"), tmp_path / "fp32.onnx", dialect="tensorrt").path)
+    assert [node.op_type for node in model.graph.node[:4]] == ["Cast", "Sub", "Mul", "Transpose"]
+
+
+def test_a_network_with_channels_last_keeps_its_normalisation(job, tmp_path):
+    graph = Graph(layout="NHWC")
+    mobile(graph)
+    made = job(graph, "fp32")
+    made.network.export_onnx(tmp_path / "exported.onnx")
+    model = onnx.load(str(tmp_path / "exported.onnx"))
+    operators = [node.op_type for node in normalise_planes(model).graph.node]
+    assert sorted(operators) == sorted(node.op_type for node in model.graph.node)
 
 
 def test_a_correction_takes_the_shift_of_rounded_weights_back(job, tmp_path, photos, monkeypatch):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from jpeg_preprocess.cpus import limited_cpus
+from jpeg_preprocess.cpus import limited_cpus, usable_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
+
+# Images of one run where each thread runs its own.
+PIECE_IMAGES = 2
 
 # The native backend's meaning of `optimization { graph { level } }` (README of triton's onnxruntime_backend).
 _GRAPH_LEVELS = {
@@ -48,11 +52,17 @@ def session_options(config: ModelConfig) -> Any:
 def load_session(config: ModelConfig) -> Run:
     """Load an ONNX file on the CPU.
 
+    Unless the config says how many threads share one run (`intra_op_thread_count`), batches are run by whatever is
+    faster for their size: see `_Sized`.
+
     Raises BackendConfigError if the file is missing, or if its tensors are not those of the config.
     """
     if not config.artefact.is_file():
         raise BackendConfigError(f"{config.artefact.name} is missing: build it with jpeg-build")
-    session = ort.InferenceSession(str(config.artefact), session_options(config), providers=["CPUExecutionProvider"])
+    shared = session_options(config)
+    # Between two runs its threads would spin, on cores that decode images meanwhile.
+    shared.add_session_config_entry("session.force_spinning_stop", "1")
+    session = _session(config, shared)
     for wanted, found in (
         (config.input_name, session.get_inputs()),
         (config.output_name, session.get_outputs()),
@@ -60,7 +70,39 @@ def load_session(config: ModelConfig) -> Run:
         names = [tensor.name for tensor in found]
         if wanted not in names:
             raise BackendConfigError(f"{config.artefact.name} has no tensor {wanted}; it has {', '.join(names)}")
+    threads = usable_cpus()
+    if config.integer("intra_op_thread_count", 0) or threads == 1:
+        return _runner(config, session)
+    alone = session_options(config)
+    alone.intra_op_num_threads = 1
+    return _Sized(_runner(config, session), _runner(config, _session(config, alone)), threads)
 
+
+class _Sized:
+    """Runs a small batch by all threads together, and a larger one by each thread for itself, two images at a time.
+
+    Threads that share a run wait for each other after each layer, which costs more the more threads there are, and most
+    where other processes use the same cores; and the tensors of few images stay in the cores' caches (bench/NOTES.md
+    has the numbers). But with fewer images than threads, only sharing occupies them all.
+    """
+
+    def __init__(self, together: Run, alone: Run, threads: int) -> None:
+        self._together, self._alone, self._threads = together, alone, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="classify")
+
+    def __call__(self, pixels: Array) -> Array:
+        """(N, H, W, 3) uint8 to (N, classes) float32."""
+        if len(pixels) < self._threads:
+            return self._together(pixels)
+        pieces = [pixels[start : start + PIECE_IMAGES] for start in range(0, len(pixels), PIECE_IMAGES)]
+        return np.concatenate(list(self._pool.map(self._alone, pieces)))
+
+
+def _session(config: ModelConfig, options: Any) -> Any:
+    return ort.InferenceSession(str(config.artefact), options, providers=["CPUExecutionProvider"])
+
+
+def _runner(config: ModelConfig, session: Any) -> Run:
     def run(pixels: Array) -> Array:
         logits: Array = session.run([config.output_name], {config.input_name: pixels})[0]
         return np.ascontiguousarray(logits)
