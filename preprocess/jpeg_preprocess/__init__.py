@@ -4,6 +4,7 @@ NumPy in, NumPy out. Nothing here knows Triton, so everything here can be tested
 """
 
 from jpeg_preprocess.decode import Decoder, Limits
+from jpeg_preprocess.device_preprocessor import DevicePreprocessor, open_preprocessor
 from jpeg_preprocess.errors import ImageError, describe_failures
 from jpeg_preprocess.geometry import Geometry, Interpolation
 from jpeg_preprocess.labels import LabelFileError, read_labels
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "Decoded",
     "Decoder",
+    "DevicePreprocessor",
     "Geometry",
     "ImageError",
     "Interpolation",
@@ -33,6 +35,7 @@ __all__ = [
     "Preprocessor",
     "SettingsError",
     "describe_failures",
+    "open_preprocessor",
     "read_k",
     "read_labels",
     "read_parameters",

@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from jpeg_preprocess.errors import ImageError
 from jpeg_preprocess.geometry import Geometry, Size
 
-Decoder = Literal["scaled", "full"]
+Decoder = Literal["scaled", "full", "gpu"]
 """`full` decodes every pixel. `scaled` lets libjpeg-turbo leave out what the resize would throw away: it decodes
 at 1/2, 1/4 or 1/8, but never below twice the size that the resize asks for, so the resize still does the
 filtering. docs/preprocessing.md has the measured differences."""

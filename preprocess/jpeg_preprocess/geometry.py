@@ -77,6 +77,16 @@ class Geometry:
         # Python's rounding of halves to even is torchvision's, too (torchvision.transforms.functional.center_crop).
         return round((new_width - crop_width) / 2.0), round((new_height - crop_height) / 2.0)
 
+    def sampling(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Where the crop lies in an image of this size that was not resized: (left, top, across, down).
+
+        left, top: where it begins, in the image's pixels. across, down: how many of them one pixel of it stands for.
+        """
+        new_width, new_height = self.resized_size(width, height)
+        left, top = self.crop_corner(new_width, new_height)
+        across, down = width / new_width, height / new_height
+        return left * across, top * down, across, down
+
     def apply(self, image: Image.Image, original_size: Size | None = None) -> NDArray[np.uint8]:
         """Resize and crop `image` (mode RGB).
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from jpeg_preprocess import ImageError, Preprocessor, PreprocessSettings, describe_failures, metrics
+from jpeg_preprocess import ImageError, PreprocessSettings, describe_failures, metrics, open_preprocessor
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         settings = PreprocessSettings.from_config(args["model_config"])
-        self._preprocess = Preprocessor(settings)
+        gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
+        self._preprocess = open_preprocessor(settings, gpu)
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.PREPROCESS_SERIES, args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -66,6 +68,9 @@ def _respond(
         code = pb_utils.TritonError.INTERNAL if ours else pb_utils.TritonError.INVALID_ARG
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe_failures(failures), code))
     messages = [[b"" if error is None else str(error).encode()] for error in errors]
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor("PIXELS", pixels), pb_utils.Tensor("ERROR", np.array(messages, dtype=object))]
-    )
+    return pb_utils.InferenceResponse([_tensor("PIXELS", pixels), _tensor("ERROR", np.array(messages, dtype=object))])
+
+
+def _tensor(name: str, array: Any) -> pb_utils.Tensor:
+    """An array in host memory or on a GPU, where it stays."""
+    return pb_utils.Tensor(name, array) if isinstance(array, np.ndarray) else pb_utils.Tensor.from_dlpack(name, array)

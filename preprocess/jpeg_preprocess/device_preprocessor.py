@@ -1,0 +1,156 @@
+"""A batch of JPEGs to pixels in a GPU's memory: decoded by its JPEG engines, resized by one kernel."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jpeg_preprocess.cpus import usable_cpus
+from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
+from jpeg_preprocess.errors import ImageError
+from jpeg_preprocess.jpeg_header import PlainJpeg, read_plain
+from jpeg_preprocess.preprocessor import Decoded, Preprocessor
+from jpeg_preprocess.settings import PreprocessSettings, SettingsError
+
+log = logging.getLogger(__name__)
+
+_WARM_UP_BATCH, _WARM_UP_SIZE = 32, (640, 480)
+
+
+def open_preprocessor(settings: PreprocessSettings, gpu: int = 0) -> Preprocessor | DevicePreprocessor:
+    """What decodes as the settings say. gpu: number of the GPU, for decoder gpu. Raises SettingsError."""
+    return DevicePreprocessor(settings, gpu) if settings.decoder == "gpu" else Preprocessor(settings)
+
+
+class DevicePreprocessor:
+    """Decodes, resizes and crops batches of JPEGs on a GPU, and on the CPU what the GPU does not take.
+
+    nvImageCodec decodes plain JPEGs (`jpeg_header.PlainJpeg`) by the GPU's JPEG engines, or by its cores where it has
+    no engines. What is not plain, what is beyond a limit, and what the GPU refuses goes through `Preprocessor`, image
+    by image, which also finds the words for what is broken.
+
+    gpu: its number. Raises SettingsError if there is no GPU or a package is missing, or if the geometry cannot be
+    computed there.
+    """
+
+    def __init__(self, settings: PreprocessSettings, gpu: int = 0) -> None:
+        if not DeviceResizer.offered(settings.geometry):
+            raise SettingsError("decoder gpu offers bilinear, bicubic and lanczos, with antialias: use decoder scaled")
+        self.settings = settings
+        self._cp, codec = _package("cupy"), _package("nvidia.nvimgcodec")
+        self._codec = codec
+        try:
+            self._device = self._cp.cuda.Device(gpu)
+            with self._device:
+                self._stream = self._cp.cuda.Stream(non_blocking=True)
+                self._resize = DeviceResizer(self._cp, settings.geometry)
+        except self._cp.cuda.runtime.CUDARuntimeError as error:
+            raise SettingsError(f"decoder gpu: there is no usable NVIDIA GPU {gpu} ({error}): use scaled") from error
+        self._decoder = _decoder(codec, gpu)
+        # The kernel turns images upright.
+        self._parameters = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
+        self._fallback = Preprocessor(settings)
+        # The first batches wait for what the GPU's driver and nvImageCodec load and reserve: half a second and more.
+        for size in (1, _WARM_UP_BATCH):
+            self.decode([_warm_up_jpeg()] * size)
+
+    def decode(self, images: Sequence[bytes]) -> Decoded:
+        """As `Preprocessor.decode`, but the pixels are a CuPy array, and complete when it returns."""
+        begun = time.perf_counter()
+        height, width = self.settings.geometry.crop_size
+        with self._device, self._stream:
+            pixels = self._cp.empty((len(images), height, width, 3), np.uint8)
+            try:
+                left = self._decode_on_device(images, pixels)
+            except Exception:
+                # What one image may have done to the decoder must not cost the others their answers.
+                log.exception("a batch of %d images could not be decoded on the GPU, and goes to the CPU", len(images))
+                left = list(range(len(images)))
+            errors: list[ImageError | None] = [None] * len(images)
+            seconds = [(time.perf_counter() - begun) / max(1, len(images))] * len(images)
+            if left:
+                decoded = self._fallback.decode([images[index] for index in left])
+                for place, index in enumerate(left):
+                    pixels[index].set(decoded.pixels[place])
+                    errors[index], seconds[index] = decoded.errors[place], decoded.seconds[place]
+            self._stream.synchronize()
+        return Decoded(pixels, errors, seconds)
+
+    def close(self) -> None:
+        """Wait for what is being decoded, and end the threads."""
+        self._fallback.close()
+
+    def _decode_on_device(self, images: Sequence[bytes], pixels: Any) -> list[int]:
+        """Returns the places of the images that are left for the CPU."""
+        taken: list[tuple[int, PlainJpeg]] = []
+        streams = []
+        for index, data in enumerate(images):
+            header = self._takes(data)
+            if header is not None:
+                taken.append((index, header))
+                streams.append(self._codec.CodeStream(data))
+        windows = np.zeros(len(images), WINDOW)
+        on_device = set()
+        if streams:
+            decoded = self._decoder.decode(streams, params=self._parameters, cuda_stream=self._stream.ptr)
+            for (index, header), image in zip(taken, decoded, strict=True):
+                if image is None:
+                    continue
+                array = image.__cuda_array_interface__
+                if array["shape"] != (header.height, header.width, 3) or array["typestr"] != "|u1":
+                    continue
+                row_bytes = (array["strides"] or (header.width * 3,))[0]
+                orientation = header.orientation if self.settings.exif_orientation else 1
+                windows[index] = window(
+                    self.settings.geometry, array["data"][0], row_bytes, (header.width, header.height), orientation
+                )
+                on_device.add(index)
+            self._resize(windows, pixels)
+            # The decoded images are read until here.
+            self._stream.synchronize()
+        return [index for index in range(len(images)) if index not in on_device]
+
+    def _takes(self, data: bytes) -> PlainJpeg | None:
+        limits = self.settings.limits
+        if len(data) > limits.max_image_bytes:
+            return None
+        header = read_plain(data)
+        return header if header is not None and header.width * header.height <= limits.max_pixels else None
+
+
+def _warm_up_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", _WARM_UP_SIZE).save(file, "JPEG")
+    return file.getvalue()
+
+
+def _decoder(codec: Any, gpu: int) -> Any:
+    """A decoder that uses the GPU's JPEG engines; where it has none, its cores and, for the Huffman codes, the CPU's.
+
+    Engines alone, and one thread to feed them: with a second kind of decoder beside them, or a second thread,
+    nvImageCodec shares each batch out among them and waits for the slowest (bench/NOTES.md).
+    """
+    kinds = codec.BackendKind
+    for kind, threads in ((kinds.HW_GPU_ONLY, 1), (kinds.HYBRID_CPU_GPU, usable_cpus())):
+        try:
+            return codec.Decoder(device_id=gpu, max_num_cpu_threads=threads, backends=[codec.Backend(kind)])
+        except RuntimeError as error:
+            log.warning("nvImageCodec has no decoder %s on GPU %d: %s", kind.name, gpu, error)
+    raise SettingsError(f"decoder gpu: nvImageCodec can decode no JPEG on GPU {gpu}: use scaled")
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: one of its libraries
+        raise SettingsError(
+            f"decoder gpu: the package {name} cannot be imported ({error}): pip install -e '.[gpu-decode]' in this "
+            "project's folder, or use scaled"
+        ) from error

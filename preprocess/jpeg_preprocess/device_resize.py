@@ -1,0 +1,176 @@
+"""Resize and crop on a GPU: every image of a batch, whatever its size, in one launch of one kernel."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jpeg_preprocess.geometry import Geometry, Size
+
+WINDOW = np.dtype(
+    [
+        ("pixels", np.uint64),
+        ("step_x", np.int64),
+        ("step_y", np.int64),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("left", np.float64),
+        ("top", np.float64),
+        ("across", np.float64),
+        ("down", np.float64),
+    ]
+)
+"""One image, as the kernel takes it.
+
+pixels: address of the upright image's first pixel, 0 for an image of which nothing is to be read. step_x, step_y: bytes
+from there to the pixel on its right, and below. width, height: of the upright image, in pixels. left, top: where in it
+the crop begins. across, down: how many of its pixels one pixel of the result stands for.
+"""
+
+# Pillow's filters (src/libImaging/Resample.c): how far each reaches, and its weight at a distance.
+_FILTERS = {
+    "bilinear": (1.0, "x = fabsf(x); return x < 1.0f ? 1.0f - x : 0.0f;"),
+    "bicubic": (
+        2.0,
+        "const float a = -0.5f; x = fabsf(x);"
+        "if (x < 1.0f) return ((a + 2.0f) * x - (a + 3.0f)) * x * x + 1.0f;"
+        "if (x < 2.0f) return (((x - 5.0f) * x + 8.0f) * x - 4.0f) * a;"
+        "return 0.0f;",
+    ),
+    "lanczos": (
+        3.0,
+        "const float pi = 3.14159265358979f;"
+        "if (x <= -3.0f || x >= 3.0f) return 0.0f;"
+        "if (x == 0.0f) return 1.0f;"
+        "return 3.0f * sinf(pi * x) * sinf(pi * x / 3.0f) / (pi * pi * x * x);",
+    ),
+}
+
+# One thread makes one pixel, both passes of Pillow in one: rows first, rounded to whole numbers as Pillow does.
+_SOURCE = r"""
+struct Window {
+    unsigned long long pixels;
+    long long step_x, step_y;
+    int width, height;
+    double left, top, across, down;
+};
+
+__device__ __forceinline__ float weight(float x) { %(weight)s }
+
+__device__ __forceinline__ float rounded(float x) { return fminf(fmaxf(rintf(x), 0.0f), 255.0f); }
+
+extern "C" __global__ void resize(const Window* windows, unsigned char* result, int width, int height)
+{
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+    const Window image = windows[blockIdx.z];
+    if (!image.pixels) return;
+    const double spread_x = fmax(image.across, 1.0), spread_y = fmax(image.down, 1.0);
+    const double reach_x = %(reach)f * spread_x, reach_y = %(reach)f * spread_y;
+    const double middle_x = image.left + (x + 0.5) * image.across, middle_y = image.top + (y + 0.5) * image.down;
+    const int first_x = max(0, (int)(middle_x - reach_x + 0.5)), first_y = max(0, (int)(middle_y - reach_y + 0.5));
+    const int last_x = min(image.width, (int)(middle_x + reach_x + 0.5));
+    const int last_y = min(image.height, (int)(middle_y + reach_y + 0.5));
+    const float offset_x = (float)(first_x - middle_x + 0.5), offset_y = (float)(first_y - middle_y + 0.5);
+    const float scale_x = (float)(1.0 / spread_x), scale_y = (float)(1.0 / spread_y);
+
+    float sum_x = 0.0f;
+    for (int i = 0; i < last_x - first_x; ++i) sum_x += weight((i + offset_x) * scale_x);
+    const float norm_x = 1.0f / sum_x;
+
+    float red = 0.0f, green = 0.0f, blue = 0.0f, sum_y = 0.0f;
+    const unsigned char* row = (const unsigned char*)image.pixels + first_y * image.step_y + first_x * image.step_x;
+    for (int j = 0; j < last_y - first_y; ++j, row += image.step_y) {
+        float r = 0.0f, g = 0.0f, b = 0.0f;
+        const unsigned char* pixel = row;
+        for (int i = 0; i < last_x - first_x; ++i, pixel += image.step_x) {
+            const float w = weight((i + offset_x) * scale_x);
+            r += w * pixel[0];
+            g += w * pixel[1];
+            b += w * pixel[2];
+        }
+        const float w = weight((j + offset_y) * scale_y);
+        sum_y += w;
+        red += w * rounded(r * norm_x);
+        green += w * rounded(g * norm_x);
+        blue += w * rounded(b * norm_x);
+    }
+    unsigned char* out = result + 3ll * ((long long)(blockIdx.z * height + y) * width + x);
+    out[0] = (unsigned char)rounded(red / sum_y);
+    out[1] = (unsigned char)rounded(green / sum_y);
+    out[2] = (unsigned char)rounded(blue / sum_y);
+}
+"""
+_BLOCK = (32, 8)
+
+# How an upright image lies in the stored one, for each EXIF orientation: whether its rows run along the stored columns,
+# and whether it begins at the stored image's last column and last row.
+_TURNED = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def window(
+    geometry: Geometry, address: int, row_bytes: int, stored: Size, orientation: int
+) -> tuple[int, int, int, int, int, float, float, float, float]:
+    """One image for the kernel, in the order of WINDOW.
+
+    address: of its first pixel, HWC uint8 RGB. row_bytes: from one row to the next. stored: (width, height) as it lies
+    in memory. orientation: EXIF's, which says how to turn it upright.
+    """
+    return (address + (found := _window(geometry, row_bytes, stored, orientation))[0], *found[1:])
+
+
+@functools.lru_cache(maxsize=4096)
+def _window(
+    geometry: Geometry, row_bytes: int, stored: Size, orientation: int
+) -> tuple[int, int, int, int, int, float, float, float, float]:
+    """`window` of an image at address 0. Kept, since most images of a service have one of few sizes."""
+    width, height = stored
+    swapped, from_right, from_bottom = _TURNED[orientation]
+    first = (width - 1) * 3 * from_right + (height - 1) * row_bytes * from_bottom
+    across, down = (-3 if from_right else 3), (-row_bytes if from_bottom else row_bytes)
+    if swapped:
+        width, height = height, width
+        across, down = down, across
+    return (first, across, down, width, height, *geometry.sampling(width, height))
+
+
+class DeviceResizer:
+    """Resizes and crops as `Geometry.apply` does, to within 1 count, on the current GPU.
+
+    cp: the package CuPy. geometry: with antialias, and any interpolation but nearest; `offered` tells.
+    """
+
+    def __init__(self, cp: Any, geometry: Geometry) -> None:
+        assert self.offered(geometry)
+        reach, weight = _FILTERS[geometry.interpolation]
+        self._cp, self._geometry = cp, geometry
+        self._kernel = cp.RawKernel(_SOURCE % {"reach": reach, "weight": weight}, "resize")
+        self._kernel.compile()
+
+    @staticmethod
+    def offered(geometry: Geometry) -> bool:
+        """Whether a geometry can be computed here."""
+        return geometry.antialias and geometry.interpolation in _FILTERS
+
+    def __call__(self, windows: NDArray[Any], result: Any) -> None:
+        """Begin to resize on the current stream.
+
+        windows: (N,) of WINDOW, in host memory. result: (N, crop height, crop width, 3) uint8 on the GPU, contiguous;
+        images whose address is 0 are left as they are.
+        """
+        height, width = self._geometry.crop_size
+        parameters = self._cp.asarray(windows.view(np.uint8))
+        grid = (-(-width // _BLOCK[0]), -(-height // _BLOCK[1]), len(windows))
+        self._kernel(grid, (*_BLOCK, 1), (parameters, result, np.int32(width), np.int32(height)))

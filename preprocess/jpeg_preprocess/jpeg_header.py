@@ -1,0 +1,103 @@
+"""What the header of a JPEG says, read from marker to marker (ITU-T T.81, annex B), in some microseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_START = b"\xff\xd8"
+_SOF0, _SOS, _APP1, _APP14, _FILL = 0xC0, 0xDA, 0xE1, 0xEE, 0xFF
+_OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_EXIF = b"Exif\0\0"
+_ORIENTATION_TAG, _SHORT = 0x0112, 3
+# Component identifiers by which libjpeg-turbo takes three components for RGB, although nothing says so (jdapimin.c).
+_RGB_IDENTIFIERS = b"RGB"
+# Adobe's marker says by this that three components are YCbCr, as everybody takes them to be.
+_ADOBE_YCC = 1
+
+
+@dataclass(frozen=True)
+class PlainJpeg:
+    """A JPEG with nothing unusual about it: baseline, 8 bits, gray or YCbCr, one scan, not cut short.
+
+    width, height: as stored, in pixels. components: 1 (gray) or 3. orientation: EXIF's, 1 to 8; 1 if there is none.
+    """
+
+    width: int
+    height: int
+    components: int
+    orientation: int
+
+
+def read_plain(data: bytes) -> PlainJpeg | None:
+    """The header of a plain JPEG; None for anything that is not one, whatever the reason.
+
+    It is no judge: what it returns None for may be a JPEG like many, such as a progressive one, or none at all.
+    """
+    if data[:2] != _START:
+        return None
+    position, orientation = 2, 1
+    frame: tuple[int, int, int] | None = None
+    try:
+        while True:
+            if data[position] != 0xFF:
+                return None
+            marker = data[position + 1]
+            if marker == _FILL:
+                position += 1
+                continue
+            body, end = position + 4, position + 2 + (data[position + 2] << 8 | data[position + 3])
+            if marker == _SOS:
+                whole = frame is not None and _one_whole_scan(data, body, end, frame[2])
+                return PlainJpeg(*frame, orientation) if frame is not None and whole else None
+            if marker == _SOF0:
+                frame = _frame(data, body) if frame is None else None
+            elif marker == _APP1 and data[body : body + 6] == _EXIF:
+                orientation = _orientation(data[body + 6 : end])
+            if end < body or _is_unusual(data, marker, body) or not orientation or (marker == _SOF0 and not frame):
+                return None
+            position = end
+    except IndexError:  # cut short
+        return None
+
+
+def _is_unusual(data: bytes, marker: int, body: int) -> bool:
+    """Whether a segment makes the image one of another process than baseline, or of other colours than YCbCr."""
+    if marker == _APP14:
+        return data[body : body + 5] == b"Adobe" and data[body + 11] != _ADOBE_YCC
+    return marker in _OTHER_FRAMES
+
+
+def _frame(data: bytes, body: int) -> tuple[int, int, int] | None:
+    """(width, height, components) of a baseline frame; None for one that is unusual."""
+    height, width = data[body + 1] << 8 | data[body + 2], data[body + 3] << 8 | data[body + 4]
+    components = data[body + 5]
+    if data[body] != 8 or components not in (1, 3) or not width or not height:
+        return None
+    if components == 3 and bytes(data[body + 6 + 3 * index] for index in range(3)) == _RGB_IDENTIFIERS:
+        return None
+    return width, height, components
+
+
+def _one_whole_scan(data: bytes, body: int, end: int, components: int) -> bool:
+    """Whether the scan has all components, and after it comes the end of the image."""
+    # From the back, where it is found at once: inside a scan, FF is followed by 00 or by the number of a restart.
+    return data[body] == components and data.rfind(b"\xff\xd9", end) >= 0
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in EXIF data, 1 if there is none; 0 if the data is not as the standard has it."""
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
+    if order is None:
+        return 0
+
+    def number(at: int, length: int) -> int:
+        if at + length > len(exif):
+            raise IndexError
+        return int.from_bytes(exif[at : at + length], "little" if order == "little" else "big")
+
+    first = number(4, 4)
+    for entry in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(entry, 2) == _ORIENTATION_TAG:
+            value = number(entry + 8, 2)
+            return value if number(entry + 2, 2) == _SHORT and number(entry + 4, 4) == 1 and 1 <= value <= 8 else 0
+    return 1

@@ -1,0 +1,125 @@
+"""`decoder` gpu on a real GPU: its pixels against those of the CPU, and the CPU for what it does not take.
+
+Skipped where there is no NVIDIA GPU, or not the packages of the extra `gpu-decode`.
+"""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from jpeg_preprocess import DevicePreprocessor, Geometry, Preprocessor, PreprocessSettings
+from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
+from PIL import Image
+from support import PHOTOS, encode, noise, photo
+
+# Measured on an H200 (docs/performance.md): the decoder spreads colours of 4:2:0 images otherwise than libjpeg-turbo.
+MEAN_COUNTS, MOST_COUNTS = 0.8, 6
+
+
+def why_not():
+    """What these tests need and is not here."""
+    for package in ("cupy", "nvidia"):
+        if importlib.util.find_spec(package) is None:
+            return f"needs the package {package}: pip install -e '.[gpu-decode]'"
+    if importlib.util.find_spec("nvidia.nvimgcodec") is None:
+        return "needs the package nvidia-nvimgcodec-cu12: pip install -e '.[gpu-decode]'"
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"needs an NVIDIA GPU: {error}"
+    return None if count else "needs an NVIDIA GPU: the driver finds none"
+
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+def settings(decoder, interpolation="bilinear"):
+    return PreprocessSettings(Geometry(232, (224, 224), interpolation), decoder=decoder)
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    preprocessor = DevicePreprocessor(settings("gpu"))
+    yield preprocessor
+    preprocessor.close()
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    preprocessor = Preprocessor(settings("full"))
+    yield preprocessor
+    preprocessor.close()
+
+
+def compare(gpu, cpu, images):
+    """The pixels of both, after a look at the errors."""
+    ours, theirs = gpu.decode(images), cpu.decode(images)
+    reasons = [[error and error.reason for error in decoded.errors] for decoded in (ours, theirs)]
+    assert reasons[0] == reasons[1]
+    return ours.pixels.get().astype(int), theirs.pixels.astype(int)
+
+
+def china():
+    return Image.open(PHOTOS / "china.jpg").convert("RGB")
+
+
+def test_photos(gpu, cpu):
+    found, wanted = compare(gpu, cpu, [file.read_bytes() for file in sorted(PHOTOS.rglob("*.jpg"))])
+    difference = np.abs(found - wanted)
+    assert difference.mean(axis=(1, 2, 3)).max() <= MEAN_COUNTS
+    assert difference.max() <= MOST_COUNTS
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"quality": 40}])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (37, 411), (1600, 1200), (224, 224), (1, 1)])
+def test_sizes_and_subsampling(gpu, cpu, size, options):
+    found, wanted = compare(gpu, cpu, [encode(china().resize(size), **options)])
+    assert np.abs(found - wanted).mean() <= MEAN_COUNTS
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(gpu, cpu, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found, wanted = compare(gpu, cpu, [encode(china(), exif=exif)])
+    assert np.abs(found - wanted).mean() <= MEAN_COUNTS
+
+
+def test_what_the_gpu_does_not_take_is_the_cpus(gpu, cpu):
+    others = [
+        encode(china(), progressive=True),
+        encode(china().convert("CMYK")),
+        photo("china")[:9000],
+        b"hello",
+        b"",
+        encode(china(), keep_rgb=True),
+    ]
+    good = photo("coffee")
+    mixed = [image for other in others for image in (good, other)]
+    found, wanted = compare(gpu, cpu, mixed)
+    np.testing.assert_array_equal(found[1::2], wanted[1::2])
+    assert np.abs(found[::2] - wanted[::2]).mean() <= MEAN_COUNTS
+
+
+def test_a_damaged_image_costs_no_other_its_answer(gpu, cpu):
+    data = photo("china")
+    damaged = data[: len(data) // 2] + b"\x55" * 300 + data[len(data) // 2 + 300 :]
+    good = photo("coffee")
+    found, wanted = compare(gpu, cpu, [good, damaged, good])
+    assert np.abs(found[::2] - wanted[::2]).mean() <= MEAN_COUNTS
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (100, 90), (2000, 1501)])
+def test_the_kernel_is_within_a_count_of_pillow(interpolation, size):
+    import cupy
+
+    geometry = Geometry(232, (224, 224), interpolation)
+    image = noise(*size)
+    stored = cupy.asarray(np.asarray(image))
+    result = cupy.zeros((1, 224, 224, 3), np.uint8)
+    told = np.array([window(geometry, stored.data.ptr, size[0] * 3, size, 1)], WINDOW)
+    DeviceResizer(cupy, geometry)(told, result)
+    assert np.abs(result.get()[0].astype(int) - geometry.apply(image)).max() <= 1
