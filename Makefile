@@ -9,7 +9,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow \
-  test-tensorflow image test-image up down audit
+  test-tensorflow image test-image bench up down audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ image: ## the server image, with Docker; TARGET=gpu for NVIDIA's Triton
 
 test-image: setup-dev ## build the server image without Docker and test it (as root; buildah, debootstrap, runc)
 	@scripts/test_image.sh $(TEST)
+
+bench: setup-dev ## how fast: this machine, this server, other servers; some 20 minutes. BENCH="--quick --without-peers"
+	@ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
+	@ls .bench/own-choice/classifier_*/*/*.json > /dev/null 2>&1 || \
+	  $(BIN)/jpeg-build $(RECIPE) --backend openvino --precision auto --model-repository .bench/own-choice > /dev/null
+	@$(BIN)/jpeg-bench compare --own-choice .bench/own-choice $(BENCH) > /dev/null
 
 up: ## server, gateway, Prometheus and Grafana, with Docker Compose; UP_OPTIONS=--build builds the image
 	@deploy/up.sh

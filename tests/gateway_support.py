@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from debian_tools import tool
 from jpeg_serve import TritonServer
 from jpeg_serve.ports import free_port

@@ -6,7 +6,7 @@ import http.client
 from collections.abc import Iterator
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import pytest
 from gateway_support import INFER, RAW_HEADERS, Answer, Gateway, infer_request, ports_of, small_jpeg, stub
 from jpeg_serve import TritonServer

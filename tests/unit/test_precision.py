@@ -445,8 +445,8 @@ def test_cpus_normalise_whole_planes(job, tmp_path, photos, dialect):
     assert [node.op_type for node in model.graph.node[:4]] == ["Cast", "Transpose", "Sub", "Mul"]
     before = ort.InferenceSession(str(tmp_path / "exported.onnx"), providers=["CPUExecutionProvider"])
     after = ort.InferenceSession(str(tmp_path / "fp32.onnx"), providers=["CPUExecutionProvider"])
-    answers = [session.run(None, {"input__0": photos})[0] for session in (before, after)]
-    np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-5)
+    wanted, found = (session.run(None, {"input__0": photos})[0] for session in (before, after))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_tensorrt_gets_the_normalisation_as_it_was(job, tmp_path):

@@ -1,0 +1,8 @@
+"""`python -m jpeg_bench` is `jpeg-bench`."""
+
+import sys
+
+from jpeg_bench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
