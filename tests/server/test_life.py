@@ -231,12 +231,12 @@ def test_a_free_port_that_is_taken_meanwhile_is_chosen_anew(built_repository, tm
 
 
 def test_a_model_that_does_not_load_is_named_with_its_reason(command, repository):
-    edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"gpu"')
+    edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"quick"')
     server = command(repository=repository)
     assert server.process.wait(60) == 1
     assert server.said().endswith(
         "jpeg-serve: tritonserver ended before it was ready (exit status 1):\n"
-        "  preprocess: Internal: SettingsError: parameter decoder is 'gpu': it must be one of scaled, full\n"
+        "  preprocess: Internal: SettingsError: parameter decoder is 'quick': it must be one of scaled, full, gpu\n"
     )
     assert server.segments() == []
 

@@ -47,7 +47,7 @@ def test_postprocess_settings_survive_too():
     ("change", "said"),
     [
         ({"crop_size": "224"}, "parameter crop_size is '224': it must be HEIGHT,WIDTH"),
-        ({"decoder": "gpu"}, "parameter decoder is 'gpu': it must be one of scaled, full"),
+        ({"decoder": "quick"}, "parameter decoder is 'quick': it must be one of scaled, full, gpu"),
         ({"antialias": "yes"}, "true or false"),
         ({"max_pixels": "50e6"}, "max_pixels is '50e6': it must be a whole number"),
         ({"max_pixels": "0"}, "at least 1"),
