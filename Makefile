@@ -6,6 +6,8 @@ TENSORFLOW_VENV ?= .venv-tensorflow
 RECIPE ?= mobilenet_v2
 BIN := $(VENV)/bin
 export VENV
+# A classifier, if none is built yet.
+BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow \
@@ -18,7 +20,7 @@ demo: setup ## build the demo classifier, serve it, classify photos, print their
 	@$(BIN)/python scripts/demo.py $(if $(filter file,$(origin RECIPE)),,$(RECIPE))
 
 serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" passes options
-	@ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
+	@$(BUILT)
 	@exec $(BIN)/jpeg-serve $(SERVE)
 
 build: setup ## build the classifier of RECIPE (default mobilenet_v2), checked against the network
@@ -44,7 +46,7 @@ test-image: setup-dev ## build the server image without Docker and test it (as r
 	@scripts/test_image.sh $(TEST)
 
 bench: setup-dev ## how fast: this machine, this server, other servers; some 20 minutes. BENCH="--quick --without-peers"
-	@ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
+	@$(BUILT)
 	@ls .bench/own-choice/classifier_*/*/*.json > /dev/null 2>&1 || \
 	  $(BIN)/jpeg-build $(RECIPE) --backend openvino --precision auto --model-repository .bench/own-choice > /dev/null
 	@$(BIN)/jpeg-bench compare --own-choice .bench/own-choice $(BENCH) > /dev/null

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,21 @@ def small_network(folder: Path) -> None:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "small.onnx"
     )
     (folder / "small.txt").write_text("one\ntwo\nthree\n")
+
+
+def why_no_cupy_gpu(packages: Sequence[str], extras: str) -> str | None:
+    """What tests need that run on a GPU by CuPy, and is not here; None if all of it is. extras: of this project."""
+    for package in packages:
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:  # of the package that it lies in
+            found = None
+        if found is None:
+            return f"needs the package {package}: pip install -e '.[{extras}]'"
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"needs an NVIDIA GPU: {error}"
+    return None if count else "needs an NVIDIA GPU: the driver finds none"

@@ -76,13 +76,14 @@ class PeerProcess:
 
     def memory_mib(self) -> float:
         """What all its processes hold: proportional set size, in which shared pages count once; MiB."""
-        total = 0
+        from jpeg_bench.proc import read_rollup  # not in the guard, which has the standard library alone
+
+        total = 0.0
         for pid in self.pids():
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1])
-        return total / 1024
+            # One that has just ended has no such file, or an empty one.
+            with contextlib.suppress(OSError, KeyError):
+                total += read_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text())[1]
+        return total
 
     def last_words(self, lines: int = 15) -> str:
         """The end of its log."""

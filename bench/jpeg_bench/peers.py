@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jpeg_preprocess import PostprocessSettings
 from jpeg_serve.models import Model, read_models
 
 from jpeg_bench.asks import Ask
@@ -209,7 +210,7 @@ def _setup(choice: Choice, configuration: Configuration, repository: Path, folde
         parameters["decoder"] = "full"
     chosen = asdict(choice)
     del chosen["why"]
-    labels = postprocess.folder / (postprocess.parameter("labels_file") or "labels.txt")
+    labels = postprocess.folder / (postprocess.parameter("labels_file") or PostprocessSettings.labels_file)
     return {
         **chosen,
         "model": str(artefacts[-1].resolve()),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jpeg_preprocess import Postprocessor, PreprocessSettings, open_preprocessor, read_labels
+from jpeg_preprocess import Postprocessor, PostprocessSettings, PreprocessSettings, open_preprocessor, read_labels
 from numpy.typing import NDArray
 
 from jpeg_bench.errors import BenchError
@@ -149,9 +149,10 @@ def read_steps(repository: Path) -> Steps:
     on_gpu = "KIND_GPU" in kinds or ("KIND_AUTO" in kinds and classifier.backend in _GPU_FIRST and _GPU.exists())
     settings = {name: str(value.string_value) for name, value in models["preprocess"].config.parameters.items()}
     classes = int(classifier.config.output[0].dims[0])
+    labels_file = models["postprocess"].parameter("labels_file") or PostprocessSettings.labels_file
     return Steps(
         preprocess=PreprocessSettings.from_parameters(settings),
-        labels=tuple(read_labels(repository / "postprocess" / "labels.txt", classes=classes)),
+        labels=tuple(read_labels(models["postprocess"].folder / labels_file, classes=classes)),
         backend=classifier.backend,
         classifier=classifier.name,
         args={

@@ -19,7 +19,7 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 def finish(model: Any, path: Path) -> None:
     """Check a model and write it as one file, without the traces that exporters leave of the machine."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         del graph.metadata_props[:]
         graph.doc_string = ""
         for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -163,13 +163,13 @@ def describe(tensor: Any) -> str:
     return f"{TensorProto.DataType.Name(kind.elem_type).lower()}[{shape}]"
 
 
-def _graphs(graph: Any) -> list[Any]:
+def graphs(graph: Any) -> list[Any]:
     """A graph and the graphs inside its nodes (branches, loop bodies)."""
     found = [graph]
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found += _graphs(attribute.g)
+                found += graphs(attribute.g)
             elif attribute.type == onnx.AttributeProto.GRAPHS:
-                found += [inner for each in attribute.graphs for inner in _graphs(each)]
+                found += [inner for each in attribute.graphs for inner in graphs(each)]
     return found

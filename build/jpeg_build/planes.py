@@ -7,6 +7,8 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from jpeg_build.onnx_graph import graphs
+
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 _TO_PLANES = [0, 3, 1, 2]
 
@@ -19,8 +21,11 @@ def normalise_planes(model: Any) -> Any:
     MobileNetV2's time, and 0.06 ms in planes (bench/NOTES.md). TensorRT 8.6 is left as it was: there it is the other
     way round for fp16, and the int8 form of it fails to build.
 
-    Returns the model itself where it has no such transposition, else another one.
+    Returns the model itself where it has no such transposition, or branches or loops, whose bodies may read what would
+    be moved; else another one.
     """
+    if len(graphs(model.graph)) > 1:
+        return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
@@ -31,7 +36,8 @@ def normalise_planes(model: Any) -> Any:
         for name in node.input:
             readers[name] = readers.get(name, 0) + 1
     for transpose in graph.node:
-        if transpose.op_type != "Transpose" or list(transpose.attribute[0].ints) != _TO_PLANES:
+        # Without an attribute it reverses the axes.
+        if transpose.op_type != "Transpose" or [list(each.ints) for each in transpose.attribute] != [_TO_PLANES]:
             continue
         chain = _arithmetic_before(transpose, producers, constants, readers)
         if not chain:
@@ -75,7 +81,7 @@ def _move(graph: Any, transpose: Any, chain: list[Any], constants: dict[str, Any
     last.output[0] = planes
     nodes = []
     for node in graph.node:
-        if node is first or node.output[0] == first.output[0]:
+        if node.output[0] == first.output[0]:
             nodes.append(transpose)
         if node.output[0] != transpose.output[0]:
             nodes.append(node)

@@ -17,7 +17,8 @@ from jpeg_preprocess.geometry import Geometry, Size
 Decoder = Literal["scaled", "full", "gpu"]
 """`full` decodes every pixel. `scaled` lets libjpeg-turbo leave out what the resize would throw away: it decodes
 at 1/2, 1/4 or 1/8, but never below twice the size that the resize asks for, so the resize still does the
-filtering. docs/preprocessing.md has the measured differences."""
+filtering. docs/preprocessing.md has the measured differences. `gpu` is for `device_preprocessor`; what it leaves to the
+CPU is decoded here as by `full`."""
 
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2

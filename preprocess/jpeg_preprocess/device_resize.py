@@ -128,7 +128,8 @@ def window(
     address: of its first pixel, HWC uint8 RGB. row_bytes: from one row to the next. stored: (width, height) as it lies
     in memory. orientation: EXIF's, which says how to turn it upright.
     """
-    return (address + (found := _window(geometry, row_bytes, stored, orientation))[0], *found[1:])
+    at_zero = _window(geometry, row_bytes, stored, orientation)
+    return (address + at_zero[0], *at_zero[1:])
 
 
 @functools.lru_cache(maxsize=4096)

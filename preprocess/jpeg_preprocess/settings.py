@@ -30,7 +30,7 @@ class PreprocessSettings:
 
     recipe, recipe_sha256: which recipe the geometry comes from; jpeg-serve compares them between the steps.
     exif_orientation: turn images as their EXIF orientation says.
-    decoder: "scaled" or "full" (jpeg_preprocess.decode).
+    decoder: "scaled", "full" or "gpu" (jpeg_preprocess.decode).
     threads: how many images are decoded at once; 0 is one for each core.
     """
 

@@ -3,36 +3,19 @@
 Skipped where there is no NVIDIA GPU, or not the packages of the extra `gpu-decode`.
 """
 
-import importlib.util
-
 import numpy as np
 import pytest
 from jpeg_preprocess import DevicePreprocessor, Geometry, Preprocessor, PreprocessSettings
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
 from PIL import Image
-from support import PHOTOS, encode, noise, photo
+from support import PHOTOS, encode, noise, photo, why_no_cupy_gpu
 
 # Measured on an H200 (docs/performance.md): the decoder spreads colours of 4:2:0 images otherwise than libjpeg-turbo.
 MEAN_COUNTS, MOST_COUNTS = 0.8, 6
 
 
-def why_not():
-    """What these tests need and is not here."""
-    for package in ("cupy", "nvidia"):
-        if importlib.util.find_spec(package) is None:
-            return f"needs the package {package}: pip install -e '.[gpu-decode]'"
-    if importlib.util.find_spec("nvidia.nvimgcodec") is None:
-        return "needs the package nvidia-nvimgcodec-cu12: pip install -e '.[gpu-decode]'"
-    import cupy
-
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"needs an NVIDIA GPU: {error}"
-    return None if count else "needs an NVIDIA GPU: the driver finds none"
-
-
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+WHY_NOT = why_no_cupy_gpu(("cupy", "nvidia.nvimgcodec"), "gpu-decode")
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 def settings(decoder, interpolation="bilinear"):

@@ -5,7 +5,6 @@ Skipped where there is no NVIDIA GPU, or not the packages of the extra `tensorrt
 
 import base64
 import hashlib
-import importlib.util
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
 from jpeg_serve.errors import ServerDied
+from support import why_no_cupy_gpu
 
 NAME = "classifier_tensorrt"
 IMAGE, CLASSES = (32, 32, 3), 5
@@ -23,21 +23,8 @@ SMALLEST, BEST, LARGEST = 2, 4, 8  # of the engine's profile
 MAX_BATCH = LARGEST + 1  # of the config: the longest batch is cut, the shortest is filled up
 
 
-def why_not():
-    """What these tests need and is not here."""
-    for package in ("cupy", "tensorrt", "polygraphy", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            return f"needs the package {package}: pip install -e '.[serve,tensorrt]'"
-    import cupy
-
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"needs an NVIDIA GPU: {error}"
-    return None if count else "needs an NVIDIA GPU: the driver finds none"
-
-
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+WHY_NOT = why_no_cupy_gpu(("cupy", "tensorrt", "polygraphy", "onnxruntime"), "serve,tensorrt")
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 @pytest.fixture(scope="module")

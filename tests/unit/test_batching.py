@@ -296,6 +296,29 @@ def test_a_batch_is_shared_out_or_run_together_and_comes_back_in_order(images, t
         assert max(size for _, size in runs) <= PIECE_IMAGES
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, "1"), ({"session.force_spinning_stop": "0"}, "0")])
+def test_threads_that_share_a_run_stop_spinning_unless_the_config_says_otherwise(
+    built_repository, monkeypatch, given, used
+):
+    import onnxruntime as ort
+    from jpeg_backend.onnx_runtime import load_session
+
+    asked = []
+
+    class Noting(ort.InferenceSession):
+        def __init__(self, file, options, **more):
+            asked.append(options)
+            super().__init__(file, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", Noting)
+    built = built_repository / "classifier_onnx" / "1" / "model.onnx"
+    parameters = {"intra_op_thread_count": "2", **given}
+    load_session(
+        replace(config(), artefact=built, input_name="input__0", output_name="output__0", parameters=parameters)
+    )
+    assert [options.get_session_config_entry("session.force_spinning_stop") for options in asked] == [used]
+
+
 def test_the_same_answers_however_a_batch_is_run(built_repository):
     from jpeg_backend.onnx_runtime import load_session
 

@@ -466,6 +466,47 @@ def test_a_network_with_channels_last_keeps_its_normalisation(job, tmp_path):
     assert sorted(operators) == sorted(node.op_type for node in model.graph.node)
 
 
+def test_another_transposition_is_left_alone():
+    reversed_axes = helper.make_node("Transpose", ["input__0"], ["reversed"])  # without perm: all axes, backwards
+    graph = helper.make_graph(
+        [reversed_axes, helper.make_node("Cast", ["reversed"], ["output__0"], to=TensorProto.FLOAT)],
+        "reverses",
+        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, [2, 4, 4, 3])],
+        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, [3, 4, 4, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert normalise_planes(model) is model
+
+
+def test_a_network_with_branches_is_left_alone():
+    """What a branch reads from outside is not among the inputs of its node."""
+    inside = helper.make_graph(
+        [helper.make_node("Mul", ["scaled", "twice"], ["inner"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, [2, 4, 4, 3])],
+    )
+    nodes = [
+        helper.make_node("Cast", ["input__0"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"]),
+        helper.make_node("If", ["always"], ["chosen"], then_branch=inside, else_branch=inside),
+        helper.make_node("Transpose", ["scaled"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", ["chosen"], ["chosen/planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Add", ["planes", "chosen/planes"], ["output__0"]),
+    ]
+    constants = {"scale": np.ones(3, np.float32), "twice": np.float32(2), "always": np.array(True)}
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, [2, 4, 4, 3])],
+        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, [2, 3, 4, 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(normalise_planes(model), full_check=True)
+    assert normalise_planes(model) is model
+
+
 def test_a_correction_takes_the_shift_of_rounded_weights_back(job, tmp_path, photos, monkeypatch):
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     graph = Graph()

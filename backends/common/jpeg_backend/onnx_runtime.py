@@ -15,6 +15,8 @@ from jpeg_backend.model_config import BackendConfigError, ModelConfig
 # Images of one run where each thread runs its own.
 PIECE_IMAGES = 2
 
+_SPINNING_STOP = "session.force_spinning_stop"
+
 # The native backend's meaning of `optimization { graph { level } }` (README of triton's onnxruntime_backend).
 _GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -60,8 +62,9 @@ def load_session(config: ModelConfig) -> Run:
     if not config.artefact.is_file():
         raise BackendConfigError(f"{config.artefact.name} is missing: build it with jpeg-build")
     shared = session_options(config)
-    # Between two runs its threads would spin, on cores that decode images meanwhile.
-    shared.add_session_config_entry("session.force_spinning_stop", "1")
+    if _SPINNING_STOP not in config.parameters:
+        # Between two runs its threads would spin, on cores that decode images meanwhile.
+        shared.add_session_config_entry(_SPINNING_STOP, "1")
     session = _session(config, shared)
     for wanted, found in (
         (config.input_name, session.get_inputs()),
