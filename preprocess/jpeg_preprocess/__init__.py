@@ -8,7 +8,7 @@ from jpeg_preprocess.device_preprocessor import DevicePreprocessor, open_preproc
 from jpeg_preprocess.errors import ImageError, describe_failures
 from jpeg_preprocess.geometry import Geometry, Interpolation
 from jpeg_preprocess.labels import LabelFileError, read_labels
-from jpeg_preprocess.postprocessor import Answer, Postprocessor
+from jpeg_preprocess.postprocessor import Answer, Postprocessor, Question
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 from jpeg_preprocess.settings import (
     PostprocessSettings,
@@ -33,6 +33,7 @@ __all__ = [
     "Postprocessor",
     "PreprocessSettings",
     "Preprocessor",
+    "Question",
     "SettingsError",
     "describe_failures",
     "open_preprocessor",

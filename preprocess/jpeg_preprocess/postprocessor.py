@@ -1,4 +1,4 @@
-"""Logits to labels, for a batch in which some images may have failed before."""
+"""Logits to labels, for batches in which some images may have failed before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from numpy.typing import NDArray
 
 from jpeg_preprocess.errors import ImageError
 from jpeg_preprocess.topk import softmax, top_k
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request of N images asks.
+
+    logits: (N, classes) float32. failures: N messages, empty for an image that came through the earlier stages. k: how
+    many labels for each image, 1 to classes.
+    """
+
+    logits: NDArray[np.float32]
+    failures: Sequence[bytes]
+    k: int
 
 
 @dataclass(frozen=True)
@@ -41,26 +54,48 @@ class Postprocessor:
         return len(self._labels)
 
     def __call__(self, logits: NDArray[np.float32], failures: Sequence[bytes], k: int) -> Answer:
-        """Answer for a batch.
-
-        logits: (N, classes) float32. failures: N messages, empty for an image that came through the earlier
-        stages. k: 1 to classes.
+        """Answer for one batch, as `Question` describes it.
 
         Raises ImageError("not_finite") if no image of the batch has finite logits or an earlier message, that
         is, if the classifier is broken and there is nothing to answer.
         """
-        failed = np.array([bool(message) for message in failures])
+        (answer,) = self.answer_all([Question(logits, failures, k)])
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
+
+    def answer_all(self, questions: Sequence[Question]) -> list[Answer | ImageError]:
+        """Answer several requests; for each, in their order, what `__call__` returns or raises.
+
+        Those of the same k are computed together: for a single image, nearly all of the time is the price of a call.
+        """
+        answers: dict[int, Answer | ImageError] = {}
+        for k in {question.k for question in questions}:
+            numbers = [number for number, question in enumerate(questions) if question.k == k]
+            answers.update(zip(numbers, self._of_same_k([questions[number] for number in numbers], k), strict=True))
+        return [answers[number] for number in range(len(questions))]
+
+    def _of_same_k(self, questions: Sequence[Question], k: int) -> list[Answer | ImageError]:
+        logits = np.concatenate([question.logits for question in questions])
+        errors = np.array([message for question in questions for message in question.failures], dtype=object)
+        failed = errors.astype(bool)
         broken = ~np.isfinite(logits).all(axis=-1) & ~failed
-        if broken.size and (broken | failed).all():
-            raise ImageError("not_finite", NOT_FINITE)
         unusable = broken | failed
-        usable_logits = np.where(unusable[:, None], np.float32(0), logits)
-        indices, scores = top_k(softmax(usable_logits), k)
+        if unusable.any():
+            logits = np.where(unusable[:, None], np.float32(0), logits)
+        indices, scores = top_k(softmax(logits), k)
         labels = self._labels[indices]
         labels[unusable], scores[unusable], indices[unusable] = b"", np.nan, -1
-        errors = np.array(list(failures), dtype=object).reshape(-1, 1)
         errors[broken] = NOT_FINITE.encode()
-        return Answer(labels, scores, indices, errors)
+        answers: list[Answer | ImageError] = []
+        start = 0
+        for question in questions:
+            part = slice(start, start := start + len(question.failures))
+            if unusable[part].all() and unusable[part].size:
+                answers.append(ImageError("not_finite", NOT_FINITE))
+            else:
+                answers.append(Answer(labels[part], scores[part], indices[part], errors[part, None]))
+        return answers
 
 
 NOT_FINITE = "the classifier's output for this image is not finite"

@@ -32,24 +32,24 @@ def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     The k best are found by partition, in linear time, and only they are sorted.
     """
     classes = scores.shape[-1]
+    rows = np.arange(len(scores))[:, None]
     if k < classes:
         best = np.argpartition(scores, classes - k, axis=-1)[:, classes - k :]
         _break_ties(scores, best)
+        best.sort(axis=-1)
     else:
         best = np.broadcast_to(np.arange(classes), scores.shape)
-    best_scores = np.take_along_axis(scores, best, axis=-1)
-    order = np.lexsort((best, -best_scores), axis=-1)
-    return (
-        np.take_along_axis(best, order, axis=-1).astype(np.int32),
-        np.take_along_axis(best_scores, order, axis=-1),
-    )
+    best_scores = scores[rows, best]
+    # Their classes are in order, and stay so where scores are equal.
+    order = np.argsort(-best_scores, axis=-1, kind="stable")
+    return best[rows, order].astype(np.int32), best_scores[rows, order]
 
 
 def _break_ties(scores: NDArray[np.float32], best: NDArray[np.int64]) -> None:
     """Where classes outside `best` score as the worst inside, a partition chooses any: take the first ones."""
-    worst = np.take_along_axis(scores, best, axis=-1).min(axis=-1)
-    candidates = scores >= worst[:, None]
-    for row in np.flatnonzero(candidates.sum(axis=-1) > best.shape[-1]):
+    # The partition puts the worst first.
+    candidates = scores >= scores[np.arange(len(scores)), best[:, 0]][:, None]
+    for row in np.flatnonzero(np.count_nonzero(candidates, axis=-1) > best.shape[-1]):
         classes = np.flatnonzero(candidates[row])
         best[row] = classes[np.argsort(-scores[row, classes], kind="stable")[: best.shape[-1]]]
 

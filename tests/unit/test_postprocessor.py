@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
-from jpeg_preprocess import ImageError, Postprocessor
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jpeg_preprocess import Answer, ImageError, Postprocessor, Question
 
 LABELS = ["a", "b", "ü"]
 
@@ -30,3 +33,29 @@ def test_logits_that_are_not_finite_are_an_error_of_that_image(value):
     assert b"not finite" in answer.errors[1][0]
     with pytest.raises(ImageError, match="not finite"):
         Postprocessor(LABELS)(logits[1:], [b""], 1)
+
+
+@given(st.data())
+def test_requests_answered_together_get_what_each_gets_alone(data):
+    labels = [f"class {number}" for number in range(6)]
+    questions = []
+    for _ in range(data.draw(st.integers(0, 5))):
+        images = data.draw(st.integers(1, 3))
+        logits = data.draw(
+            hnp.arrays(np.float32, (images, 6), elements=st.sampled_from([0.0, 1.0, -2.5, 7.0, float("nan")]))
+        )
+        failures = data.draw(st.lists(st.sampled_from([b"", b"", b"why"]), min_size=images, max_size=images))
+        questions.append(Question(logits, failures, data.draw(st.integers(1, 6))))
+    together = Postprocessor(labels).answer_all(questions)
+    assert len(together) == len(questions)
+    for question, found in zip(questions, together, strict=True):
+        (alone,) = Postprocessor(labels).answer_all([question])
+        if isinstance(alone, ImageError):
+            assert str(found) == str(alone)
+            continue
+        assert isinstance(found, Answer)
+        assert found.labels.tolist() == alone.labels.tolist()
+        assert found.errors.tolist() == alone.errors.tolist()
+        assert found.scores.shape == (len(question.failures), question.k)
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-6)
+        np.testing.assert_array_equal(found.indices, alone.indices)

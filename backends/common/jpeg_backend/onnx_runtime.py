@@ -15,7 +15,10 @@ from jpeg_backend.model_config import BackendConfigError, ModelConfig
 # Images of one run where each thread runs its own.
 PIECE_IMAGES = 2
 
-_SPINNING_STOP = "session.force_spinning_stop"
+# For threads that share a run, unless the config says otherwise. Between two runs they would spin, on cores that decode
+# images meanwhile. And each operator is cut into pieces that become smaller towards its end, so that a thread whose
+# core has something else to do does not keep the others waiting.
+_SHARED = {"session.force_spinning_stop": "1", "session.dynamic_block_base": "4"}
 
 # The native backend's meaning of `optimization { graph { level } }` (README of triton's onnxruntime_backend).
 _GRAPH_LEVELS = {
@@ -62,9 +65,9 @@ def load_session(config: ModelConfig) -> Run:
     if not config.artefact.is_file():
         raise BackendConfigError(f"{config.artefact.name} is missing: build it with jpeg-build")
     shared = session_options(config)
-    if _SPINNING_STOP not in config.parameters:
-        # Between two runs its threads would spin, on cores that decode images meanwhile.
-        shared.add_session_config_entry(_SPINNING_STOP, "1")
+    for name, value in _SHARED.items():
+        if name not in config.parameters:
+            shared.add_session_config_entry(name, value)
     session = _session(config, shared)
     for wanted, found in (
         (config.input_name, session.get_inputs()),
