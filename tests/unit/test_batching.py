@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jpeg_backend.batching import concatenated, run_batched
 from jpeg_backend.device_batches import DeviceRunner, FrequentSizes, gathering
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
+from jpeg_backend.sized import Sized
 
 
 def double(pixels):
@@ -273,10 +274,8 @@ def test_an_artefact_that_is_missing_or_has_other_tensors_is_refused(tmp_path, b
         load_session(replace(config(), artefact=built))
 
 
-@given(st.integers(1, 40), st.integers(1, 17))
-def test_a_batch_is_shared_out_or_run_together_and_comes_back_in_order(images, threads):
-    from jpeg_backend.onnx_runtime import PIECE_IMAGES, _Sized
-
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(1, 5))
+def test_a_batch_is_shared_out_or_run_together_and_comes_back_in_order(images, threads, piece):
     runs = []
 
     def run(how):
@@ -287,13 +286,14 @@ def test_a_batch_is_shared_out_or_run_together_and_comes_back_in_order(images, t
         return noted
 
     pixels = np.arange(images, dtype=np.float32).reshape(-1, 1)
-    np.testing.assert_array_equal(_Sized(run("together"), run("alone"), threads)(pixels), pixels * 2)
+    np.testing.assert_array_equal(Sized(run("together"), run("alone"), threads, piece)(pixels), pixels * 2)
     assert sum(size for _, size in runs) == images
     if images < threads:
         assert runs == [("together", images)]
     else:
         assert {how for how, _ in runs} == {"alone"}
-        assert max(size for _, size in runs) <= PIECE_IMAGES
+        assert max(size for _, size in runs) <= piece
+        assert len(runs) >= threads
 
 
 @pytest.mark.parametrize(("given", "used"), [({}, "1"), ({"session.force_spinning_stop": "0"}, "0")])
@@ -417,3 +417,25 @@ def test_an_engine_is_not_loaded_without_a_gpu_and_the_packages_for_it():
     if importlib.util.find_spec("cupy") is None:
         with pytest.raises(BackendConfigError, match=r"package cupy cannot be imported .*: pip install cupy"):
             load_engine(config(ON_GPU))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"NUM_STREAMS": "1"}, {"PERFORMANCE_HINT": "LATENCY"}])
+def test_openvino_answers_alike_however_a_batch_is_run(built_repository, tmp_path, monkeypatch, parameters):
+    openvino = pytest.importorskip("openvino")
+    from jpeg_backend import openvino_runtime
+
+    network = openvino.convert_model(built_repository / "classifier_onnx" / "1" / "model.onnx")
+    openvino.save_model(network, tmp_path / "model.xml", compress_to_fp16=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), np.uint8)
+    where = replace(
+        config(), artefact=tmp_path / "model.xml", input_name="input__0", output_name="output__0", parameters=parameters
+    )
+    monkeypatch.setattr(openvino_runtime, "usable_cpus", lambda: 2)
+    run = openvino_runtime.load_model(where)
+    assert isinstance(run, Sized) == (not parameters), "who chooses streams or a hint gets just these"
+    monkeypatch.setattr(openvino_runtime, "usable_cpus", lambda: 1)
+    alone = openvino_runtime.load_model(where)
+    assert not isinstance(alone, Sized)
+    whole = alone(pixels)
+    np.testing.assert_allclose(run(pixels), whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(pixels[:1]), whole[:1], rtol=1e-4, atol=1e-4)

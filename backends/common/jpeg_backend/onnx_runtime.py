@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from jpeg_preprocess.cpus import limited_cpus, usable_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
+from jpeg_backend.sized import Sized
 
-# Images of one run where each thread runs its own.
+# Images of one run where each thread runs its own: the tensors of two stay in a core's cache (bench/NOTES.md).
 PIECE_IMAGES = 2
 
 # For threads that share a run, unless the config says otherwise. Between two runs they would spin, on cores that decode
@@ -58,7 +58,7 @@ def load_session(config: ModelConfig) -> Run:
     """Load an ONNX file on the CPU.
 
     Unless the config says how many threads share one run (`intra_op_thread_count`), batches are run by whatever is
-    faster for their size: see `_Sized`.
+    faster for their size: see `Sized`.
 
     Raises BackendConfigError if the file is missing, or if its tensors are not those of the config.
     """
@@ -81,27 +81,7 @@ def load_session(config: ModelConfig) -> Run:
         return _runner(config, session)
     alone = session_options(config)
     alone.intra_op_num_threads = 1
-    return _Sized(_runner(config, session), _runner(config, _session(config, alone)), threads)
-
-
-class _Sized:
-    """Runs a small batch by all threads together, and a larger one by each thread for itself, two images at a time.
-
-    Threads that share a run wait for each other after each layer, which costs more the more threads there are, and most
-    where other processes use the same cores; and the tensors of few images stay in the cores' caches (bench/NOTES.md
-    has the numbers). But with fewer images than threads, only sharing occupies them all.
-    """
-
-    def __init__(self, together: Run, alone: Run, threads: int) -> None:
-        self._together, self._alone, self._threads = together, alone, threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="classify")
-
-    def __call__(self, pixels: Array) -> Array:
-        """(N, H, W, 3) uint8 to (N, classes) float32."""
-        if len(pixels) < self._threads:
-            return self._together(pixels)
-        pieces = [pixels[start : start + PIECE_IMAGES] for start in range(0, len(pixels), PIECE_IMAGES)]
-        return np.concatenate(list(self._pool.map(self._alone, pieces)))
+    return Sized(_runner(config, session), _runner(config, _session(config, alone)), threads, PIECE_IMAGES)
 
 
 def _session(config: ModelConfig, options: Any) -> Any:

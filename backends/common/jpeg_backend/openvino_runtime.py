@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import openvino as ov
-from jpeg_preprocess.cpus import limited_cpus
+from jpeg_preprocess.cpus import limited_cpus, usable_cpus
 
 from jpeg_backend.batching import Array, Run
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
+from jpeg_backend.sized import Sized
+
+# Images of one run where each thread has a stream of its own (bench/NOTES.md).
+PIECE_IMAGES = 4
+
+# Who sets one of these has decided how the threads share the work.
+_CHOOSING = frozenset({"PERFORMANCE_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS"})
 
 _HINTS = ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT")
 
@@ -47,6 +55,9 @@ def properties(config: ModelConfig) -> dict[str, Any]:
 def load_model(config: ModelConfig) -> Run:
     """Load a model.xml with its model.bin, on the CPU.
 
+    Unless the config says how it is to use threads and streams, batches are run by whatever is faster for their size:
+    see `Sized`.
+
     Raises BackendConfigError if a file is missing or damaged, or if its tensors are not those of the config.
     """
     for file in (config.artefact, config.artefact.with_suffix(".bin")):
@@ -63,10 +74,23 @@ def load_model(config: ModelConfig) -> Run:
         names = [name for tensor in found for name in tensor.names]
         if wanted not in names:
             raise BackendConfigError(f"{config.artefact.name} has no tensor {wanted}; it has {', '.join(names)}")
-    compiled = core.compile_model(model, "CPU", properties(config))
+    chosen = properties(config)
+    threads = usable_cpus()
+    if threads == 1 or not _CHOOSING.isdisjoint(config.parameters):
+        return _runner(core.compile_model(model, "CPU", chosen), config)
+    streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
+    together = core.compile_model(model, "CPU", chosen)
+    alone = core.compile_model(model, "CPU", {**chosen, **streams})
+    return Sized(_runner(together, config), _runner(alone, config), threads, PIECE_IMAGES)
+
+
+def _runner(compiled: ov.CompiledModel, config: ModelConfig) -> Run:
+    requests = threading.local()
 
     def run(pixels: Array) -> Array:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
         # A copy: OpenVINO writes the next answer into the same memory.
-        return np.array(compiled({config.input_name: pixels})[config.output_name])
+        return np.array(requests.own.infer({config.input_name: pixels}, share_inputs=True)[config.output_name])
 
     return run
