@@ -60,22 +60,35 @@ class Postprocessor:
         is, if the classifier is broken and there is nothing to answer.
         """
         (answer,) = self.answer_all([Question(logits, failures, k)])
-        if isinstance(answer, ImageError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def answer_all(self, questions: Sequence[Question]) -> list[Answer | ImageError]:
+    def answer_all(self, questions: Sequence[Question | Exception]) -> list[Answer | Exception]:
         """Answer several requests; for each, in their order, what `__call__` returns or raises.
 
-        Those of the same k are computed together: for a single image, nearly all of the time is the price of a call.
-        """
-        answers: dict[int, Answer | ImageError] = {}
-        for k in {question.k for question in questions}:
-            numbers = [number for number, question in enumerate(questions) if question.k == k]
-            answers.update(zip(numbers, self._of_same_k([questions[number] for number in numbers], k), strict=True))
-        return [answers[number] for number in range(len(questions))]
+        questions: what is wrong with a request may stand in its place, and comes back.
 
-    def _of_same_k(self, questions: Sequence[Question], k: int) -> list[Answer | ImageError]:
+        Those of the same k are computed together: for a single image, nearly all of the time is the price of a call.
+        If that fails, each is computed alone: what one request causes, no other one pays for.
+        """
+        found: dict[int, Answer | Exception] = {}
+        found.update((number, it) for number, it in enumerate(questions) if isinstance(it, Exception))
+        asked = {number: it for number, it in enumerate(questions) if isinstance(it, Question)}
+        for k in {question.k for question in asked.values()}:
+            alike = {number: question for number, question in asked.items() if question.k == k}
+            found.update(zip(alike, self._try(list(alike.values()), k), strict=True))
+        return [found[number] for number in range(len(questions))]
+
+    def _try(self, questions: Sequence[Question], k: int) -> Sequence[Answer | Exception]:
+        try:
+            return self._of_same_k(questions, k)
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+            return [answer for question in questions for answer in self._try([question], k)]
+
+    def _of_same_k(self, questions: Sequence[Question], k: int) -> list[Answer | Exception]:
         logits = np.concatenate([question.logits for question in questions])
         errors = np.array([message for question in questions for message in question.failures], dtype=object)
         failed = errors.astype(bool)
@@ -87,7 +100,7 @@ class Postprocessor:
         labels = self._labels[indices]
         labels[unusable], scores[unusable], indices[unusable] = b"", np.nan, -1
         errors[broken] = NOT_FINITE.encode()
-        answers: list[Answer | ImageError] = []
+        answers: list[Answer | Exception] = []
         start = 0
         for question in questions:
             part = slice(start, start := start + len(question.failures))

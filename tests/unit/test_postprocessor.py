@@ -50,7 +50,7 @@ def test_requests_answered_together_get_what_each_gets_alone(data):
     assert len(together) == len(questions)
     for question, found in zip(questions, together, strict=True):
         (alone,) = Postprocessor(labels).answer_all([question])
-        if isinstance(alone, ImageError):
+        if not isinstance(alone, Answer):
             assert str(found) == str(alone)
             continue
         assert isinstance(found, Answer)
@@ -59,3 +59,15 @@ def test_requests_answered_together_get_what_each_gets_alone(data):
         assert found.scores.shape == (len(question.failures), question.k)
         np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-6)
         np.testing.assert_array_equal(found.indices, alone.indices)
+
+
+def test_what_is_wrong_with_one_request_costs_no_other_its_answer():
+    unreadable = ValueError("cannot be read")
+    right = Question(np.array([[0, 2, 1]], np.float32), [b""], 1)
+    broken = Question(np.array([["no number"] * 3], object), [b""], 1)
+    first, second, third, fourth = Postprocessor(LABELS).answer_all([right, unreadable, broken, right])
+    assert isinstance(first, Answer)
+    assert isinstance(fourth, Answer)
+    assert first.labels.tolist() == fourth.labels.tolist() == [[b"b"]]
+    assert second is unreadable
+    assert isinstance(third, TypeError)

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from jpeg_preprocess import (
-    Answer,
-    ImageError,
-    KError,
-    Postprocessor,
-    PostprocessSettings,
-    Question,
-    metrics,
-    read_labels,
-    request_k,
-)
+from jpeg_preprocess import ImageError, KError, PostprocessSettings, metrics, read_labels, request_k
+from jpeg_preprocess.postprocessor import Answer, Postprocessor, Question
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -34,68 +25,44 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         measured = metrics.Measurements()
-        read = [self._read(request, measured) for request in requests]
-        questions = [asked for asked, _ in read if isinstance(asked, Question)]
-        answers = iter(zip(questions, self._answer(questions), strict=True))
-        responses = [_respond(*next(answers), measured) if isinstance(it, Question) else it for it, _ in read]
-        measured.observe(metrics.BATCH_IMAGES, [sum(images for _, images in read)])
+        read = [self._read(request) for request in requests]
+        answers = self._postprocess.answer_all([question for question, _ in read])
+        measured.observe(metrics.BATCH_IMAGES, [sum(len(failures) for _, failures in read)])
+        responses = [_respond(answer, read[number][1], measured) for number, answer in enumerate(answers)]
         self._metrics.add(measured)
         return responses
 
     def finalize(self) -> None:
         self._metrics.close()
 
-    def _read(
-        self, request: pb_utils.InferenceRequest, measured: metrics.Measurements
-    ) -> tuple[Question | pb_utils.InferenceResponse, int]:
-        """What a request asks, or its refusal, and how many images it has."""
+    def _read(self, request: pb_utils.InferenceRequest) -> tuple[Question | Exception, list[bytes]]:
+        """What a request asks, or what is wrong with it, and a message for each of its images."""
         failures: list[bytes] = []
         try:
             logits = _array(request, "output__0")
             failures = _array(request, "ERROR").ravel().tolist()
             k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocess.classes)
-        except KError as error:
-            measured.count(metrics.refused("bad_k"))
-            return _refuse(str(error), pb_utils.TritonError.INVALID_ARG), len(failures)
         except Exception as error:
-            return _fail(error, measured), len(failures)
-        return Question(logits, failures, k), len(failures)
-
-    def _answer(self, questions: list[Question]) -> list[Answer | Exception]:
-        """Answer all together; if that fails, each alone: what one request causes, no other one pays for."""
-        if not questions:
-            return []
-        try:
-            return list(self._postprocess.answer_all(questions))
-        except Exception as error:
-            if len(questions) == 1:
-                return [error]
-            return [answer for question in questions for answer in self._answer([question])]
+            return error, failures
+        return Question(logits, failures, k), failures
 
 
 def _respond(
-    question: Question, answer: Answer | Exception, measured: metrics.Measurements
+    answer: Answer | Exception, failures: list[bytes], measured: metrics.Measurements
 ) -> pb_utils.InferenceResponse:
+    if isinstance(answer, Answer):
+        measured.answered(failures, answer.errors.ravel().tolist())
+        names = {"LABEL": answer.labels, "SCORE": answer.scores, "INDEX": answer.indices, "ERROR": answer.errors}
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in names.items()])
+    if isinstance(answer, KError):
+        measured.count(metrics.refused("bad_k"))
+        return _refuse(str(answer), pb_utils.TritonError.INVALID_ARG)
     if isinstance(answer, ImageError):
-        measured.answered(question.failures, None)
+        measured.answered(failures, None)
         measured.count(metrics.refused("no_usable_image"))
         return _refuse(str(answer), pb_utils.TritonError.INTERNAL)
-    if isinstance(answer, Exception):
-        return _fail(answer, measured)
-    measured.answered(question.failures, answer.errors.ravel().tolist())
-    return pb_utils.InferenceResponse(
-        [
-            pb_utils.Tensor("LABEL", answer.labels),
-            pb_utils.Tensor("SCORE", answer.scores),
-            pb_utils.Tensor("INDEX", answer.indices),
-            pb_utils.Tensor("ERROR", answer.errors),
-        ]
-    )
-
-
-def _fail(error: Exception, measured: metrics.Measurements) -> pb_utils.InferenceResponse:
-    """The refusal for what nobody expected: left to Triton, it would show the client a traceback."""
-    log.error("a request could not be answered", exc_info=error)
+    # What leaves execute fails every request of the batch, and shows the client a traceback.
+    log.error("a request could not be answered", exc_info=answer)
     measured.count(metrics.refused("internal"))
     return _refuse("postprocess failed on this request; the server's log says why", pb_utils.TritonError.INTERNAL)
 
