@@ -73,11 +73,14 @@ class Postprocessor:
         If that fails, each is computed alone: what one request causes, no other one pays for.
         """
         found: dict[int, Answer | Exception] = {}
-        found.update((number, it) for number, it in enumerate(questions) if isinstance(it, Exception))
-        asked = {number: it for number, it in enumerate(questions) if isinstance(it, Question)}
-        for k in {question.k for question in asked.values()}:
-            alike = {number: question for number, question in asked.items() if question.k == k}
-            found.update(zip(alike, self._try(list(alike.values()), k), strict=True))
+        alike: dict[int, dict[int, Question]] = {}
+        for number, question in enumerate(questions):
+            if isinstance(question, Question):
+                alike.setdefault(question.k, {})[number] = question
+            else:
+                found[number] = question
+        for k, asked in alike.items():
+            found.update(zip(asked, self._try(list(asked.values()), k), strict=True))
         return [found[number] for number in range(len(questions))]
 
     def _try(self, questions: Sequence[Question], k: int) -> Sequence[Answer | Exception]:

@@ -28,7 +28,7 @@ class TritonPythonModel:
         read = [self._read(request) for request in requests]
         answers = self._postprocess.answer_all([question for question, _ in read])
         measured.observe(metrics.BATCH_IMAGES, [sum(len(failures) for _, failures in read)])
-        responses = [_respond(answer, read[number][1], measured) for number, answer in enumerate(answers)]
+        responses = [_respond(answer, failures, measured) for answer, (_, failures) in zip(answers, read, strict=True)]
         self._metrics.add(measured)
         return responses
 
