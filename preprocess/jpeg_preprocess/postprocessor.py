@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jpeg_preprocess.errors import ImageError
+from jpeg_preprocess.together import run_together
 from jpeg_preprocess.topk import softmax, top_k
 
 
@@ -70,7 +72,7 @@ class Postprocessor:
         questions: what is wrong with a request may stand in its place, and comes back.
 
         Those of the same k are computed together: for a single image, nearly all of the time is the price of a call.
-        If that fails, each is computed alone: what one request causes, no other one pays for.
+        If that fails, each is computed alone: see `run_together`.
         """
         found: dict[int, Answer | Exception] = {}
         alike: dict[int, dict[int, Question]] = {}
@@ -80,16 +82,9 @@ class Postprocessor:
             else:
                 found[number] = question
         for k, asked in alike.items():
-            found.update(zip(asked, self._try(list(asked.values()), k), strict=True))
+            answers = run_together(functools.partial(self._of_same_k, k=k), list(asked.values()))
+            found.update(zip(asked, answers, strict=True))
         return [found[number] for number in range(len(questions))]
-
-    def _try(self, questions: Sequence[Question], k: int) -> Sequence[Answer | Exception]:
-        try:
-            return self._of_same_k(questions, k)
-        except Exception as error:
-            if len(questions) == 1:
-                return [error]
-            return [answer for question in questions for answer in self._try([question], k)]
 
     def _of_same_k(self, questions: Sequence[Question], k: int) -> list[Answer | Exception]:
         logits = np.concatenate([question.logits for question in questions])

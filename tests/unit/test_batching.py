@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_backend.batching import concatenated, run_batched
+from jpeg_backend.batching import concatenated
 from jpeg_backend.device_batches import DeviceRunner, FrequentSizes, gathering
 from jpeg_backend.model_config import BackendConfigError, ModelConfig
 from jpeg_backend.sized import Sized
+from jpeg_preprocess.together import run_together
 
 
 def double(pixels):
@@ -31,7 +32,7 @@ def test_each_request_gets_its_own_rows_of_one_run(sizes):
 
     rng = np.random.default_rng(0)
     inputs = [rng.integers(0, 100, (size, 2, 3)) for size in sizes]
-    outcomes = run_batched(concatenated(run), inputs)
+    outcomes = run_together(concatenated(run), inputs)
     assert calls == ([sum(sizes)] if sizes else [])
     assert len(outcomes) == len(inputs)
     for given_input, outcome in zip(inputs, outcomes, strict=True):
@@ -47,12 +48,12 @@ def test_a_request_that_cannot_be_run_costs_no_other_its_answer(good):
         return double(pixels)
 
     inputs = [np.full((2, 1), 1 if ok else -1) for ok in good]
-    outcomes = run_batched(concatenated(run), inputs)
+    outcomes = run_together(concatenated(run), inputs)
     assert [not isinstance(outcome, Exception) for outcome in outcomes] == good
 
 
 def test_a_network_that_loses_rows_is_an_error_and_not_a_shifted_answer():
-    outcomes = run_batched(concatenated(lambda pixels: pixels[:1]), [np.zeros((2, 1)), np.zeros((1, 1))])
+    outcomes = run_together(concatenated(lambda pixels: pixels[:1]), [np.zeros((2, 1)), np.zeros((1, 1))])
     assert isinstance(outcomes[0], RuntimeError)
     assert not isinstance(outcomes[1], Exception)
     assert np.array_equal(outcomes[1], np.zeros((1, 1)))
@@ -174,7 +175,7 @@ def test_a_size_that_cannot_be_captured_runs_without_and_is_not_tried_again(capl
 def test_a_batch_that_fails_on_the_device_is_settled_and_costs_only_the_request_it_is_of():
     runner = Memory(largest=8)
     images = [np.full((2, 2), value, np.uint8) for value in (1, 255, 3)]
-    outcomes = run_batched(runner, images)
+    outcomes = run_together(runner, images)
     assert runner.ran == [6, 2, 2, 2]
     assert runner.settled == 2
     assert [None if isinstance(outcome, Exception) else outcome.tolist() for outcome in outcomes] == [
@@ -430,6 +431,7 @@ import openvino
 from jpeg_backend import openvino_runtime
 from jpeg_backend.model_config import ModelConfig
 from jpeg_backend.sized import Sized
+from jpeg_preprocess.together import run_together
 
 onnx, folder, parameters = sys.argv[1:]
 openvino.save_model(openvino.convert_model(onnx), folder + "/model.xml", compress_to_fp16=False)

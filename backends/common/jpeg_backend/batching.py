@@ -1,15 +1,12 @@
-"""One run for all requests of a batch, and an outcome for each."""
+"""Arrays of several requests as one, and what comes of it in parts."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Input = TypeVar("Input")
@@ -18,23 +15,6 @@ Input = TypeVar("Input")
 Run = Callable[[Array], Array]
 # What several requests bring, wherever it lies, to what each of them gets, in the same order.
 RunEach = Callable[[Sequence[Input]], Sequence[Array]]
-
-
-def run_batched(run: RunEach[Input], inputs: Sequence[Input]) -> list[Array | Exception]:
-    """Run the inputs of all requests together.
-
-    Returns, in the order of the requests, its part of the output or the exception that cost it its answer. If
-    the run over all fails, each request is run alone: what one request causes, no other one pays for.
-    """
-    if not inputs:
-        return []
-    try:
-        return list(run(inputs))
-    except Exception as error:
-        log.exception("a batch of %d requests failed", len(inputs))
-        if len(inputs) == 1:
-            return [error]
-        return [outcome for alone in inputs for outcome in run_batched(run, [alone])]
 
 
 def concatenated(run: Run) -> RunEach[Array]:

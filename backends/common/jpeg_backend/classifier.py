@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import triton_python_backend_utils as pb_utils
+from jpeg_preprocess.together import run_together
 
-from jpeg_backend.batching import Array, Run, RunEach, concatenated, run_batched
+from jpeg_backend.batching import Array, Run, RunEach, concatenated
 from jpeg_backend.device_batches import DeviceRunner
 from jpeg_backend.model_config import ModelConfig
+
+log = logging.getLogger(__name__)
 
 
 class _TritonModel(ABC):
@@ -42,9 +46,10 @@ class _TritonModel(ABC):
             assert tensor is not None, "Triton checks the inputs against the config"
             tensors.append(tensor)
         responses = []
-        for outcome in run_batched(self._run, tensors):
+        for outcome in run_together(self._run, tensors):
             if isinstance(outcome, Exception):
                 # What went wrong may name files and addresses: it is in the log, not in the answer.
+                log.error("%s failed on a request", self._config.name, exc_info=outcome)
                 message = f"{self._config.name} failed on this request; the server's log says why"
                 error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
                 responses.append(pb_utils.InferenceResponse(error=error))
