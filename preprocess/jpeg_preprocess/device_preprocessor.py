@@ -22,6 +22,9 @@ from jpeg_preprocess.settings import PreprocessSettings, SettingsError
 log = logging.getLogger(__name__)
 
 _WARM_UP_BATCH, _WARM_UP_SIZE = 32, (640, 480)
+# Batches up to this length end up in host memory: the Python backend needs a second round trip between its processes
+# for tensors on a GPU, which takes longer than the copy of one or two images (bench/NOTES.md).
+_TO_HOST = 2
 
 
 def open_preprocessor(settings: PreprocessSettings, gpu: int = 0) -> Preprocessor | DevicePreprocessor:
@@ -62,7 +65,10 @@ class DevicePreprocessor:
             self.decode([_warm_up_jpeg()] * size)
 
     def decode(self, images: Sequence[bytes]) -> Decoded:
-        """As `Preprocessor.decode`, but the pixels are a CuPy array, and complete when it returns."""
+        """As `Preprocessor.decode`, but the pixels of more than two images are a CuPy array.
+
+        It is complete when this returns.
+        """
         begun = time.perf_counter()
         height, width = self.settings.geometry.crop_size
         with self._device, self._stream:
@@ -81,6 +87,8 @@ class DevicePreprocessor:
                     pixels[index].set(decoded.pixels[place])
                     errors[index], seconds[index] = decoded.errors[place], decoded.seconds[place]
             self._stream.synchronize()
+            if len(images) <= _TO_HOST:
+                pixels = pixels.get()
         return Decoded(pixels, errors, seconds)
 
     def close(self) -> None:

@@ -41,7 +41,19 @@ def compare(gpu, cpu, images):
     ours, theirs = gpu.decode(images), cpu.decode(images)
     reasons = [[error and error.reason for error in decoded.errors] for decoded in (ours, theirs)]
     assert reasons[0] == reasons[1]
-    return ours.pixels.get().astype(int), theirs.pixels.astype(int)
+    return in_host_memory(ours.pixels).astype(int), theirs.pixels.astype(int)
+
+
+def in_host_memory(pixels):
+    return pixels if isinstance(pixels, np.ndarray) else pixels.get()
+
+
+def test_one_or_two_images_come_in_host_memory_and_more_stay_on_the_gpu(gpu):
+    image = (PHOTOS / "china.jpg").read_bytes()
+    one, two, three = (gpu.decode([image] * count).pixels for count in (1, 2, 3))
+    assert isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and not isinstance(three, np.ndarray)
+    for row in (*one, *two):
+        np.testing.assert_array_equal(row, three.get()[0])
 
 
 def china():
