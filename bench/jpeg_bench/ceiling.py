@@ -53,19 +53,25 @@ def arrangements(steps: Steps, what: What, batch_sizes: Sequence[int] = ()) -> l
 
 
 def _on_gpu(steps: Steps, what: What, batch_sizes: Sequence[int], cpus: int) -> list[Arrangement]:
-    sizes = list(batch_sizes or (8, 32, 64, 128))
+    # Each takes some seconds until its process holds the GPU: few, and far apart.
+    sizes = list(batch_sizes or (32, 64, 128))
+    largest = sizes[-2:]
     if what == "classifier":
-        places: tuple[Literal["host", "device"], ...] = ("device", "host")
+        places: tuple[tuple[Literal["host", "device"], int, list[int]], ...] = (
+            ("device", 1, [1, *sizes]),
+            ("device", 2, largest),
+            ("host", 2, sizes[-1:]),
+        )
         return [Arrangement(what, "workers", 1, threads, size, place)
-                for place in places for threads in (1, 2) for size in [1, *sizes]]  # fmt: skip
+                for place, threads, each in places for size in each]  # fmt: skip
     if what == "decode" and not steps.decodes_on_gpu:
         return [Arrangement(what, "workers", *spread, 8) for spread in ((1, cpus), (cpus, 1))]
-    spreads = ((1, 1), (1, 2), (1, 4), (2, 2), (4, 1), (4, 2))
     if what == "decode":
-        return [Arrangement(what, "workers", *spread, size) for spread in spreads for size in sizes[1:]]
+        spreads = ((1, 1), (2, 2), (4, 1), (4, 2))
+        return [Arrangement(what, "workers", *spread, size) for spread in spreads for size in largest]
     if not steps.decodes_on_gpu:
-        return [Arrangement(what, "overlapped", batch=size) for size in sizes[1:]]
-    return [Arrangement(what, "workers", 1, threads, size) for threads in (1, 2, 4) for size in sizes[1:]]
+        return [Arrangement(what, "overlapped", batch=size) for size in largest]
+    return [Arrangement(what, "workers", 1, threads, size) for threads in (2, 4) for size in largest]
 
 
 def rate(

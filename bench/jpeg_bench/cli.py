@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batches",
         type=numbers,
         metavar="N,...",
-        help="batch sizes to try (default: 1,4,8; on a GPU 8,32,64,128)",
+        help="batch sizes to try (default: 1,4,8; on a GPU 32,64,128)",
     )
 
     serve = commands.add_parser("serve", help="loads on a server")
