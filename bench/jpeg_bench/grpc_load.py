@@ -1,152 +1,225 @@
-"""One process that asks over gRPC: grpcio, with requests that are serialised already and answers that stay bytes."""
+"""One process that asks over gRPC: libcurl speaks HTTP/2, with messages that are serialised already.
+
+It takes half of the CPU that grpcio takes for a request (bench/NOTES.md), which would be taken from the server.
+"""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections import deque
+import select
 from collections.abc import Sequence
-from functools import partial
-from time import process_time, sleep
-from typing import Any
+from urllib.parse import unquote
 
-import grpc
+import pycurl
 
-from jpeg_bench.arrivals import arrivals
 from jpeg_bench.asks import Ask, Load
 from jpeg_bench.errors import BenchError
-from jpeg_bench.recorder import Recorder, clock
+from jpeg_bench.paced_load import PacedLoad
+from jpeg_bench.recorder import clock
 
-_CONNECT_S = 5.0
-# What each request costs this process: measured, in bench/NOTES.md.
-_OPTIONS = [
-    # A request that may be repeated is kept for it; one that is measured never is repeated.
-    ("grpc.enable_retries", 0),
-    ("grpc.http2.write_buffer_size", 4 << 20),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # Channels to one address share a connection otherwise.
-    ("grpc.use_local_subchannel_pool", 1),
-    # The environment may name a proxy, and this machine is reached without.
-    ("grpc.enable_http_proxy", 0),
-]
-
-
-def open_channel(address: str) -> grpc.Channel:
-    """A connected channel. Raises BenchError if no gRPC server listens there."""
-    nobody = f"no gRPC server answers at grpc://{address}"
-    host, _, port = address.rpartition(":")
-    try:
-        # gRPC tries again and again where nobody listens; that is known at once.
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise BenchError(f"{nobody} ({error}): is it running, and is that the right port?") from error
-    channel = grpc.insecure_channel(address, options=_OPTIONS)
-    try:
-        grpc.channel_ready_future(channel).result(timeout=_CONNECT_S)
-    except grpc.FutureTimeoutError as error:
-        channel.close()
-        raise BenchError(f"{nobody}, but something else listens there: is that the right port?") from error
-    return channel
+_CONNECT_MS = 5000
+_HEADERS = ["content-type: application/grpc", "te: trailers", "user-agent: jpeg-bench", "expect:"]
+# What tells a gRPC server from anything else, and is no load: each answers that it does not know this method.
+_NO_METHOD = "/jpeg_bench/NoSuchMethod"
+_PREFIX = 5  # before each message: whether it is compressed, and its length in 4 bytes
+_STATUS = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+_EVENTS = {
+    pycurl.POLL_IN: select.EPOLLIN,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+}
 
 
-class GrpcLoad:
-    """See `jpeg_bench.load`. Raises BenchError if no gRPC server listens there.
+class _Call:
+    """A transfer of libcurl, used again and again, and what came of the request on it."""
 
-    The calls are started by `future()`, the next one by the callback of the one before: all in the one thread that
-    grpcio has for a channel, without a thread of ours that must be woken.
-    """
+    __slots__ = ("answer", "ask", "due", "handle", "headers")
+
+    def __init__(self, address: str, path: str, timeout_s: float) -> None:
+        self.ask, self.due = 0, 0.0
+        self.answer: list[bytes] = []
+        self.headers: list[bytes] = []
+        self.handle = pycurl.Curl()
+        options = {
+            pycurl.URL: f"http://{address}{path}",
+            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE,
+            pycurl.HTTPHEADER: _HEADERS,
+            pycurl.POST: 1,
+            pycurl.NOSIGNAL: 1,
+            # The environment may name a proxy, and this machine is reached without.
+            pycurl.NOPROXY: "*",
+            pycurl.CONNECTTIMEOUT_MS: _CONNECT_MS,
+            pycurl.TIMEOUT_MS: max(1, round(timeout_s * 1e3)),
+            pycurl.WRITEFUNCTION: self._received,
+            pycurl.HEADERFUNCTION: self._received_header,
+        }
+        for name, value in options.items():
+            self.handle.setopt(name, value)
+
+    def begin(self, message: bytes, ask: int = 0, due: float = 0.0) -> None:
+        """Forget the last request, and make ready to send this one."""
+        self.ask, self.due = ask, due
+        self.answer.clear()
+        self.headers.clear()
+        self.handle.setopt(pycurl.POSTFIELDS, message)
+
+    def outcome(self) -> tuple[bytes, str]:
+        """The message of the answer and nothing, or nothing and why there is none."""
+        answer = b"".join(self.answer)
+        if (code := self.handle.getinfo(pycurl.RESPONSE_CODE)) != 200:
+            return b"", f"HTTP {code}, where gRPC answers 200"
+        headers = dict(line.decode("latin-1").rstrip("\r\n").partition(": ")[::2] for line in self.headers)
+        if (status := headers.get("grpc-status", "")) != "0":
+            known = status.isdigit() and int(status) < len(_STATUS)
+            name = _STATUS[int(status)] if known else f"grpc-status {status!r}"
+            return b"", f"{name}: {unquote(headers.get('grpc-message', ''))}"
+        if len(answer) < _PREFIX or answer[0] or int.from_bytes(answer[1:_PREFIX], "big") != len(answer) - _PREFIX:
+            return b"", f"no single uncompressed message, but {answer[:20]!r}"
+        return answer[_PREFIX:], ""
+
+    def _received(self, data: bytes) -> None:
+        self.answer.append(data)
+
+    def _received_header(self, line: bytes) -> None:
+        self.headers.append(line)
+
+
+class GrpcLoad(PacedLoad):
+    """See `jpeg_bench.load`. Raises BenchError if no gRPC server listens there."""
 
     def __init__(self, asks: Sequence[Ask], load: Load, index: int, count: int) -> None:
-        self._bodies, self._load = [ask.body for ask in asks], load
-        self._arrivals = arrivals(load, index=index, count=count) if load.arrivals_per_s else iter(())
-        self._next = index * len(asks) // count
-        self._backlog: deque[float] = deque()
-        self._under_way = 0
-        self._is_over = False
-        self._changed = threading.Condition()
-        self._channels = [open_channel(asks[0].address) for _ in range(max(1, load.channels))]
-        # Without serialisers: bytes go out and come in as they are.
-        self._methods = [channel.unary_unary(asks[0].path) for channel in self._channels]
+        super().__init__(asks, load, index, count)
+        self._address, self._path = asks[0].address, asks[0].path
+        self._messages = [_framed(ask.body) for ask in asks]
+        self._calls: dict[pycurl.Curl, _Call] = {}
+        self._idle: list[_Call] = []
+        self._wake_at: float | None = None
+        self._sockets: set[int] = set()
+        self._multi = multi = pycurl.CurlMulti()
+        multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, load.channels)
+        self._connect()
+        multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, -(-self._most // load.channels))
+        multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        multi.setopt(pycurl.M_TIMERFUNCTION, self._wake_in)
 
-    def run(self, start: float, recorder: Recorder) -> None:
-        """Ask from `start` to the end of the recorder's window, and wait for what is under way then."""
-        self._recorder = recorder
-        sleep(max(0.0, start - clock()))
-        for _ in range(self._load.in_flight):
-            self._begin(clock())
-        due = self._let_pass(start + next(self._arrivals, 0.0), start, recorder.begin)
-        cpu = process_time()
-        self._let_pass(due, start, recorder.end)
-        recorder.notes.cpu_s = process_time() - cpu
-        with self._changed:
-            self._is_over = True
-            self._changed.wait_for(lambda: self._under_way == 0 or recorder.gave_up, self._load.timeout_s + 1)
-        for _ in self._backlog:
-            recorder.failed(clock(), f"not sent within {self._load.timeout_s:g} s: too many were under way")
-        for channel in self._channels:
-            channel.close()
+    def _connect(self) -> None:
+        """Open all connections, so that the first requests find them, and what the server allows is known."""
+        self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 1)
+        probes = [_probe(self._address) for _ in range(self._load.channels)]
+        for probe in probes:
+            self._multi.add_handle(probe.handle)
+        while self._multi.perform()[1]:
+            self._multi.select(0.1)
+        failed = self._multi.info_read()[2]
+        for probe in probes:
+            self._multi.remove_handle(probe.handle)
+            probe.handle.close()
+        for _, code, why in failed:
+            raise _nobody(self._address, code, why)
 
-    def _let_pass(self, due: float, start: float, end: float) -> float:
-        """Send what is due until then, in an open loop; returns when the next request is due."""
-        open_loop = self._load.arrivals_per_s > 0
-        while (now := clock()) < end and not self._recorder.gave_up:
-            if not open_loop:
-                sleep(min(0.25, end - now))
-                continue
-            while due <= now:
-                self._is_due(due)
-                due = start + next(self._arrivals)
-            sleep(max(0.0, min(due, end, now + 0.25) - clock()))
-        return due
+    def _send(self, ask: int, due: float) -> None:
+        call = self._idle.pop() if self._idle else self._new_call()
+        call.begin(self._messages[ask], ask, due)
+        self._multi.add_handle(call.handle)
 
-    def _is_due(self, due: float) -> None:
-        with self._changed:
-            if self._under_way >= self._load.most_outstanding:
-                self._backlog.append(due)
-                if due >= self._recorder.begin:
-                    self._recorder.notes.held_back += 1
-                return
-            self._under_way += 1
-        self._send(due)
+    def _new_call(self) -> _Call:
+        call = _Call(self._address, self._path, self._load.timeout_s)
+        self._calls[call.handle] = call
+        return call
 
-    def _begin(self, due: float) -> None:
-        with self._changed:
-            self._under_way += 1
-        self._send(due)
-
-    def _send(self, due: float) -> None:
-        """Send the next request; it is counted among those under way already."""
-        number = self._next
-        self._next = number + 1
-        ask = number % len(self._bodies)
-        method = self._methods[number % len(self._methods)]
-        try:
-            call = method.future(self._bodies[ask], timeout=self._load.timeout_s)
-        except (ValueError, RuntimeError) as error:  # the channel was closed
-            self._recorder.failed(clock(), f"not sent: {error}")
-            self._ended()
-            return
-        call.add_done_callback(partial(self._done, due, ask))
-
-    def _done(self, due: float, ask: int, call: Any) -> None:
-        now, recorder = clock(), self._recorder
-        if call.exception() is None:
-            recorder.answered(due, now, ask, call.result())
+    def _watch(self, event: int, number: int, _multi: pycurl.CurlMulti, _data: object) -> None:
+        """libcurl says what it waits for on a socket."""
+        if event == pycurl.POLL_REMOVE:
+            if number in self._sockets:
+                self._sockets.remove(number)
+                self._epoll.unregister(number)
+        elif number in self._sockets:
+            self._epoll.modify(number, _EVENTS[event])
         else:
-            recorder.failed(now, f"{call.code().name}: {call.details()}")
-        if self._load.in_flight and now < recorder.end and not recorder.gave_up:
-            self._send(now)
-        else:
-            self._ended()
+            self._sockets.add(number)
+            self._epoll.register(number, _EVENTS[event])
 
-    def _ended(self) -> None:
-        """One less is under way; one that was held back may go."""
-        with self._changed:
-            if not self._backlog or self._recorder.gave_up:
-                self._under_way -= 1
-                if self._is_over:
-                    self._changed.notify()
-                return
-            due = self._backlog.popleft()
-        self._send(due)
+    def _wake_in(self, milliseconds: int) -> None:
+        self._wake_at = None if milliseconds < 0 else clock() + milliseconds / 1e3
+
+    def _poll(self, seconds: float) -> None:
+        if self._wake_at is not None:
+            seconds = min(seconds, max(0.0, self._wake_at - clock()))
+        for number, event in self._events(seconds):
+            readable = pycurl.CSELECT_IN if event & ~select.EPOLLOUT else 0
+            writable = pycurl.CSELECT_OUT if event & select.EPOLLOUT else 0
+            self._multi.socket_action(number, readable | writable)
+        if self._wake_at is not None and self._wake_at <= clock():
+            self._wake_at = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._take_ended()
+
+    def _take_ended(self) -> None:
+        left = 1
+        while left:
+            left, answered, failed = self._multi.info_read()
+            for handle in answered:
+                call = self._taken(handle)
+                message, failure = call.outcome()
+                if failure:
+                    self._failed(failure)
+                else:
+                    self._answered(call.due, call.ask, message)
+                self._next()
+            for handle, code, why in failed:
+                self._taken(handle)
+                is_late = code == pycurl.E_OPERATION_TIMEDOUT
+                self._failed(f"no answer within {self._load.timeout_s:g} s" if is_late else f"no answer: {why}")
+                self._next()
+
+    def _taken(self, handle: pycurl.Curl) -> _Call:
+        self._multi.remove_handle(handle)
+        call = self._calls[handle]
+        self._idle.append(call)
+        return call
+
+    def _close(self) -> None:
+        for call in self._calls.values():
+            if call not in self._idle:
+                self._multi.remove_handle(call.handle)
+            call.handle.close()
+        self._multi.close()
+
+
+def _probe(address: str) -> _Call:
+    call = _Call(address, _NO_METHOD, _CONNECT_MS / 1e3)
+    call.begin(_framed(b""))
+    return call
+
+
+def _nobody(address: str, code: int, why: str) -> BenchError:
+    nobody = f"no gRPC server answers at grpc://{address}"
+    if code in (pycurl.E_COULDNT_CONNECT, pycurl.E_COULDNT_RESOLVE_HOST):
+        return BenchError(f"{nobody} ({why}): is it running, and is that the right port?")
+    return BenchError(f"{nobody}, but something else does ({why}): is that the right port?")
+
+
+def ask_once(ask: Ask, timeout_s: float) -> bytes:
+    """The message that answers a single request. Raises BenchError with what went wrong."""
+    probe, call = _probe(ask.address), _Call(ask.address, ask.path, timeout_s)
+    call.begin(_framed(ask.body))
+    try:
+        probe.handle.perform()
+    except pycurl.error as error:
+        raise _nobody(ask.address, *error.args) from error
+    try:
+        call.handle.perform()
+    except pycurl.error as error:
+        raise BenchError(f"no answer: {error.args[1]}") from error
+    message, failure = call.outcome()
+    if failure:
+        raise BenchError(failure)
+    return message
+
+
+def _framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message

@@ -125,7 +125,7 @@ def sample(asks: Sequence[Ask], load: Load, watch: Callable[[float, float], None
 def prepare(asks: Sequence[Ask], load: Load, index: int, count: int) -> Callable[[float], Notes]:
     """In a process of its own: connect; what is returned asks from the given start on."""
     worker: Any
-    # Each imports what it needs: gRPC's threads would cost the HTTP client CPU.
+    # Each imports what it needs: who asks over HTTP needs no libcurl.
     if asks[0].protocol == "http":
         from jpeg_bench.http_load import HttpLoad
 

@@ -78,16 +78,12 @@ def _http(address: str, model: str, images: Sequence[bytes], name: str) -> Ask:
 
 def _once(ask: Ask) -> bytes:
     if ask.protocol == "grpc":
-        import grpc
+        from jpeg_bench.grpc_load import ask_once
 
-        from jpeg_bench.grpc_load import open_channel
-
-        with open_channel(ask.address) as channel:
-            try:
-                answer: bytes = channel.unary_unary(ask.path)(ask.body, timeout=_ANSWER_S)
-            except grpc.RpcError as error:
-                raise BenchError(f"{_where(ask)}: {error.code().name}: {error.details()}") from error
-        return answer
+        try:
+            return ask_once(ask, _ANSWER_S)
+        except BenchError as error:
+            raise BenchError(f"{_where(ask)}: {error}") from error
     connection = http.client.HTTPConnection(ask.address, timeout=_ANSWER_S)
     try:
         connection.request("POST", ask.path, ask.body, dict(ask.headers))
