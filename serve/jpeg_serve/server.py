@@ -8,6 +8,7 @@ import ctypes
 import http.client
 import os
 import re
+import resource
 import secrets
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from jpeg_serve.tracing import trace_arguments
 FORWARDED_HEADER = "(?i)^k$"
 
 _PR_SET_PDEATHSIG = 1
+_MOST_OPEN_FILES = 1 << 20  # where the system knows no bound; what Linux allows a process by default (fs.nr_open)
 _LAST_WORDS = 400
 _MAX_RESTARTS = 3
 # How long a port may still be held by the server of a jpeg-serve that was killed. Without open requests, it needs some
@@ -146,7 +148,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             # A session of its own: Ctrl-C reaches it through us only, and its workers can be found by its group.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509  # one system call, in a library that is loaded already
+            preexec_fn=_before_it_starts(),  # noqa: PLW1509  # two system calls, in libraries that are loaded already
         )
         self._pump = threading.Thread(target=self._copy_log, name="triton-log", daemon=True)
         self._pump.start()
@@ -396,14 +398,22 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
 
 
-def _die_with_parent() -> Callable[[], None]:
-    """What makes the child get SIGTERM when this process is killed, so that no server is left without its owner."""
+def _before_it_starts() -> Callable[[], None]:
+    """What the child does before it becomes tritonserver.
+
+    It gets SIGTERM when this process is killed, so that no server is left without its owner. And it may open as many
+    files as the system lets it: a connection beyond the usual 1024 would be accepted by the kernel and never answered.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+    open_files = (max(soft, most) if soft != resource.RLIM_INFINITY else soft, hard)
 
-    def ask_for_signal() -> None:
+    def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
-    return ask_for_signal
+    return prepare
 
 
 def _describe_exit(status: int) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -347,6 +348,31 @@ def test_two_servers_beside_each_other(built_repository, tmp_path, server):
             assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
     with Client(f"grpc://{server.grpc_address}") as client:
         assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+
+
+def test_more_connections_than_the_usual_number_of_open_files_are_answered(built_repository):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1024:
+        pytest.skip("this machine allows fewer than 1024 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        options = ServerOptions(built_repository, http_port=0, grpc_port=0, metrics_port=0, backends=ROOT / "backends")
+        server = TritonServer(options)
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    connections = []
+    try:
+        server.wait_until_ready()
+        host, port = server.http_address.split(":")
+        for _ in range(300):
+            connections.append(socket.create_connection((host, int(port)), timeout=10))
+            connections[-1].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: triton\r\n\r\n")
+        assert {connection.recv(4096)[:15] for connection in connections} == {b"HTTP/1.1 200 OK"}
+    finally:
+        for connection in connections:
+            connection.close()
+        server.stop()
 
 
 def test_a_server_that_was_not_started_says_so():
