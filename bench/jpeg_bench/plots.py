@@ -69,7 +69,7 @@ def plot_sweep(result: dict[str, Any], file: Path) -> None:
     axes[1, 0].set_ylabel("latency, ms")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.get_lines()))
     axes[0, 0].legend()
     axes[1, 0].legend()
     _save(plt, figure, file)

@@ -8,6 +8,7 @@ _RATIOS = {
     "served_over_ceiling": "served over the ceiling, gRPC, {many} in flight",
     "served_over_ceiling_http": "the same over HTTP",
     "served_over_ceiling_batches": "served over the ceiling, gRPC, requests of {batch}",
+    "served_over_ceiling_batches_http": "requests of {batch} over HTTP",
     "p50_over_one_process": "p50 of one request in flight, gRPC, over one process without a server",
     "p99_over_p50": "p99 over p50, gRPC, {many} in flight",
     "p99_over_p50_http": "the same over HTTP",
