@@ -1,6 +1,6 @@
 """One process that asks over gRPC: libcurl speaks HTTP/2, with messages that are serialised already.
 
-It takes half of the CPU that grpcio takes for a request (bench/NOTES.md), which would be taken from the server.
+It takes two thirds of the CPU that grpcio takes for a request (bench/NOTES.md), which would be taken from the server.
 """
 
 from __future__ import annotations

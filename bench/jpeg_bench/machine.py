@@ -21,8 +21,8 @@ _PACKAGES = (
     "torch",
     "pillow",
     "numpy",
-    "grpcio",
     "tritonclient",
+    "pycurl",
 )
 
 

@@ -1,4 +1,4 @@
-"""A load over a long time: does latency grow, or memory?"""
+"""A load over a long time: does latency grow, or memory, or what an image costs?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jpeg_bench.asks import Ask, Load
 from jpeg_bench.load import sample
-from jpeg_bench.proc import snapshot
+from jpeg_bench.proc import Snapshot, snapshot
 from jpeg_bench.recorder import clock
 from jpeg_bench.target import Target
 
@@ -19,21 +19,24 @@ PARTS = 10
 
 
 def soak(target: Target, asks: Sequence[Ask], load: Load) -> dict[str, Any]:
-    """Run a load, look at it in ten parts, and say how p50, p99 and memory drift over it.
+    """Run a load, look at it in ten parts, and say how they drift over it: p50, p99, and, if the server is here, CPU
+    time for each image, and memory.
 
-    Memory is PSS and /dev/shm of the server, in MiB, at the end of each part; null if the server is not here.
+    Memory is PSS and /dev/shm of the server, in MiB, at the end of each part. Close to the most that a server can do,
+    latency says above all how fast the machine is just then; CPU time for each image says what the server asks of it.
     """
-    memory: list[dict[str, Any] | None] = []
+    seen: list[tuple[float, Snapshot]] = []
 
     def watch(begin: float, end: float) -> None:
-        for part in range(1, PARTS + 1):
+        for part in range(PARTS + 1):
             time.sleep(max(0.0, begin + (end - begin) * part / PARTS - clock()))
-            memory.append(None if target.pid is None else snapshot(target.pid).memory())
+            if target.pid is not None:
+                seen.append((clock(), snapshot(target.pid)))
 
     samples = sample(asks, load, watch)
     length = load.seconds / PARTS
     parts: list[dict[str, Any]] = []
-    for part, held in enumerate(memory):
+    for part in range(PARTS):
         begin = samples.begin + part * length
         found = samples.between(begin, begin + length).measured()
         parts.append(
@@ -42,11 +45,10 @@ def soak(target: Target, asks: Sequence[Ask], load: Load) -> dict[str, Any]:
                 "images_per_s": round(found.images_per_s, 1),
                 "p50_ms": round(found.p50_ms, 3),
                 "p99_ms": round(found.p99_ms, 3),
-                "pss_mib": None if held is None else held["pss_mib"],
-                "shm_mib": None if held is None else held["shm_mib"],
+                **(_server(*seen[part], *seen[part + 1], found.images_per_s) if seen else {}),
             }
         )
-    names = ("p50_ms", "p99_ms", *(() if target.pid is None else ("pss_mib", "shm_mib")))
+    names = [name for name in parts[0] if name not in ("from_s", "images_per_s", "stolen_cores")]
     return {
         "protocol": asks[0].protocol,
         "images_a_request": asks[0].images,
@@ -57,7 +59,21 @@ def soak(target: Target, asks: Sequence[Ask], load: Load) -> dict[str, Any]:
     }
 
 
-def drift(values: Sequence[float]) -> dict[str, float | None]:
+def _server(
+    before: float, earlier: Snapshot, after: float, later: Snapshot, images_per_s: float
+) -> dict[str, float | None]:
+    """What the server used between two moments, and what memory it holds at the second."""
+    cores = later.cpu_since(earlier, after - before)
+    memory = later.memory()
+    return {
+        "cpu_ms_an_image": round(1e3 * cores["all"] / images_per_s, 3) if images_per_s else None,
+        "stolen_cores": cores["stolen"],
+        "pss_mib": memory["pss_mib"],
+        "shm_mib": memory["shm_mib"],
+    }
+
+
+def drift(values: Sequence[float | None]) -> dict[str, float | None]:
     """How a row of numbers, evenly spaced in time, changes from its first to its last, in percent.
 
     slope_percent: of the straight line that fits best (least squares), over the whole time, of the mean.

@@ -69,6 +69,8 @@ def test_an_open_loop_and_its_drift(url, photos):
     assert found["whole"]["failures"] == 0
     assert len(found["parts"]) == PARTS
     assert all(part["pss_mib"] > 50 for part in found["parts"])
+    assert sum(part["cpu_ms_an_image"] for part in found["parts"]) / PARTS > 1
+    assert {*found["drift"]} == {"p50_ms", "p99_ms", "cpu_ms_an_image", "pss_mib", "shm_mib"}
     assert found["drift"]["shm_mib"]["slope_percent"] is not None
 
 
