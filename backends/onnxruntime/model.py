@@ -1,9 +1,5 @@
-"""Python-based backend `onnxruntime`: serves the config.pbtxt of the native one, through the Python package."""
+"""Python-based backend `onnxruntime`: serves the native one's config.pbtxt through the Python package onnxruntime."""
 
-from jpeg_backend.classifier import ClassifierModel
-from jpeg_backend.onnx_runtime import load_session
+from jpeg_runtime.triton_model import TritonPythonModel
 
-
-class TritonPythonModel(ClassifierModel):
-    default_filename = "model.onnx"
-    load = staticmethod(load_session)
+__all__ = ["TritonPythonModel"]

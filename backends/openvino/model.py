@@ -1,9 +1,5 @@
-"""Python-based backend `openvino`: serves the config.pbtxt of the native one, through the Python package."""
+"""Python-based backend `openvino`: serves the native one's config.pbtxt through the Python package of OpenVINO."""
 
-from jpeg_backend.classifier import ClassifierModel
-from jpeg_backend.openvino_runtime import load_model
+from jpeg_runtime.triton_model import TritonPythonModel
 
-
-class TritonPythonModel(ClassifierModel):
-    default_filename = "model.xml"
-    load = staticmethod(load_model)
+__all__ = ["TritonPythonModel"]

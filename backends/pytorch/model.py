@@ -1,9 +1,5 @@
-"""Python-based backend `pytorch`: serves the config.pbtxt of the native one, through the Python package torch."""
+"""Python-based backend `pytorch`: serves the native one's config.pbtxt through the Python package of PyTorch."""
 
-from jpeg_backend.classifier import DeviceClassifierModel
-from jpeg_backend.torch_script import load_script
+from jpeg_runtime.triton_model import TritonPythonModel
 
-
-class TritonPythonModel(DeviceClassifierModel):
-    default_filename = "model.pt"
-    load = staticmethod(load_script)
+__all__ = ["TritonPythonModel"]

@@ -1,9 +1,5 @@
-"""Python-based backend `tensorflow`: serves the config.pbtxt of the native one, through the Python package."""
+"""Python-based backend `tensorflow`: serves the native one's config.pbtxt through the Python package of TensorFlow."""
 
-from jpeg_backend.classifier import ClassifierModel
-from jpeg_backend.tensorflow import load_saved_model
+from jpeg_runtime.triton_model import TritonPythonModel
 
-
-class TritonPythonModel(ClassifierModel):
-    default_filename = "model.savedmodel"
-    load = staticmethod(load_saved_model)
+__all__ = ["TritonPythonModel"]

@@ -1,9 +1,5 @@
-"""Python-based backend `tensorrt`: serves the config.pbtxt of the native one, through TensorRT's Python package."""
+"""Python-based backend `tensorrt`: serves the native one's config.pbtxt through the Python package of TensorRT."""
 
-from jpeg_backend.classifier import DeviceClassifierModel
-from jpeg_backend.tensorrt_engine import load_engine
+from jpeg_runtime.triton_model import TritonPythonModel
 
-
-class TritonPythonModel(DeviceClassifierModel):
-    default_filename = "model.plan"
-    load = staticmethod(load_engine)
+__all__ = ["TritonPythonModel"]

@@ -1,4 +1,4 @@
-"""One JPEG to an RGB image, or to the reason why not."""
+"""Decode a JPEG to RGB, or raise ImageError."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import Literal
 
+from jpeg_contract.geometry import Geometry, Size
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.settings import Decoder, Limits
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
-
-from jpeg_preprocess.errors import ImageError
-from jpeg_preprocess.geometry import Geometry, Size
-
-Decoder = Literal["scaled", "full", "gpu"]
-"""`full` decodes every pixel. `scaled` lets libjpeg-turbo leave out what the resize would throw away: it decodes
-at 1/2, 1/4 or 1/8, but never below twice the size that the resize asks for, so the resize still does the
-filtering. docs/preprocessing.md has the measured differences. `gpu` is for `device_preprocessor`; what it leaves to the
-CPU is decoded here as by `full`."""
 
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
 
 JPEG_START = b"\xff\xd8\xff"
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-# Any marker but those that stand inside a scan: stuffed zeros, fill bytes, restarts.
+# Any marker that cannot occur inside a scan (there: stuffed zeros, fill bytes, restarts).
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 _OTHER_FORMATS = (
@@ -53,27 +46,13 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is refused before any memory is spent on it.
-
-    max_image_bytes: length of one encoded image, in bytes.
-    max_pixels: width times height, as the JPEG's header states them.
-    max_scans: passes over the image. Progressive encoders make about ten; each costs time for every pixel, so that
-        without a limit a small file of a thousand scans keeps a core busy for half a minute.
-    """
-
-    max_image_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    max_scans: int = 64
-
-    def __post_init__(self) -> None:
-        if min(self.max_image_bytes, self.max_pixels, self.max_scans) < 1:
-            raise ValueError("max_image_bytes, max_pixels and max_scans must be at least 1")
-
-
-@dataclass(frozen=True)
 class DecodedImage:
-    """`image` is mode RGB and upright; `original_size` is (width, height) of it at full size."""
+    """A decoded image.
+
+    Attributes:
+        image: Mode RGB, upright.
+        original_size: Its (width, height) at full size.
+    """
 
     image: Image.Image
     original_size: Size
@@ -84,11 +63,15 @@ def decode(
 ) -> DecodedImage:
     """Decode one JPEG: baseline or progressive; gray, YCbCr, RGB, CMYK or YCCK.
 
-    data: the encoded image.
-    geometry: tells `scaled` how much resolution is needed.
-    exif_orientation: turn the image as its EXIF orientation says. torchvision's reference transform does not.
+    Args:
+        data: The encoded image.
+        geometry: How much resolution the resize needs, for the decoder `scaled`.
+        decoder: "scaled" or "full"; "gpu" is taken for "full".
+        limits: What is refused.
+        exif_orientation: Turn the image as its EXIF orientation says. torchvision's reference transform does not.
 
-    Raises ImageError with the reason.
+    Raises:
+        ImageError: The image cannot be decoded, or is beyond a limit.
     """
     image = _open(data, limits)
     orientation = _orientation(image) if exif_orientation else 1
@@ -137,27 +120,27 @@ def _open(data: bytes, limits: Limits) -> JpegImageFile:
             "too_many_pixels",
             f"too many pixels: {width}x{height} is {width * height}, the limit is {limits.max_pixels}",
         )
-    # The count is quick and may count too many: also those in thumbnails and in what other programs append.
+    # The count is quick and may be too high: it includes thumbnails and appended data.
     if data.count(START_OF_SCAN) > limits.max_scans and _has_more_scans(data, limits.max_scans):
         raise ImageError("too_many_scans", f"too many scans: the limit is {limits.max_scans}")
     return image
 
 
 def _has_more_scans(data: bytes, limit: int) -> bool:
-    """Whether the image itself has more scans than `limit`, going from marker to marker (ITU-T T.81, annex B)."""
+    """Whether the image itself has more scans than `limit`: walk from marker to marker (ITU-T T.81, annex B)."""
     scans, position = 0, 2
     while scans <= limit:
         found = _MARKER.search(data, position)
         if found is None or found[0] == END_OF_IMAGE:
             return False
         scans += found[0] == START_OF_SCAN
-        # A segment's two bytes of length count themselves; what follows a scan's head is searched for a marker.
+        # A segment's length counts its own two bytes; the data after a scan's header is searched for the next marker.
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
     return True
 
 
 def _orientation(image: JpegImageFile) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or where the EXIF data is broken."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF data is broken."""
     if "exif" not in image.info:
         return 1
     try:

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jpeg_contract.cpus import usable_cpus
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.parameters import SettingsError
+from jpeg_contract.remedies import install_command
+from jpeg_contract.settings import PreprocessSettings
 from PIL import Image
 
-from jpeg_preprocess.cpus import usable_cpus
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
-from jpeg_preprocess.errors import ImageError
 from jpeg_preprocess.jpeg_header import PlainJpeg, read_plain
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
-from jpeg_preprocess.settings import PreprocessSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ _TO_HOST = 2
 
 
 def open_preprocessor(settings: PreprocessSettings, gpu: int = 0) -> Preprocessor | DevicePreprocessor:
-    """What decodes as the settings say. gpu: number of the GPU, for decoder gpu. Raises SettingsError."""
+    """Open the preprocessor that the settings name. gpu: number of the GPU, for decoder gpu. Raises SettingsError."""
     return DevicePreprocessor(settings, gpu) if settings.decoder == "gpu" else Preprocessor(settings)
 
 
@@ -44,7 +46,7 @@ class DevicePreprocessor:
     """
 
     def __init__(self, settings: PreprocessSettings, gpu: int = 0) -> None:
-        if not DeviceResizer.offered(settings.geometry):
+        if not DeviceResizer.supports(settings.geometry):
             raise SettingsError("decoder gpu offers bilinear, bicubic and lanczos, with antialias: use decoder scaled")
         self.settings = settings
         self._cp, codec = _package("cupy"), _package("nvidia.nvimgcodec")
@@ -159,6 +161,7 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: one of its libraries
         raise SettingsError(
-            f"decoder gpu: the package {name} cannot be imported ({error}): pip install -e '.[gpu-decode]' in this "
-            "project's folder, or use scaled"
+            f"decoder gpu: the package {name} cannot be imported ({error}): {install_command('gpu-decode')}, "
+            "or use scaled",
+            reason="package_missing",
         ) from error

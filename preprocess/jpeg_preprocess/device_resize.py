@@ -6,9 +6,8 @@ import functools
 from typing import Any
 
 import numpy as np
+from jpeg_contract.geometry import Geometry, Size
 from numpy.typing import NDArray
-
-from jpeg_preprocess.geometry import Geometry, Size
 
 WINDOW = np.dtype(
     [
@@ -19,15 +18,15 @@ WINDOW = np.dtype(
         ("height", np.int32),
         ("left", np.float64),
         ("top", np.float64),
-        ("across", np.float64),
-        ("down", np.float64),
+        ("scale_x", np.float64),
+        ("scale_y", np.float64),
     ]
 )
 """One image, as the kernel takes it.
 
-pixels: address of the upright image's first pixel, 0 for an image of which nothing is to be read. step_x, step_y: bytes
-from there to the pixel on its right, and below. width, height: of the upright image, in pixels. left, top: where in it
-the crop begins. across, down: how many of its pixels one pixel of the result stands for.
+pixels: address of the upright image's first pixel; 0 skips the image. step_x, step_y: bytes from there to the pixel on
+its right, and below. width, height: of the upright image, in pixels. left, top: where in it the crop begins. scale_x,
+scale_y: how many of its pixels one pixel of the result stands for.
 """
 
 # Pillow's filters (src/libImaging/Resample.c): how far each reaches, and its weight at a distance.
@@ -49,13 +48,13 @@ _FILTERS = {
     ),
 }
 
-# One thread makes one pixel, both passes of Pillow in one: rows first, rounded to whole numbers as Pillow does.
+# One thread computes one pixel, both of Pillow's passes in one: rows first, rounded to integers as Pillow does.
 _SOURCE = r"""
 struct Window {
     unsigned long long pixels;
     long long step_x, step_y;
     int width, height;
-    double left, top, across, down;
+    double left, top, scale_x, scale_y;
 };
 
 __device__ __forceinline__ float weight(float x) { %(weight)s }
@@ -68,17 +67,17 @@ extern "C" __global__ void resize(const Window* windows, unsigned char* result, 
     if (x >= width || y >= height) return;
     const Window image = windows[blockIdx.z];
     if (!image.pixels) return;
-    const double spread_x = fmax(image.across, 1.0), spread_y = fmax(image.down, 1.0);
+    const double spread_x = fmax(image.scale_x, 1.0), spread_y = fmax(image.scale_y, 1.0);
     const double reach_x = %(reach)f * spread_x, reach_y = %(reach)f * spread_y;
-    const double middle_x = image.left + (x + 0.5) * image.across, middle_y = image.top + (y + 0.5) * image.down;
+    const double middle_x = image.left + (x + 0.5) * image.scale_x, middle_y = image.top + (y + 0.5) * image.scale_y;
     const int first_x = max(0, (int)(middle_x - reach_x + 0.5)), first_y = max(0, (int)(middle_y - reach_y + 0.5));
     const int last_x = min(image.width, (int)(middle_x + reach_x + 0.5));
     const int last_y = min(image.height, (int)(middle_y + reach_y + 0.5));
     const float offset_x = (float)(first_x - middle_x + 0.5), offset_y = (float)(first_y - middle_y + 0.5);
-    const float scale_x = (float)(1.0 / spread_x), scale_y = (float)(1.0 / spread_y);
+    const float step_x = (float)(1.0 / spread_x), step_y = (float)(1.0 / spread_y);
 
     float sum_x = 0.0f;
-    for (int i = 0; i < last_x - first_x; ++i) sum_x += weight((i + offset_x) * scale_x);
+    for (int i = 0; i < last_x - first_x; ++i) sum_x += weight((i + offset_x) * step_x);
     const float norm_x = 1.0f / sum_x;
 
     float red = 0.0f, green = 0.0f, blue = 0.0f, sum_y = 0.0f;
@@ -87,12 +86,12 @@ extern "C" __global__ void resize(const Window* windows, unsigned char* result, 
         float r = 0.0f, g = 0.0f, b = 0.0f;
         const unsigned char* pixel = row;
         for (int i = 0; i < last_x - first_x; ++i, pixel += image.step_x) {
-            const float w = weight((i + offset_x) * scale_x);
+            const float w = weight((i + offset_x) * step_x);
             r += w * pixel[0];
             g += w * pixel[1];
             b += w * pixel[2];
         }
-        const float w = weight((j + offset_y) * scale_y);
+        const float w = weight((j + offset_y) * step_y);
         sum_y += w;
         red += w * rounded(r * norm_x);
         green += w * rounded(g * norm_x);
@@ -123,10 +122,14 @@ _TURNED = {
 def window(
     geometry: Geometry, address: int, row_bytes: int, stored: Size, orientation: int
 ) -> tuple[int, int, int, int, int, float, float, float, float]:
-    """One image for the kernel, in the order of WINDOW.
+    """Describe one image for the kernel, in the order of WINDOW.
 
-    address: of its first pixel, HWC uint8 RGB. row_bytes: from one row to the next. stored: (width, height) as it lies
-    in memory. orientation: EXIF's, which says how to turn it upright.
+    Args:
+        geometry: Resize and crop.
+        address: Of its first pixel, HWC uint8 RGB.
+        row_bytes: Bytes from one row to the next.
+        stored: (width, height) as it lies in memory.
+        orientation: Of EXIF, 1 to 8: how to turn it upright.
     """
     at_zero = _window(geometry, row_bytes, stored, orientation)
     return (address + at_zero[0], *at_zero[1:])
@@ -136,40 +139,43 @@ def window(
 def _window(
     geometry: Geometry, row_bytes: int, stored: Size, orientation: int
 ) -> tuple[int, int, int, int, int, float, float, float, float]:
-    """`window` of an image at address 0. Kept, since most images of a service have one of few sizes."""
+    """Describe an image at address 0. Cached, since most images of a service have one of few sizes."""
     width, height = stored
     swapped, from_right, from_bottom = _TURNED[orientation]
     first = (width - 1) * 3 * from_right + (height - 1) * row_bytes * from_bottom
-    across, down = (-3 if from_right else 3), (-row_bytes if from_bottom else row_bytes)
+    step_x, step_y = (-3 if from_right else 3), (-row_bytes if from_bottom else row_bytes)
     if swapped:
         width, height = height, width
-        across, down = down, across
-    return (first, across, down, width, height, *geometry.sampling(width, height))
+        step_x, step_y = step_y, step_x
+    return (first, step_x, step_y, width, height, *geometry.sampling(width, height))
 
 
 class DeviceResizer:
-    """Resizes and crops as `Geometry.apply` does, to within 1 count, on the current GPU.
+    """Resizes and crops as `resize_and_crop` does, to within 1 count, on the current GPU.
 
-    cp: the package CuPy. geometry: with antialias, and any interpolation but nearest; `offered` tells.
+    Args:
+        cp: The package CuPy.
+        geometry: With antialias, and any interpolation but nearest (see `supports`).
     """
 
     def __init__(self, cp: Any, geometry: Geometry) -> None:
-        assert self.offered(geometry)
+        assert self.supports(geometry)
         reach, weight = _FILTERS[geometry.interpolation]
         self._cp, self._geometry = cp, geometry
         self._kernel = cp.RawKernel(_SOURCE % {"reach": reach, "weight": weight}, "resize")
         self._kernel.compile()
 
     @staticmethod
-    def offered(geometry: Geometry) -> bool:
-        """Whether a geometry can be computed here."""
+    def supports(geometry: Geometry) -> bool:
+        """Whether the kernel computes this geometry."""
         return geometry.antialias and geometry.interpolation in _FILTERS
 
     def __call__(self, windows: NDArray[Any], result: Any) -> None:
-        """Begin to resize on the current stream.
+        """Enqueue the resize on the current stream.
 
-        windows: (N,) of WINDOW, in host memory. result: (N, crop height, crop width, 3) uint8 on the GPU, contiguous;
-        images whose address is 0 are left as they are.
+        Args:
+            windows: (N,) of WINDOW, in host memory.
+            result: (N, crop height, crop width, 3) uint8 on the GPU, contiguous. Images with address 0 are skipped.
         """
         height, width = self._geometry.crop_size
         parameters = self._cp.asarray(windows.view(np.uint8))

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from jpeg_contract.cpus import usable_cpus
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.settings import PreprocessSettings
 from numpy.typing import NDArray
 
-from jpeg_preprocess.cpus import usable_cpus
 from jpeg_preprocess.decode import decode
-from jpeg_preprocess.errors import ImageError
-from jpeg_preprocess.settings import PreprocessSettings
+from jpeg_preprocess.resize import resize_and_crop
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Preprocessor:
                 limits=settings.limits,
                 exif_orientation=settings.exif_orientation,
             )
-            pixels[:] = settings.geometry.apply(decoded.image, decoded.original_size)
+            pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
         except ImageError as error:
             return error
         except Exception:

@@ -1,4 +1,4 @@
-"""Triton model `postprocess`: logits to the k best labels, with a word for each image that has none."""
+"""Triton model `postprocess`: logits to the k best labels, with an error for each image that has none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from jpeg_preprocess import ImageError, KError, PostprocessSettings, metrics, read_labels, request_k
-from jpeg_preprocess.postprocessor import Answer, Postprocessor, Question
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.labels import read_labels
+from jpeg_contract.settings import PostprocessSettings
+from jpeg_contract.tensors import ERROR, INDEX, LABEL, OUTPUT, SCORE
+from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
+from jpeg_runtime import metrics
+from jpeg_runtime.batching import run_batch
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -18,51 +23,51 @@ log = logging.getLogger(__name__)
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._settings = PostprocessSettings.from_config(args["model_config"])
-        logits = next(tensor for tensor in json.loads(args["model_config"])["input"] if tensor["name"] == "output__0")
+        logits = next(tensor for tensor in json.loads(args["model_config"])["input"] if tensor["name"] == OUTPUT)
         labels_file = Path(args["model_repository"]) / self._settings.labels_file
-        self._postprocess = Postprocessor(read_labels(labels_file, classes=int(logits["dims"][0])))
+        self._postprocessor = Postprocessor(read_labels(labels_file, classes=int(logits["dims"][0])))
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.POSTPROCESS_SERIES, args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         measured = metrics.Measurements()
         read = [self._read(request) for request in requests]
-        answers = self._postprocess.answer_all([question for question, _ in read])
-        measured.observe(metrics.BATCH_IMAGES, [sum(len(failures) for _, failures in read)])
-        responses = [_respond(answer, failures, measured) for answer, (_, failures) in zip(answers, read, strict=True)]
+        outcomes = run_batch(self._postprocessor.run, [request for request, _ in read])
+        measured.observe(metrics.BATCH_IMAGES, [sum(len(decode_errors) for _, decode_errors in read)])
+        responses = [_respond(outcome, errors, measured) for outcome, (_, errors) in zip(outcomes, read, strict=True)]
         self._metrics.add(measured)
         return responses
 
     def finalize(self) -> None:
         self._metrics.close()
 
-    def _read(self, request: pb_utils.InferenceRequest) -> tuple[Question | Exception, list[bytes]]:
-        """What a request asks, or what is wrong with it, and a message for each of its images."""
-        failures: list[bytes] = []
+    def _read(self, request: pb_utils.InferenceRequest) -> tuple[TopKRequest | Exception, list[bytes]]:
+        """Read a request, or the exception that says what is wrong with it, and the decode error of each image."""
+        decode_errors: list[bytes] = []
         try:
-            logits = _array(request, "output__0")
-            failures = _array(request, "ERROR").ravel().tolist()
-            k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocess.classes)
+            logits = _array(request, OUTPUT)
+            decode_errors = _array(request, ERROR).ravel().tolist()
+            k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocessor.classes)
         except Exception as error:
-            return error, failures
-        return Question(logits, failures, k), failures
+            return error, decode_errors
+        return TopKRequest(logits, decode_errors, k), decode_errors
 
 
 def _respond(
-    answer: Answer | Exception, failures: list[bytes], measured: metrics.Measurements
+    outcome: TopKResponse | Exception, decode_errors: list[bytes], measured: metrics.Measurements
 ) -> pb_utils.InferenceResponse:
-    if isinstance(answer, Answer):
-        measured.answered(failures, answer.errors.ravel().tolist())
-        names = {"LABEL": answer.labels, "SCORE": answer.scores, "INDEX": answer.indices, "ERROR": answer.errors}
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in names.items()])
-    if isinstance(answer, KError):
+    if isinstance(outcome, TopKResponse):
+        measured.answered(decode_errors, outcome.errors.ravel().tolist())
+        tensors = {LABEL: outcome.labels, SCORE: outcome.scores, INDEX: outcome.indices, ERROR: outcome.errors}
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+    if isinstance(outcome, InvalidTopK):
         measured.count(metrics.refused("bad_k"))
-        return _refuse(str(answer), pb_utils.TritonError.INVALID_ARG)
-    if isinstance(answer, ImageError):
-        measured.answered(failures, None)
+        return _refuse(str(outcome), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(outcome, ImageError):
+        measured.answered(decode_errors, None)
         measured.count(metrics.refused("no_usable_image"))
-        return _refuse(str(answer), pb_utils.TritonError.INTERNAL)
-    # What leaves execute fails every request of the batch, and shows the client a traceback.
-    log.error("a request could not be answered", exc_info=answer)
+        return _refuse(str(outcome), pb_utils.TritonError.INTERNAL)
+    # An exception that leaves execute fails every request of the batch, and shows the client a traceback.
+    log.error("a request failed", exc_info=outcome)
     measured.count(metrics.refused("internal"))
     return _refuse("postprocess failed on this request; the server's log says why", pb_utils.TritonError.INTERNAL)
 

@@ -1,4 +1,4 @@
-"""Triton model `preprocess`: IMAGE (encoded JPEGs) to PIXELS, and an ERROR for each image that has none."""
+"""Triton model `preprocess`: IMAGE (encoded JPEGs) to PIXELS, with an ERROR for each image that has none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from jpeg_preprocess import ImageError, PreprocessSettings, describe_failures, metrics, open_preprocessor
+from jpeg_contract.image_errors import ImageError, describe_failures
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_contract.tensors import ERROR, IMAGE, PIXELS
+from jpeg_preprocess import open_preprocessor
+from jpeg_runtime import metrics
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -46,9 +50,9 @@ class TritonPythonModel:
 
 
 def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
-    """The images of a request; None if they cannot be read, which must not fail the batch."""
+    """Return the images of a request; None if they cannot be read, which must not fail the batch."""
     try:
-        tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+        tensor = pb_utils.get_input_tensor_by_name(request, IMAGE)
         assert tensor is not None, "Triton checks the inputs against the config"
         images: list[bytes] = tensor.as_numpy().ravel().tolist()
     except Exception:
@@ -62,15 +66,15 @@ def _respond(
 ) -> pb_utils.InferenceResponse:
     failures = [error for error in errors if error is not None]
     if len(failures) == len(errors):
-        # Nothing in this request can be answered. Only an error here reaches the client as HTTP 400.
+        # No image of this request can be answered. Only an error here reaches the client as HTTP 400.
         measured.count(metrics.refused("no_usable_image"))
-        ours = any(error.reason == "internal" for error in failures)
-        code = pb_utils.TritonError.INTERNAL if ours else pb_utils.TritonError.INVALID_ARG
+        internal = any(error.reason == "internal" for error in failures)
+        code = pb_utils.TritonError.INTERNAL if internal else pb_utils.TritonError.INVALID_ARG
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe_failures(failures), code))
     messages = [[b"" if error is None else str(error).encode()] for error in errors]
-    return pb_utils.InferenceResponse([_tensor("PIXELS", pixels), _tensor("ERROR", np.array(messages, dtype=object))])
+    return pb_utils.InferenceResponse([_tensor(PIXELS, pixels), _tensor(ERROR, np.array(messages, dtype=object))])
 
 
 def _tensor(name: str, array: Any) -> pb_utils.Tensor:
-    """An array in host memory or on a GPU, where it stays."""
+    """Wrap an array, in host memory or on a GPU, where it stays."""
     return pb_utils.Tensor(name, array) if isinstance(array, np.ndarray) else pb_utils.Tensor.from_dlpack(name, array)

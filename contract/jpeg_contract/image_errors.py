@@ -1,0 +1,50 @@
+"""Why one image gets no labels: the reason codes that preprocess, postprocess, metrics and clients share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from jpeg_contract.errors import ReasonedError
+
+Reason = Literal[
+    "empty",
+    "too_many_bytes",
+    "not_jpeg",
+    "truncated",
+    "too_many_pixels",
+    "too_many_scans",
+    "corrupt",
+    "not_finite",
+    "internal",
+]
+
+# An error travels in a gRPC trailer, which many proxies limit to 8 kB.
+MAX_DESCRIBED_FAILURES = 16
+
+
+class ImageError(ReasonedError, ValueError):
+    """One image cannot be answered.
+
+    The message goes to the sender of the image: it never holds a path, an address or a traceback.
+
+    Args:
+        reason: The kind of failure, for metrics and programs.
+        message: The fault.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+def describe_failures(errors: Sequence[ImageError]) -> str:
+    """Describe a request in which no image could be answered, one line `image I: why` for each image.
+
+    Args:
+        errors: In the order of the images. After the first 16 a last line counts the rest.
+    """
+    lines = [f"image {index}: {error}" for index, error in enumerate(errors[:MAX_DESCRIBED_FAILURES])]
+    if len(errors) > MAX_DESCRIBED_FAILURES:
+        lines.append(f"and {len(errors) - MAX_DESCRIBED_FAILURES} more images")
+    return "\n".join(lines)

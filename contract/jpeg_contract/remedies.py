@@ -1,0 +1,61 @@
+"""Commands of this project as the user can paste them into a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+DISTRIBUTION = "triton-jpeg-classifier"
+DEFAULT_REPOSITORY = Path("model_repository")
+
+
+def install_command(*extras: str) -> str:
+    """Return what installs extras of this project into the Python environment."""
+    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
+
+
+def build_command(
+    recipe: str,
+    form: str,
+    repository: Path = DEFAULT_REPOSITORY,
+    *,
+    version: int | None = None,
+    precision: str | None = None,
+    flags: tuple[str, ...] = (),
+) -> str:
+    """Return `jpeg-build RECIPE --backend FORM ...`.
+
+    Args:
+        recipe: Its name or path; RECIPE stands for one that is not known.
+        form: Name of the classifier form.
+        repository: The model repository; the default one is not written.
+        version: Number of the version, None for the newest.
+        precision: None for the default.
+        flags: More options.
+    """
+    words = ["jpeg-build", recipe, "--backend", form]
+    if precision is not None:
+        words += ["--precision", precision]
+    words += flags
+    if version is not None:
+        words += ["--version", str(version)]
+    return _joined(words, repository)
+
+
+def use_command(form: str, repository: Path = DEFAULT_REPOSITORY, *, version: int | None = None) -> str:
+    """Return `jpeg-build use FORM ...`."""
+    words = ["jpeg-build", "use", form]
+    if version is not None:
+        words += ["--version", str(version)]
+    return _joined(words, repository)
+
+
+def reload_command(repository: Path = DEFAULT_REPOSITORY) -> str:
+    """Return `jpeg-serve reload ...`."""
+    return _joined(["jpeg-serve", "reload"], repository)
+
+
+def _joined(words: list[str], repository: Path) -> str:
+    if repository != DEFAULT_REPOSITORY:
+        words = [*words, "--model-repository", str(repository)]
+    return shlex.join(words)

@@ -1,0 +1,201 @@
+"""The settings of the models `preprocess` and `postprocess`, as the `parameters` of their config.pbtxt hold them.
+
+The models read them through these classes, and so does `jpeg-serve check`: what one refuses, the other refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+
+from jpeg_contract.geometry import Geometry, Interpolation, Size
+from jpeg_contract.parameters import SettingsError, parameters_of, read_parameters
+from jpeg_contract.tensors import DEFAULT_K, LABELS_FILE
+
+Decoder = Literal["scaled", "full", "gpu"]
+"""`full` decodes every pixel. `scaled` lets libjpeg-turbo leave out what the resize would throw away: it decodes
+at 1/2, 1/4 or 1/8, but never below twice the size that the resize needs, so the resize still does the filtering.
+docs/preprocessing.md has the measured differences. `gpu` decodes on an NVIDIA GPU; what it leaves to the CPU is decoded
+as by `full`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of an image; beyond them it is refused before any memory is spent on it.
+
+    Attributes:
+        max_image_bytes: Length of one encoded image, in bytes.
+        max_pixels: Width times height, as the JPEG's header states them.
+        max_scans: Passes over the image. Progressive encoders make about ten; each costs time for every pixel, so that
+            without a limit a small file of a thousand scans keeps a core busy for half a minute.
+    """
+
+    max_image_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    max_scans: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.max_image_bytes, self.max_pixels, self.max_scans) < 1:
+            raise ValueError("max_image_bytes, max_pixels and max_scans must be at least 1")
+
+
+def _size_text(description: str, pattern: str) -> msgspec.Meta:
+    return msgspec.Meta(pattern=pattern, extra_json_schema={"description": description})
+
+
+_CropText = Annotated[str, _size_text("HEIGHT,WIDTH in pixels", r"^\d+\s*,\s*\d+$")]
+_ResizeText = Annotated[str, _size_text("a number of pixels, or HEIGHT,WIDTH", r"^\d+(\s*,\s*\d+)?$")]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `preprocess` as texts; docs/preprocessing.md describes each."""
+
+    resize_size: _ResizeText
+    crop_size: _CropText
+    recipe: str = ""
+    recipe_sha256: str = ""
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    exif_orientation: bool = True
+    decoder: Decoder = "scaled"
+    max_image_bytes: _Positive = Limits.max_image_bytes
+    max_pixels: _Positive = Limits.max_pixels
+    max_scans: _Positive = Limits.max_scans
+    threads: _Natural = 0
+
+
+class _PostprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `postprocess` as texts."""
+
+    recipe: str = ""
+    recipe_sha256: str = ""
+    labels_file: str = LABELS_FILE
+    default_k: _Positive = DEFAULT_K
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """Settings of the model `preprocess`.
+
+    Attributes:
+        geometry: Resize and crop.
+        recipe: Name of the recipe that the geometry comes from.
+        recipe_sha256: Its digest; `jpeg-serve` compares it between the steps.
+        exif_orientation: Turn images as their EXIF orientation says.
+        decoder: See `Decoder`.
+        limits: Bounds of an image.
+        threads: How many images are decoded at once; 0 is one for each usable CPU.
+    """
+
+    geometry: Geometry
+    recipe: str = ""
+    recipe_sha256: str = ""
+    exif_orientation: bool = True
+    decoder: Decoder = "scaled"
+    limits: Limits = field(default_factory=Limits)
+    threads: int = 0
+
+    @classmethod
+    def from_config(cls, model_config: str) -> PreprocessSettings:
+        """Read the JSON that Triton hands to a Python model as "model_config". Raises SettingsError."""
+        return cls.from_parameters(parameters_of(model_config))
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> PreprocessSettings:
+        """Read names and texts. Raises SettingsError."""
+        read = read_parameters(_PreprocessParameters, parameters)
+        try:
+            geometry = Geometry(
+                resize_size=_size(read.resize_size) if "," in read.resize_size else int(read.resize_size),
+                crop_size=_size(read.crop_size),
+                interpolation=read.interpolation,
+                antialias=read.antialias,
+            )
+        except ValueError as error:
+            raise SettingsError(f"parameter {error}", reason="invalid_geometry") from error
+        return cls(
+            geometry=geometry,
+            recipe=read.recipe,
+            recipe_sha256=read.recipe_sha256,
+            exif_orientation=read.exif_orientation,
+            decoder=read.decoder,
+            limits=Limits(read.max_image_bytes, read.max_pixels, read.max_scans),
+            threads=read.threads,
+        )
+
+    def to_parameters(self) -> dict[str, str]:
+        """Return names and texts: the inverse of from_parameters."""
+        geometry, limits = self.geometry, self.limits
+        resize = geometry.resize_size
+        return _texts(
+            {
+                "recipe": self.recipe,
+                "recipe_sha256": self.recipe_sha256,
+                "resize_size": str(resize) if isinstance(resize, int) else _size_to_text(resize),
+                "crop_size": _size_to_text(geometry.crop_size),
+                "interpolation": geometry.interpolation,
+                "antialias": geometry.antialias,
+                "exif_orientation": self.exif_orientation,
+                "decoder": self.decoder,
+                "max_image_bytes": limits.max_image_bytes,
+                "max_pixels": limits.max_pixels,
+                "max_scans": limits.max_scans,
+                "threads": self.threads,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class PostprocessSettings:
+    """Settings of the model `postprocess`.
+
+    Attributes:
+        recipe: As in PreprocessSettings.
+        recipe_sha256: As in PreprocessSettings.
+        labels_file: Name of the label file in the model's folder.
+        default_k: How many labels a request gets that does not set `k`.
+    """
+
+    recipe: str = ""
+    recipe_sha256: str = ""
+    labels_file: str = LABELS_FILE
+    default_k: int = DEFAULT_K
+
+    @classmethod
+    def from_config(cls, model_config: str) -> PostprocessSettings:
+        """Read the JSON that Triton hands to a Python model as "model_config". Raises SettingsError."""
+        return cls.from_parameters(parameters_of(model_config))
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> PostprocessSettings:
+        """Read names and texts. Raises SettingsError."""
+        return cls(**msgspec.structs.asdict(read_parameters(_PostprocessParameters, parameters)))
+
+    def to_parameters(self) -> dict[str, str]:
+        """Return names and texts: the inverse of from_parameters."""
+        return _texts(
+            {
+                "recipe": self.recipe,
+                "recipe_sha256": self.recipe_sha256,
+                "labels_file": self.labels_file,
+                "default_k": self.default_k,
+            }
+        )
+
+
+def _texts(values: Mapping[str, str | int | bool]) -> dict[str, str]:
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+
+
+def _size(text: str) -> Size:
+    height, width = text.split(",")
+    return int(height), int(width)
+
+
+def _size_to_text(size: Size) -> str:
+    return f"{size[0]},{size[1]}"

@@ -1,0 +1,114 @@
+"""Logits to labels, for batches in which some images failed in an earlier stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jpeg_contract.image_errors import ImageError
+from numpy.typing import NDArray
+
+from jpeg_postprocess.topk import softmax, top_k
+
+NOT_FINITE = "the classifier's output for this image is not finite"
+
+
+@dataclass(frozen=True)
+class TopKRequest:
+    """One request of N images.
+
+    Attributes:
+        logits: (N, classes) float32.
+        decode_errors: N messages as UTF-8 bytes, empty for an image that the earlier stages decoded.
+        k: How many labels for each image, 1 to classes.
+    """
+
+    logits: NDArray[np.float32]
+    decode_errors: Sequence[bytes]
+    k: int
+
+
+@dataclass(frozen=True)
+class TopKResponse:
+    """The response of the ensemble for N images.
+
+    An image with an error has empty labels, NaN scores, and indices of -1.
+
+    Attributes:
+        labels: (N, k) object array of UTF-8 bytes, best first.
+        scores: (N, k) float32 in [0, 1].
+        indices: (N, k) int32.
+        errors: (N, 1) object array of UTF-8 bytes, empty where there is no error.
+    """
+
+    labels: NDArray[Any]
+    scores: NDArray[np.float32]
+    indices: NDArray[np.int32]
+    errors: NDArray[Any]
+
+
+class Postprocessor:
+    """Softmax, the k best classes, and their labels.
+
+    Args:
+        labels: Names of the classes, in their order.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        # dtype object: NumPy's bytes dtype would drop trailing zero bytes, and pads to the longest label.
+        self._labels = np.array([label.encode() for label in labels], dtype=object)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self._labels)
+
+    def __call__(self, request: TopKRequest) -> TopKResponse:
+        """Compute the response of one request.
+
+        Raises:
+            ImageError: With reason "not_finite": no image of the request has finite logits or an earlier message. The
+                classifier is broken, and there is nothing to answer.
+        """
+        (response,) = self.run([request])
+        if isinstance(response, ImageError):
+            raise response
+        return response
+
+    def run(self, requests: Sequence[TopKRequest]) -> list[TopKResponse | ImageError]:
+        """Compute several requests; those with the same k together, since the price is nearly all per call.
+
+        Returns:
+            For each request, in their order, what `__call__` returns or raises.
+        """
+        found: dict[int, TopKResponse | ImageError] = {}
+        by_k: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            by_k.setdefault(request.k, []).append(place)
+        for k, places in by_k.items():
+            found.update(zip(places, self._run_same_k([requests[place] for place in places], k), strict=True))
+        return [found[place] for place in range(len(requests))]
+
+    def _run_same_k(self, requests: Sequence[TopKRequest], k: int) -> list[TopKResponse | ImageError]:
+        logits = np.concatenate([request.logits for request in requests])
+        errors = np.array([message for request in requests for message in request.decode_errors], dtype=object)
+        undecoded = errors.astype(bool)
+        broken = ~np.isfinite(logits).all(axis=-1) & ~undecoded
+        unusable = broken | undecoded
+        if unusable.any():
+            logits = np.where(unusable[:, None], np.float32(0), logits)
+        indices, scores = top_k(softmax(logits), k)
+        labels = self._labels[indices]
+        labels[unusable], scores[unusable], indices[unusable] = b"", np.nan, -1
+        errors[broken] = NOT_FINITE.encode()
+        responses: list[TopKResponse | ImageError] = []
+        start = 0
+        for request in requests:
+            rows = slice(start, start := start + len(request.decode_errors))
+            if unusable[rows].all() and unusable[rows].size:
+                responses.append(ImageError("not_finite", NOT_FINITE))
+            else:
+                responses.append(TopKResponse(labels[rows], scores[rows], indices[rows], errors[rows, None]))
+        return responses

@@ -1,0 +1,228 @@
+"""The metrics of the two models, for Prometheus.
+
+Triton's class `pb_utils.MetricFamily` is handed in, so nothing here knows Triton. The names follow
+https://prometheus.io/docs/practices/naming/: base units, and `_total` for what only grows.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+from jpeg_contract.image_errors import ImageError, Reason
+
+log = logging.getLogger(__name__)
+
+Refusal = Literal["no_usable_image", "bad_k", "internal"]
+"""Why a request was refused as a whole: none of its images could be answered, its `k` is out of range, our fault."""
+
+# How long measurements are gathered before they are handed on: a batch a millisecond costs no more than ten a second.
+GATHER_S = 0.1
+# The most values that a histogram observes at once. With the pause, some 3,000 values a second and a third of a core
+# for each model; of more images than that, histograms show a sample, evenly taken. Counters are always exact.
+MOST_OBSERVED = 500
+# How long an unloading model waits for its last measurements.
+_CLOSE_S = 2.0
+
+_DECODE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_SIZE_BYTES = tuple(float(1024 * 2**power) for power in range(4, 16))  # 16 KiB to 32 MiB
+_BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Series(NamedTuple):
+    """One time series of a model: a counter, or a histogram where there are buckets (their upper ends).
+
+    reason: value of the label `reason`; a series without it has no such label.
+    """
+
+    name: str
+    description: str
+    buckets: tuple[float, ...] = ()
+    reason: str = ""
+
+
+DECODED = Series("jpeg_images_decoded_total", "Images that were decoded")
+ANSWERED = Series("jpeg_images_answered_total", "Images that got labels")
+DECODE_SECONDS = Series(
+    "jpeg_decode_duration_seconds",
+    "Time to decode, resize and crop one image, or to find out that it cannot be decoded",
+    _DECODE_SECONDS,
+)
+SIZE_BYTES = Series("jpeg_image_size_bytes", "Length of one encoded image", _SIZE_BYTES)
+BATCH_IMAGES = Series("jpeg_batch_images", "Images that the model was handed at once", _BATCH_IMAGES)
+
+
+def rejected(reason: Reason) -> Series:
+    """Images that got no labels, for one reason."""
+    return Series("jpeg_images_rejected_total", "Images that got no labels", reason=reason)
+
+
+def refused(refusal: Refusal) -> Series:
+    """Requests that were refused as a whole, for one reason."""
+    return Series("jpeg_requests_refused_total", "Requests that were refused as a whole", reason=refusal)
+
+
+_AFTER_CLASSIFIER: tuple[Reason, ...] = ("not_finite",)
+
+# Each image is rejected by one of the two models, so each reason belongs to one of them.
+PREPROCESS_SERIES = (
+    DECODED,
+    *(rejected(reason) for reason in get_args(Reason) if reason not in _AFTER_CLASSIFIER),
+    refused("no_usable_image"),
+    refused("internal"),
+    DECODE_SECONDS,
+    SIZE_BYTES,
+    BATCH_IMAGES,
+)
+POSTPROCESS_SERIES = (
+    ANSWERED,
+    *(rejected(reason) for reason in _AFTER_CLASSIFIER),
+    *(refused(refusal) for refusal in get_args(Refusal)),
+    BATCH_IMAGES,
+)
+
+
+@dataclass
+class Measurements:
+    """Increments of counters, and values for histograms to observe."""
+
+    counts: collections.Counter[Series] = field(default_factory=collections.Counter)
+    observed: dict[Series, list[float]] = field(default_factory=dict)
+
+    def count(self, series: Series, number: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[series] += number
+
+    def observe(self, series: Series, values: Iterable[float]) -> None:
+        """Let a histogram observe values."""
+        self.observed.setdefault(series, []).extend(values)
+
+    def decoded(self, images: Sequence[bytes], errors: Sequence[ImageError | None], seconds: Sequence[float]) -> None:
+        """Add a batch of `preprocess`: encoded images, the errors of those rejected, and how long each took."""
+        if not images:
+            return
+        self.observe(BATCH_IMAGES, [len(images)])
+        self.observe(SIZE_BYTES, map(len, images))
+        self.observe(DECODE_SECONDS, seconds)
+        for error in errors:
+            self.count(DECODED if error is None else rejected(error.reason))
+
+    def answered(self, failures: Sequence[bytes], errors: Sequence[bytes] | None) -> None:
+        """Add a request of `postprocess`: messages from before it, and those it answers with.
+
+        errors: None if none of the images that came through to it could be answered.
+        """
+        before = sum(map(bool, failures))
+        after = len(failures) if errors is None else sum(map(bool, errors))
+        self.count(ANSWERED, len(failures) - after)
+        self.count(rejected("not_finite"), after - before)
+
+    def add(self, other: Measurements) -> None:
+        """Add others to these."""
+        self.counts.update(other.counts)
+        for series, values in other.observed.items():
+            self.observe(series, values)
+
+
+def sample(values: Sequence[float], most: int) -> Sequence[float]:
+    """At most `most` of the values, evenly spread; all of them if there are no more."""
+    return values if len(values) <= most else [values[index * len(values) // most] for index in range(most)]
+
+
+class Metric(Protocol):
+    """The used part of what `pb_utils.MetricFamily.Metric` returns."""
+
+    def increment(self, value: float) -> None:
+        """Add to a counter."""
+
+    def observe(self, value: float) -> None:
+        """Let a histogram observe a value."""
+
+
+class Metrics:
+    """The series of one model instance in the server, each at zero from the start.
+
+    family: `pb_utils.MetricFamily`. args: what Triton hands to a Python model's `initialize`; its name and version are
+    labels of every series. The instances of a model, and the model after a reload, share its series: Triton keeps one
+    registry for all its workers.
+
+    Each update is a message to the server's process, 20 to 80 us (measured with Triton 2.51), and a histogram needs one
+    for every value. So a thread of its own sends them, and the models never wait.
+
+    A server that cannot count, such as one older than 24.08, serves all the same: its log says what is missing.
+    """
+
+    def __init__(self, family: Any, series: Sequence[Series], args: Mapping[str, str]) -> None:
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[Series, Metric] = {}
+        try:
+            # Both are kept: a metric whose family is collected as garbage can no longer be updated.
+            self._families, self._metrics = _register(
+                family, series, {"model": args["model_name"], "version": args["model_version"]}
+            )
+        except Exception as error:
+            log.warning("%s has no metrics of its own, this Triton cannot keep them: %s", args["model_name"], error)
+            return
+        self._waiting: queue.SimpleQueue[Measurements | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._send_all, name="metrics", daemon=True)
+        self._thread.start()
+
+    def add(self, measured: Measurements) -> None:
+        """Count; returns at once. The server shows it some tenths of a second later."""
+        if self._metrics:
+            self._waiting.put(measured)
+
+    def close(self) -> None:
+        """Send what is left, and end the thread."""
+        if self._metrics:
+            self._closing.set()
+            self._waiting.put(None)
+            self._thread.join(_CLOSE_S)
+
+    def _send_all(self) -> None:
+        closing = False
+        while not closing:
+            gathered = [self._waiting.get()]
+            if None not in gathered:
+                self._closing.wait(GATHER_S)
+            while not self._waiting.empty():
+                gathered.append(self._waiting.get())
+            closing = None in gathered
+            total = Measurements()
+            for measured in filter(None, gathered):
+                total.add(measured)
+            try:
+                _send(self._metrics, total)
+            except Exception:
+                # Numbers are lost, answers are not.
+                log.exception("the metrics could not be updated")
+
+
+def _register(
+    family: Any, series: Sequence[Series], labels: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[Series, Metric]]:
+    families: dict[str, Any] = {}
+    metrics: dict[Series, Metric] = {}
+    for one in series:
+        if one.name not in families:
+            kind = family.HISTOGRAM if one.buckets else family.COUNTER
+            families[one.name] = family(name=one.name, description=one.description, kind=kind)
+        own = {**labels, "reason": one.reason} if one.reason else dict(labels)
+        made = families[one.name]
+        metrics[one] = made.Metric(labels=own, buckets=list(one.buckets)) if one.buckets else made.Metric(labels=own)
+    return families, metrics
+
+
+def _send(metrics: Mapping[Series, Metric], measured: Measurements) -> None:
+    for series, number in measured.counts.items():
+        if number:
+            metrics[series].increment(number)
+    for series, values in measured.observed.items():
+        for value in sample(values, MOST_OBSERVED):
+            metrics[series].observe(value)

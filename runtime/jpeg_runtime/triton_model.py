@@ -1,0 +1,62 @@
+"""The model class of every Python-based backend: requests in, one run of the network, responses out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import triton_python_backend_utils as pb_utils
+
+from jpeg_runtime.batching import Array, run_batch
+from jpeg_runtime.loading import open_classifier
+from jpeg_runtime.serving_config import ServingConfig
+
+log = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """Opens the artefact that the config names, by the loader of its classifier form.
+
+    Pixels that lie on a GPU stay there if the config has the parameter FORCE_CPU_ONLY_INPUT_TENSORS with the value
+    "no": the Python backend copies them to the CPU otherwise.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the artefact. Called by Triton once for each instance."""
+        self._config = ServingConfig.from_triton(args)
+        self._classifier = open_classifier(self._config)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Run one batch. Called by Triton.
+
+        The logits are returned in host memory, also where the network runs on a GPU: they are 4 kB for each image, what
+        reads them next (a client, the ensemble's postprocess) is on the CPU, and the Python backend hands tensors on a
+        GPU over in a second round trip between its processes.
+        """
+        tensors = []
+        for request in requests:
+            tensor = pb_utils.get_input_tensor_by_name(request, self._config.input_name)
+            assert tensor is not None, "Triton checks the inputs against the config"
+            tensors.append(tensor)
+        responses = []
+        for outcome in run_batch(self._run, tensors):
+            if isinstance(outcome, Exception):
+                # The exception may name files and addresses: it goes to the log, not to the client.
+                log.error("%s failed on a request", self._config.name, exc_info=outcome)
+                message = f"{self._config.name} failed on this request; the server's log says why"
+                error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+                responses.append(pb_utils.InferenceResponse(error=error))
+            else:
+                responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(self._config.output_name, outcome)]))
+        return responses
+
+    def _run(self, tensors: Sequence[pb_utils.Tensor]) -> Sequence[Array]:
+        classifier = self._classifier
+        if not classifier.takes_device_tensors:
+            return classifier.run_each([tensor.as_numpy() for tensor in tensors])
+        return classifier.run_each(
+            [
+                tensor.as_numpy() if tensor.is_cpu() else classifier.from_capsule(tensor.to_dlpack())
+                for tensor in tensors
+            ]
+        )
