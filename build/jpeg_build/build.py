@@ -3,44 +3,74 @@
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+from jpeg_contract.artefacts import artefact_bytes, artefact_sha256
+from jpeg_contract.command_line import Progress
+from jpeg_contract.cpus import usable_cpus
+from jpeg_contract.forms import FORMS, ClassifierForm, form_of_model
+from jpeg_contract.model_config import CONFIG, ModelConfig, chosen_classifier, parameters, pinned_version
+from jpeg_contract.remedies import build_command, use_command
+from jpeg_contract.report import (
+    SCHEMA_VERSION,
+    ArtefactFile,
+    ConfigSettings,
+    KnownClass,
+    ParityResult,
+    Report,
+    ToleranceUsed,
+    WeightsSource,
+    find_report,
+    write_report,
+)
+from jpeg_contract.resources import PHOTOS
+from jpeg_contract.tensors import ENSEMBLE, LABELS_FILE, POSTPROCESS, PREPROCESS
+from jpeg_contract.versions import tool_versions
+from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
 
 from jpeg_build import configs, parity, repository
-from jpeg_build import report as reports
-from jpeg_build.artefacts import find_report, served_report, this_gpu
+from jpeg_build.artefacts import find_artefact, served_report
 from jpeg_build.built_network import find_built
-from jpeg_build.commands import build_command, use_command
-from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run, Say, emitter
+from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, emitter
 from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError
+from jpeg_build.gpu import this_capability
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
-from jpeg_build.photos import PHOTOS, digest, load_photos, random_pixels
+from jpeg_build.photos import digest, load_photos, probe_pixels, random_pixels
 from jpeg_build.recipe import Recipe
-from jpeg_build.report import Report
-from jpeg_build.speed import images_per_second
-from jpeg_build.targets import BY_MODEL, TARGETS, Target
+from jpeg_build.serving import serving_args
+from jpeg_build.speed import compare_speed
 
 AUTO = "auto"
+
+# More classes than these for one photo say that the network does not know.
+_MOST_PROBE_CLASSES = 5
+# Below this many photos, one class for all of them may be right.
+_SEVERAL_PHOTOS = 4
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be built.
+    """One build that is requested.
 
-    precision: one of the backend's, or "auto": the fastest on this machine of those within their tolerance.
-    version: number of the version's folder; None takes the newest that is there, or 1.
-    checkpoint, random_weights: instead of the weights that the recipe names; not for ONNX files.
-    from_onnx: the network is what classifier_onnx in the repository is, which was compared with the trained one.
-    photos: a folder of JPEGs that the artefact is checked on. calibration: a folder of JPEGs that int8 measures the
-    ranges of its values on; None takes `photos`.
+    Attributes:
+        recipe: Of the network.
+        repository: The model repository; made if it is not there.
+        backend: Name of the classifier form.
+        precision: One of the form's, or "auto": the fastest on this machine of those within their tolerance.
+        version: Number of the version's folder; None takes the newest that is there, or 1.
+        checkpoint: Weights instead of those that the recipe names; not for ONNX files.
+        random_weights: Likewise.
+        from_onnx: Take the network from classifier_onnx in the repository, which was compared with the trained one.
+        photos: A folder of JPEGs that the artefact is checked on.
+        calibration: A folder of JPEGs that int8 takes the ranges of its values from; None takes `photos`.
+        options: See Options.
     """
 
     recipe: Recipe
@@ -56,19 +86,26 @@ class Request:
     options: Options = field(default_factory=Options)
 
     @property
-    def target(self) -> Target:
-        """What is built for."""
-        return TARGETS[self.backend]
+    def form(self) -> ClassifierForm:
+        """The classifier form."""
+        return FORMS[self.backend]
 
     @property
     def settled_version(self) -> int:
-        """The version that is built: a number."""
-        return self.version or repository.newest_version(self.repository, self.target.model) or 1
+        """Number of the version that is built."""
+        return self.version or repository.newest_version(self.repository, self.form.model) or 1
 
 
 @dataclass(frozen=True)
-class Question:
-    """What every candidate is asked, and what the network itself answers."""
+class ParityInputs:
+    """The images that every candidate is checked on, and the network's own logits.
+
+    Attributes:
+        network: The trained network.
+        photos: (N, H, W, 3) uint8.
+        noise: (M, H, W, 3) uint8.
+        reference: (N + M, classes) float32 logits of the network, in fp32.
+    """
 
     network: Network
     photos: Pixels
@@ -83,192 +120,291 @@ class Question:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artefact that was made, and is within its tolerance."""
+    """An artefact that was made, and is within its tolerance as it is served.
+
+    Attributes:
+        precision: Its precision.
+        emitted: The artefact, with the parameters that its config gets.
+        parity: How far it is from the network.
+        probe: The classes that it may give the probe's photo.
+        args: The arguments that open it, as Triton makes them.
+    """
 
     precision: str
     emitted: Emitted
-    parity: parity.Parity
+    parity: ParityResult
+    probe: Sequence[KnownClass]
+    args: Mapping[str, str]
 
 
-def build(request: Request, say: Say) -> tuple[Report, list[str]]:
-    """Export, check, and put in place; returns the report, and lines for the user. `say` is told what is going on.
+@dataclass(frozen=True)
+class Built:
+    """The result of a build.
 
-    Raises BuildError; what was in the repository before is then still there.
+    Attributes:
+        report: On the artefact.
+        notes: Lines for the user.
+        warnings: Likewise, for probable faults.
     """
-    target, wanted = request.target, request.precision
-    if wanted not in (*target.precisions, AUTO):
-        raise CallError(f"{target.name} has the precisions {', '.join(target.precisions)}, not {wanted}")
-    # First of all: what cannot be written, or is being built already, is said before minutes are spent.
+
+    report: Report
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def build(request: Request, progress: Progress) -> Built:
+    """Export, check, and put in place.
+
+    Raises:
+        BuildError: It failed; what was in the repository before is still there.
+    """
+    form, precision = request.form, request.precision
+    if precision not in (*form.precisions, AUTO):
+        raise CallError(f"{form.name} has the precisions {', '.join(form.precisions)}, not {precision}")
+    # First of all: a repository that cannot be written, or is being built already, fails before minutes are spent.
     with repository.staging(request.repository) as folder:
-        emitter(target).require_tools(request.options)
-        question = ask(request, say)
+        emitter(form).require_tools(request.options)
+        inputs = prepare_inputs(request, progress)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=repository.STAGING) as scratch:
-            if wanted == AUTO:
-                chosen, speeds = _fastest(request, question, Path(scratch), say)
+            speeds: dict[str, float | None] | None = None
+            if precision == AUTO:
+                chosen, speeds = _fastest(request, inputs, Path(scratch), progress)
             else:
                 try:
-                    chosen, speeds = _make(request, question, wanted, Path(scratch), say), None
-                except ParityError as fault:
-                    raise ParityError(f"{fault}. Nothing was put in place.") from fault
-            report = _stage_artefact(request, question, chosen, folder, speeds)
-        stage_repository(request, folder, question.network.labels, chosen.emitted)
+                    chosen = _make_checked(request, inputs, precision, Path(scratch), progress)
+                except ParityError as error:
+                    raise ParityError(f"{error}. Nothing was put in place.", reason=error.reason) from error
+            report = _stage_artefact(request, inputs, chosen, folder, speeds)
+        stage_repository(request, folder, inputs.network.labels, chosen.emitted)
         repository.place(folder, request.repository)
-    return report, [*chosen.emitted.notes, *_notes(request)]
+    return Built(report, [*chosen.emitted.notes, *_notes(request)], _warnings(request, inputs, report))
 
 
-def ask(request: Request, say: Say) -> Question:
-    """Load the network and ask it about photos and noise. Raises BuildError."""
+def prepare_inputs(request: Request, progress: Progress) -> ParityInputs:
+    """Load the network and run it on photos and noise. Raises BuildError."""
     network = load_network(
         request.recipe,
-        request.backend,
+        request.form,
         checkpoint=request.checkpoint,
         random=request.random_weights,
         built=request.repository if request.from_onnx else None,
-        say=say,
+        progress=progress,
     )
     photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
     noise = random_pixels(request.recipe)
-    say(f"asking the network about {len(photos)} photos and {len(noise)} images of noise")
-    reference = parity.run_in_batches(network.reference, np.concatenate([photos, noise]))
+    progress(f"running the network on {len(photos)} photos and {len(noise)} images of noise")
+    pixels = np.concatenate([photos, noise])
+    step = 16  # frameworks keep the activations of a whole batch
+    reference = np.concatenate([network.reference(pixels[at : at + step]) for at in range(0, len(pixels), step)])
     if not np.isfinite(reference).all():
         raise NetworkError(
-            f"{network.weights.source}: the network itself, in fp32, answers NaN or infinity for some of the photos or "
-            "of the images of noise: check its weights, and the recipe's [normalisation]"
+            f"{network.weights.source}: the network itself, in fp32, returns NaN or infinity for some of the photos or "
+            "the images of noise: check its weights, and the recipe's [normalisation]",
+            reason="network_not_finite",
         )
-    return Question(network, photos, noise, reference)
+    return ParityInputs(network, photos, noise, reference)
 
 
-def _make(request: Request, question: Question, precision: str, folder: Path, say: Say) -> Candidate:
-    """Make the artefact in one precision in `folder`, which is empty, and measure it.
+def _make_checked(
+    request: Request, inputs: ParityInputs, precision: str, folder: Path, progress: Progress
+) -> Candidate:
+    """Make the artefact in one precision in `folder`, which is empty, and check it as it will be served.
 
-    Raises BuildError if it cannot be made or run, ParityError if it is outside its tolerance.
+    Raises:
+        BuildError: It cannot be made or run.
+        ParityError: It is outside its tolerance under all settings.
     """
 
     def calibration_images() -> Pixels:
         if request.calibration is None:
-            return question.photos
+            return inputs.photos
         return load_photos(
             request.calibration,
             request.recipe,
             purpose="calibrate int8 on",
             option="--calibration",
-            skipped=lambda line: say(f"left out of the calibration: {line}"),
+            skipped=lambda line: progress(f"left out of the calibration: {line}"),
         )
 
-    job = Job(
-        request.recipe,
-        question.network,
-        precision,
-        folder,
-        question.photos,
-        calibration_images,
-        request.options,
-        say,
+    version = folder / str(request.settled_version)
+    version.mkdir()
+    emitted = emitter(request.form).emit(
+        Job(
+            request.recipe,
+            inputs.network,
+            precision,
+            version,
+            inputs.photos,
+            calibration_images,
+            request.options,
+            progress,
+        )
     )
-    made = emitter(request.target).emit(job)
-    say(f"comparing the {precision} artefact with the network")
-    answers = answers_of(emitter(request.target), made.artefact, question.pixels)
-    judged = parity.judged_as(precision, question.network)
+    progress(f"comparing the {precision} artefact with the network, as the server runs it")
     try:
-        measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=judged)
-        parity.check(measured, judged, precision)
+        return _check(request, inputs, precision, emitted)
     except ParityError as fault:
-        raise ParityError(f"{fault}{_advice(made, precision)}") from fault
-    return Candidate(precision, made, measured)
+        first = fault
+    for description, more in emitted.alternatives:
+        changed = replace(emitted, parameters={**emitted.parameters, **more})
+        named = ", ".join(f"{name}: {text}" for name, text in more.items())
+        progress(f"outside the tolerance ({first.reason}); trying it with {named} ({description})")
+        try:
+            candidate = _check(request, inputs, precision, changed)
+        except ParityError:
+            continue
+        note = f"the config gets {named} ({description}): without it, {first}"
+        return replace(candidate, emitted=replace(changed, notes=[*changed.notes, note]))
+    raise ParityError(f"{first}{_advice(emitted, precision)}", reason=first.reason)
+
+
+def _check(request: Request, inputs: ParityInputs, precision: str, emitted: Emitted) -> Candidate:
+    """Run the artefact as it will be served, and compare. Raises BuildError, ParityError."""
+    config = _classifier_config(request, emitted)
+    args = serving_args(config, emitted.artefact.parent)
+    judged = parity.judged_as(precision, inputs.network)
+    outputs, probe = run_as_served(request.recipe, config, args, inputs, request.options.opt_batch)
+    measured = parity.measure(inputs.reference, outputs, photos=len(inputs.photos), precision=judged)
+    parity.check(measured, judged, precision)
+    tie = parity.TOLERANCES[judged].tie * measured.largest_logit
+    return Candidate(precision, emitted, measured, known_classes(probe, inputs.network.labels, tie), args)
+
+
+def run_as_served(
+    recipe: Recipe, config: ModelConfig, args: Mapping[str, str], inputs: ParityInputs, opt_batch: int
+) -> tuple[parity.Outputs, Logits]:
+    """Run an artefact in batches of several sizes, in processes of its own, as Triton's worker does.
+
+    A server with several CPUs spreads a batch over them in another way than one with a single CPU. So a machine with
+    one checks both.
+
+    Returns:
+        The logits of the images by batch size, and those of the probe's photo, (rows, classes).
+
+    Raises:
+        BuildError: The artefact cannot be opened or run.
+    """
+    on_cpu = args["model_instance_kind"] == "CPU"
+    batches: list[int] = []
+    logits: list[Logits] = []
+    probe: list[Logits] = []
+    for cpus in sorted({usable_cpus(), max(2, usable_cpus())}) if on_cpu else [usable_cpus()]:
+        sizes = parity.batch_sizes(cpus=cpus, opt=opt_batch, largest=config.max_batch_size)
+        with open_isolated(args, cpus=cpus) as run:
+            found = parity.run_in_batches(run, inputs.pixels, sizes)
+            photo = probe_pixels(recipe)
+            probe += [run(photo[:1]), run(photo[1:]), run(np.concatenate([photo, photo[:1]]))]
+        batches += found.batches
+        logits += found.logits
+    return parity.Outputs(tuple(batches), tuple(logits)), np.concatenate(probe)
+
+
+@contextmanager
+def open_isolated(args: Mapping[str, str], *, cpus: int | None = None) -> Iterator[IsolatedClassifier]:
+    """Open an artefact in a process of its own. Raises BuildError if it cannot be opened or run."""
+    try:
+        with IsolatedClassifier(args, cpus=cpus) as run:
+            yield run
+    except RuntimeFailure as error:
+        raise BuildError(f"the artefact cannot be served: {error}", reason=error.reason) from error
+
+
+def known_classes(logits: Logits, labels: Sequence[str], tie: float) -> list[KnownClass]:
+    """Return the classes that may be best for a photo, best first; none if the network does not know.
+
+    Args:
+        logits: (rows, classes) of the photo, decoded and batched in several ways.
+        labels: Of the classes.
+        tie: Classes nearer to the best than this may take its place.
+    """
+    possible = (logits >= logits.max(axis=1, keepdims=True) - tie).any(axis=0)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = (shifted / shifted.sum(axis=1, keepdims=True)).mean(axis=0)
+    best = sorted(np.flatnonzero(possible).tolist(), key=lambda index: -scores[index])
+    if len(best) > _MOST_PROBE_CLASSES:
+        return []
+    return [KnownClass(index=index, label=labels[index], score=round(float(scores[index]), 4)) for index in best]
 
 
 def _advice(made: Emitted, precision: str) -> str:
     if precision != "int8":
         return ""
     return (
-        f". The ranges of int8 came from {made.details.get('calibration_images')} images: take more of them, of the "
-        "kind that is checked on, with --calibration DIR, or --precision fp16"
+        f". The ranges of int8 came from {made.details.get('calibration_images')} images: give more, of the kind that "
+        "the server gets, with --calibration DIR, or use --precision fp16"
     )
 
 
-class Opener(Protocol):
-    """What can run an artefact: an emitter, or a server that has it."""
-
-    def opened(self, artefact: Path, /) -> AbstractContextManager[Run]:
-        """See Emitter."""
-        ...
-
-
-def answers_of(backend: Opener, artefact: Path, pixels: Pixels) -> Logits:
-    """What an artefact says of pixels, in batches of several sizes.
-
-    Raises BuildError with the head of what its runtime says, if it cannot run it.
-    """
-    with backend.opened(artefact) as run:
-        try:
-            return parity.run_in_batches(run, pixels)
-        except BuildError:
-            raise
-        except Exception as error:  # each runtime has exceptions of its own
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise BuildError(f"{artefact.name} cannot be run: {said}") from error
-
-
 def _fastest(
-    request: Request, question: Question, scratch: Path, say: Say
+    request: Request, inputs: ParityInputs, scratch: Path, progress: Progress
 ) -> tuple[Candidate, dict[str, float | None]]:
-    """Make every precision; the fastest of those within tolerance, and the speed of each (None for one left out).
+    """Make and check every precision; return the fastest as served, and the speed of each (None for one left out).
 
-    Raises BuildError if there is none.
+    Raises:
+        BuildError: None is within its tolerance.
     """
     made: dict[str, Candidate] = {}
     faults: dict[str, BuildError] = {}
-    for precision in request.target.precisions:
+    for precision in request.form.precisions:
         (scratch / precision).mkdir()
         try:
-            made[precision] = _make(request, question, precision, scratch / precision, say)
+            made[precision] = _make_checked(request, inputs, precision, scratch / precision, progress)
         except BuildError as fault:
             faults[precision] = fault
     if not made:
         raise BuildError("; ".join(f"{precision}: {fault}" for precision, fault in faults.items()))
-    say(f"measuring {', '.join(made)} on this machine")
-    measured = images_per_second(
-        {precision: candidate.emitted.artefact for precision, candidate in made.items()},
-        emitter(request.target),
-        question.photos,
-    )
+    progress(f"measuring {', '.join(made)} on this machine")
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(open_isolated(candidate.args)) for name, candidate in made.items()}
+        measured = compare_speed({name: run.images_per_second for name, run in opened.items()}, inputs.photos)
     best = max(measured, key=measured.__getitem__)
-    for precision in request.target.precisions:
+    for precision in request.form.precisions:
         if precision in faults:
-            say(f"{precision}: left out: {faults[precision]}")
+            progress(f"{precision}: left out: {faults[precision]}")
         else:
-            say(f"{precision}: {measured[precision]:.0f} images/s{', taken' if precision == best else ''}")
-    return made[best], {precision: measured.get(precision) for precision in request.target.precisions}
+            progress(f"{precision}: {measured[precision]:.0f} images/s{', chosen' if precision == best else ''}")
+    return made[best], {precision: measured.get(precision) for precision in request.form.precisions}
 
 
 def _stage_artefact(
-    request: Request, question: Question, chosen: Candidate, folder: Path, speeds: dict[str, float | None] | None
+    request: Request,
+    inputs: ParityInputs,
+    chosen: Candidate,
+    folder: Path,
+    speeds: dict[str, float | None] | None,
 ) -> Report:
-    """Move the artefact with its report into `folder`, as they are to lie in the repository."""
-    target = folder / request.target.model / str(request.settled_version)
+    """Move the artefact with its report into `folder`, where they lie in the repository."""
+    target = folder / request.form.model / str(request.settled_version)
     target.mkdir(parents=True)
-    report = reports.make(
-        request.recipe,
-        backend=request.backend,
+    artefact, weights = chosen.emitted.artefact, inputs.network.weights
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        recipe=request.recipe.name,
+        recipe_sha256=request.recipe.sha256,
+        form=request.form.name,
         precision=chosen.precision,
-        emitted=chosen.emitted,
-        settings=_settings(request, chosen.emitted),
-        weights=question.network.weights,
+        classes=request.recipe.classes,
+        input=[*request.recipe.geometry.crop_size, 3],
+        artefact=ArtefactFile(file=artefact.name, bytes=artefact_bytes(artefact), sha256=artefact_sha256(artefact)),
+        requires=chosen.emitted.requires,
+        details=dict(chosen.emitted.details),
+        config=_settings(request, chosen.emitted),
+        weights=WeightsSource(source=weights.source, sha256=weights.sha256),
         parity=chosen.parity,
-        tolerance=parity.TOLERANCES[parity.judged_as(chosen.precision, question.network)],
+        tolerance=ToleranceUsed(**asdict(parity.TOLERANCES[parity.judged_as(chosen.precision, inputs.network)])),
+        probe=list(chosen.probe),
+        versions=tool_versions(),
+        requested=_requested(request),
+        images_per_second=speeds,
     )
-    # What else decided what was built, so that another wish is not taken for what is there.
-    report["asked"] = _asked(request)
-    if speeds is not None:
-        report["images_per_second"] = speeds
-    source = chosen.emitted.artefact.parent
-    for path in sorted(source.iterdir()):
+    for path in sorted(artefact.parent.iterdir()):
         path.rename(target / path.name)
-    reports.write(report, reports.report_path(target / chosen.emitted.artefact.name))
+    write_report(report, target / artefact.name)
     return report
 
 
-def _asked(request: Request) -> dict[str, object]:
+def _requested(request: Request) -> dict[str, Any]:
+    """Return the options that decide what is built, so that a build with others is not taken for this one."""
     options = {key: value for key, value in asdict(request.options).items() if not isinstance(value, Path)}
     return {
         "precision": request.precision,
@@ -280,49 +416,59 @@ def _asked(request: Request) -> dict[str, object]:
 
 
 def _onnx_sha256(request: Request) -> str:
-    """Digest of the ONNX file that the network is taken from: another file is another network."""
+    """Return the digest of the ONNX file that the network is taken from: another file is another network."""
     _, report = find_built(request.recipe, request.repository)
-    return str(report["artefact"]["sha256"])
+    return report.artefact.sha256
 
 
-def _settings(request: Request, emitted: Emitted) -> configs.ArtefactSettings:
-    capability = emitted.requires.get("compute_capability")
-    return configs.ArtefactSettings(
-        on_gpu=capability is not None,
-        max_batch=None if capability is None else request.options.max_batch,
+def _settings(request: Request, emitted: Emitted) -> ConfigSettings:
+    capability = emitted.requires.compute_capability
+    return ConfigSettings(
+        on_gpu=bool(capability),
+        max_batch=request.options.max_batch if capability else None,
         parameters=dict(emitted.parameters),
-        engines={str(capability): emitted.artefact.name} if request.options.per_gpu else {},
+        engines={capability: emitted.artefact.name} if request.options.per_gpu else {},
     )
 
 
+def _apply_settings(request: Request, emitted: Emitted) -> Callable[[ModelConfig], None]:
+    before = served_report(request.repository, request.form)
+    return functools.partial(
+        configs.apply_settings,
+        settings=_settings(request, emitted),
+        before=None if before is None else before.config,
+    )
+
+
+def _classifier_config(request: Request, emitted: Emitted) -> ModelConfig:
+    """Return the config that serves the artefact, with the user's edits."""
+    built = configs.classifier_config(request.recipe, request.form)
+    existing = repository.read_config(request.repository, request.form.model)
+    return repository.merged_config(existing, built, _apply_settings(request, emitted))
+
+
 def stage_repository(request: Request, folder: Path, labels: Sequence[str], emitted: Emitted | None = None) -> None:
-    """Everything but the artefact: configs, labels, and the Python models where they are not yet."""
-    recipe, target = request.recipe, request.target
-    classifier = configs.classifier_config(recipe, target)
+    """Stage everything but the artefact: configs, labels, and the Python models where they are missing."""
+    recipe, form = request.recipe, request.form
     built = {
         config.name: config
         for config in (
             configs.preprocess_config(recipe),
-            classifier,
+            configs.classifier_config(recipe, form),
             configs.postprocess_config(recipe),
-            configs.ensemble_config(classifier.name),
+            configs.ensemble_config(form.model),
         )
     }
     adjust = {}
-    existing = repository.read_config(request.repository, classifier.name)
-    served = configs.pinned_version(existing) if existing is not None else None
+    existing = repository.read_config(request.repository, form.model)
+    served = pinned_version(existing) if existing is not None else None
     # A version that is not served leaves the config to the one that is.
     if emitted is not None and served in (None, request.settled_version):
-        before = served_report(request.repository, target)
-        adjust[classifier.name] = functools.partial(
-            configs.apply_settings,
-            settings=_settings(request, emitted),
-            before=None if before is None else reports.settings_of(before),
-        )
+        adjust[form.model] = _apply_settings(request, emitted)
     repository.stage_configs(request.repository, folder, built, adjust)
     repository.stage_sources(request.repository, folder)
-    for model in (classifier.name, configs.POSTPROCESS):
-        file = folder / model / configs.LABELS
+    for model in (form.model, POSTPROCESS):
+        file = folder / model / LABELS_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
@@ -330,90 +476,110 @@ def stage_repository(request: Request, folder: Path, labels: Sequence[str], emit
 def is_up_to_date(request: Request) -> bool:
     """Whether the repository holds what this request would build, made by the same versions of the tools.
 
-    Takes no framework into memory, so that it is quick.
+    Loads no framework, so that it is quick.
     """
-    root, target = request.repository, request.target
-    folder = root / target.model / str(request.settled_version)
-    made = reports.read(find_report(root, target, request.settled_version))
+    root, form = request.repository, request.form
+    artefact = find_artefact(root, form, request.settled_version)
+    made = find_report(artefact)
     if made is None or request.checkpoint is not None or request.random_weights:
         return False  # a checkpoint may have changed under its name
-    needed = made.get("requires", {}).get("compute_capability")
-    if needed is not None and needed != this_gpu():
+    needed = made.requires.compute_capability
+    if needed and needed != this_capability():
         return False
-    wanted = {
-        "recipe_sha256": request.recipe.sha256,
-        "backend": request.backend,
-        "asked": _asked(request),
-        "versions": reports.versions(),
-    }
-    if any(made.get(key) != value for key, value in wanted.items()):
+    if (made.recipe_sha256, made.form, made.requested, made.versions) != (
+        request.recipe.sha256,
+        request.backend,
+        _requested(request),
+        tool_versions(),
+    ):
         return False
-    if not request.from_onnx and str(made["weights"]["source"]).startswith(("random", "checkpoint")):
+    if not request.from_onnx and made.weights.source.startswith(("random", "checkpoint")):
         return False
-    artefact = folder / str(made["artefact"]["file"])
+    artefact = artefact.with_name(made.artefact.file)
     others = [
-        *(root / model / repository.CONFIG for model in (configs.ENSEMBLE, target.model)),
-        *(root / model / "1" / "model.py" for model in (configs.PREPROCESS, configs.POSTPROCESS)),
-        *(root / model / configs.LABELS for model in (target.model, configs.POSTPROCESS)),
-        root / configs.ENSEMBLE / "1",
+        *(root / model / CONFIG for model in (ENSEMBLE, form.model)),
+        *(root / model / "1" / "model.py" for model in (PREPROCESS, POSTPROCESS)),
+        *(root / model / LABELS_FILE for model in (form.model, POSTPROCESS)),
+        root / ENSEMBLE / "1",
     ]
     if not all(path.exists() for path in (artefact, *others)):
         return False
     try:
-        same = reports.artefact_sha256(artefact) == made["artefact"]["sha256"]
+        same = artefact_sha256(artefact) == made.artefact.sha256
     except OSError:
         return False
     return same and all(
         (config := repository.read_config(root, model)) is not None
-        and config.parameters["recipe_sha256"].string_value == request.recipe.sha256
-        for model in (configs.PREPROCESS, configs.POSTPROCESS)
+        and parameters(config).get("recipe_sha256") == request.recipe.sha256
+        for model in (PREPROCESS, POSTPROCESS)
     )
 
 
-def _notes(request: Request) -> list[str]:
-    """What a user should know after a build: his choices that the build left alone."""
+def _warnings(request: Request, inputs: ParityInputs, report: Report) -> list[str]:
+    """Describe outputs of the network that a wrong recipe explains: parity does not see it, since both sides share it.
+
+    Random weights are for benchmarks, and need no warning.
+    """
+    if report.weights.source.startswith("random"):
+        return []
+    labels, logits = inputs.network.labels, inputs.reference[: len(inputs.photos)]
+    best = sorted(set(logits.argmax(axis=1).tolist()))
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    highest = float((shifted.max(axis=1) / shifted.sum(axis=1)).max())
+    remedy = (
+        "if the photos show different things that the network knows, the recipe's [geometry], [normalisation] "
+        f"(range, mean, std, color) or labels are wrong: {request.recipe.path}"
+    )
     found = []
-    target, root = request.target, request.repository
-    ensemble = repository.read_config(root, configs.ENSEMBLE)
-    chosen = configs.chosen_classifier(ensemble) if ensemble is not None else None
-    if chosen != target.model:
-        path = root / configs.ENSEMBLE / repository.CONFIG
-        use = use_command(target.name, root)
-        other = BY_MODEL.get(chosen or "")
-        report = served_report(root, other) if other is not None else None
-        if other is not None and report is not None and report.get("recipe_sha256") != request.recipe.sha256:
-            found.append(
-                f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
-                f"({report['recipe']}) than the steps around it now ({request.recipe.name}). Run {use}, or "
-                f"{build_command(request.recipe.word, other.name, root)}"
-            )
-        else:
-            found.append(f"{path} uses {chosen}; to use {target.model}, edit that word, or run: {use}")
-    classifier = repository.read_config(root, target.model)
-    if classifier is not None:
-        served = configs.pinned_version(classifier)
-        if served not in (None, request.settled_version):
-            found.append(
-                f"{target.model} serves version {served}; to serve version {request.settled_version}: "
-                f"{use_command(target.name, root, version=request.settled_version)}"
-            )
-        if ensemble is not None and ensemble.max_batch_size > classifier.max_batch_size:
-            found.append(
-                f"{target.model} takes batches up to {classifier.max_batch_size}, and {configs.ENSEMBLE} promises "
-                f"{ensemble.max_batch_size}: lower max_batch_size there, or build with a larger --max-batch"
-            )
-    if request.options.min_batch > 1 and target.name in ("tensorrt", "torch_tensorrt"):
+    if len(best) == 1 and len(logits) >= _SEVERAL_PHOTOS:
+        found.append(f"ALL {len(logits)} PHOTOS GET ONE CLASS, {labels[best[0]]}: {remedy}")
+    if highest < min(0.5, 3 / request.recipe.classes):
         found.append(
-            f"a request with fewer than {request.options.min_batch} images is filled up by this project's backend, and "
-            "refused by the container's native one"
+            f"THE SCORES ARE FLAT: the highest of all photos is {highest:.3g}, with {request.recipe.classes} classes: "
+            f"{remedy}"
         )
-    for model in (configs.PREPROCESS, configs.POSTPROCESS):
-        path = root / model / "1" / "model.py"
-        if repository.differs_from_checkout(path, model):
-            found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")
     return found
 
 
-def say_on_stderr(message: str) -> None:
-    """One line of progress."""
-    print(f"jpeg-build: {message} ...", file=sys.stderr, flush=True)
+def _notes(request: Request) -> list[str]:
+    """Describe the user's choices that the build left alone."""
+    found = []
+    form, root = request.form, request.repository
+    ensemble = repository.read_config(root, ENSEMBLE)
+    chosen = chosen_classifier(ensemble) if ensemble is not None else None
+    if chosen != form.model:
+        path = root / ENSEMBLE / CONFIG
+        use = use_command(form.name, root)
+        other = form_of_model(chosen or "")
+        report = served_report(root, other) if other is not None else None
+        if other is not None and report is not None and report.recipe_sha256 != request.recipe.sha256:
+            found.append(
+                f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
+                f"({report.recipe}) than the steps around it now ({request.recipe.name}). Run {use}, or "
+                f"{build_command(request.recipe.argument, other.name, root)}"
+            )
+        else:
+            found.append(f"{path} uses {chosen}; to use {form.model}, edit that word, or run: {use}")
+    classifier = repository.read_config(root, form.model)
+    if classifier is not None:
+        served = pinned_version(classifier)
+        if served not in (None, request.settled_version):
+            found.append(
+                f"{form.model} serves version {served}; to serve version {request.settled_version}: "
+                f"{use_command(form.name, root, version=request.settled_version)}"
+            )
+        if ensemble is not None and ensemble.max_batch_size > classifier.max_batch_size:
+            found.append(
+                f"{form.model} takes batches up to {classifier.max_batch_size}, and {ENSEMBLE} promises "
+                f"{ensemble.max_batch_size}: lower max_batch_size there, or build with a larger --max-batch"
+            )
+    if request.options.min_batch > 1 and form.takes_device_tensors:
+        found.append(
+            f"this project's backend pads a request with fewer than {request.options.min_batch} images; the "
+            "container's native one refuses it"
+        )
+    for model in (PREPROCESS, POSTPROCESS):
+        path = root / model / "1" / "model.py"
+        if repository.differs_from_source(path, model):
+            found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")
+    return found

@@ -1,33 +1,47 @@
 """What can go wrong in a build.
 
 BuildError
-├── CallError         what is asked for does not go together: the command line was wrong
+├── CallError         options that do not go together: the command line was wrong
 ├── RecipeError       the recipe: the message begins with its path and line
-├── NetworkError      the network or its weights cannot be had, or do not fit the recipe
+├── NetworkError      the network or its weights are not available, or do not fit the recipe
 ├── ParityError       the artefact does not compute what the network computes
 └── RepositoryError   the model repository cannot be read or written
 """
 
+from jpeg_contract.errors import ReasonedError
 
-class BuildError(Exception):
+
+class BuildError(ReasonedError):
     """A build failed; what was in the model repository before is still there. The message says what to do."""
+
+    reason = "build_failed"
 
 
 class CallError(BuildError):
-    """What is asked for does not go together."""
+    """Options do not go together."""
+
+    reason = "invalid_call"
 
 
 class RecipeError(BuildError):
     """The recipe is wrong."""
 
+    reason = "invalid_recipe"
+
 
 class NetworkError(BuildError):
-    """The network or its weights cannot be had, or do not fit the recipe."""
+    """The network or its weights are not available, or do not fit the recipe."""
+
+    reason = "invalid_network"
 
 
 class ParityError(BuildError):
     """The artefact does not compute what the network computes."""
 
+    reason = "parity"
+
 
 class RepositoryError(BuildError):
     """The model repository cannot be read or written."""
+
+    reason = "invalid_repository"

@@ -1,8 +1,8 @@
-"""A contract model with its network in float16.
+"""Conversion of a contract model's network to float16.
 
-Input, normalisation and output stay as they are. What float16 cannot hold stays in float32: every value was looked at
-while the float32 network ran on photos and on noise. Types are consistent at every node, with a Cast wherever they
-change, as strongly typed TensorRT needs it.
+Input, normalisation and output keep their types. Nodes whose values exceed float16's range stay in float32; the ranges
+are measured on photos and on noise. Types are consistent at every node, with a Cast wherever they change, as strongly
+typed TensorRT needs.
 """
 
 from __future__ import annotations
@@ -13,30 +13,37 @@ from typing import Any
 
 import numpy as np
 import onnx
+from jpeg_contract.tensors import OUTPUT
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.contract import OUTPUT
-from jpeg_build.onnx_values import answer_part, float_tensors, image_part, opset, prepared, ranges
+from jpeg_build.onnx_graph import names_read_inside
+from jpeg_build.onnx_values import float_tensors, image_part, opset, output_part, prepared, ranges
 
-# float16 ends at 65504; other images may reach a few times what these few have shown. Below 2^-14 it loses digits.
+# float16 ends at 65504, and other images may exceed the measured ranges by a few times. Below 2^-14 it loses digits.
 LARGEST_VALUE = 65504 / 8
 LARGEST_WEIGHT = 65504.0
 SMALLEST = 2.0**-14
 
-# These compute squares or sums of them inside, which nobody sees from outside, or hold numbers of another quantiser.
+# They compute squares, or sums of squares, that no tensor shows; or they hold the scales of another quantiser.
 _KEPT = {
     *("DequantizeLinear", "QuantizeLinear", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LRN"),
     *("LpNormalization", "MeanVarianceNormalization", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
     *("ReduceSumSquare", "RMSNormalization"),
 }
-# These look at no value.
+# They read no values.
 _ANY_TYPE = {"Shape", "Size"}
 
 
 @dataclass(frozen=True)
 class Half:
-    """A converted model; nodes of the network in float16, and those that had to stay in float32 (their names)."""
+    """A converted model.
+
+    Attributes:
+        model: The model.
+        converted: Number of the network's nodes in float16.
+        kept: Names of those in float32.
+    """
 
     model: Any
     converted: int
@@ -46,14 +53,17 @@ class Half:
 def to_half(model: Any, images: NDArray[np.uint8]) -> Half:
     """Convert a contract model.
 
-    images: (N, H, W, 3) uint8 that show how large the values become.
+    Args:
+        model: In any precision.
+        images: (N, H, W, 3) uint8, to measure the ranges of the values on.
 
-    Raises NetworkError if ONNX Runtime cannot run the model.
+    Raises:
+        NetworkError: ONNX Runtime cannot run the model.
     """
     model = prepared(model)
-    around = image_part(model.graph) | answer_part(model.graph)
+    around = image_part(model.graph) | output_part(model.graph)
     wide = _out_of_range(model, images)
-    forced = _seen_from_inside(model.graph)
+    forced = names_read_inside(model.graph.node)
     version = opset(model)
     floats = float_tensors(model)
     network = [node for node in model.graph.node if node.name not in around and floats.intersection(node.output)]
@@ -69,7 +79,7 @@ def to_half(model: Any, images: NDArray[np.uint8]) -> Half:
 
 
 def _out_of_range(model: Any, images: NDArray[np.uint8]) -> set[str]:
-    """Names of tensors and weights whose values float16 cannot hold, with a margin."""
+    """Return the names of tensors and weights whose values float16 cannot hold, with a margin."""
     tensors = sorted(float_tensors(model))
     largest = np.abs(ranges(model, tensors, images)).max(axis=(0, 2))
     wide = {name for name, value in zip(tensors, largest, strict=True) if value > LARGEST_VALUE or 0 < value < SMALLEST}
@@ -81,23 +91,8 @@ def _out_of_range(model: Any, images: NDArray[np.uint8]) -> set[str]:
     return wide
 
 
-def _seen_from_inside(graph: Any) -> set[str]:
-    """Names that branches and loops use of the graph around them: they stay as they are."""
-    found: set[str] = set()
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                found |= _names(attribute.g)
-    return found
-
-
-def _names(graph: Any) -> set[str]:
-    found = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
-    return found | _seen_from_inside(graph)
-
-
 def _takes_half(node: Any, version: int) -> bool:
-    """Whether the operator's definition has a form with float16 in and out."""
+    """Whether the operator is defined for float16 input and output."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return False
     if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
@@ -106,7 +101,7 @@ def _takes_half(node: Any, version: int) -> bool:
 
 
 def _half_slots(node: Any, version: int, kind: str) -> list[bool]:
-    """For each input or output of a node, whether the operator's definition lets it be float16."""
+    """Return, for each input or output of a node, whether the operator is defined for float16 there."""
     schema = onnx.defs.get_schema(node.op_type, version, "")
     allowed: Mapping[str, Sequence[str]] = {
         constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints
@@ -121,12 +116,12 @@ def _half_slots(node: Any, version: int, kind: str) -> list[bool]:
 
 
 def _convert(model: Any, in_half: set[str], version: int) -> None:
-    """Give the named nodes float16 tensors, with casts where the types change."""
+    """Convert the named nodes to float16, with casts where the types change."""
     graph = model.graph
     floats = float_tensors(model)
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     halves: set[str] = set()
-    other: dict[str, str] = {}  # a tensor's or weight's name, and that of the same in the other type
+    other: dict[str, str] = {}  # name of a tensor or weight -> name of its copy in the other type
     nodes: list[Any] = []
 
     def half(name: str) -> str:
@@ -161,8 +156,10 @@ def _convert(model: Any, in_half: set[str], version: int) -> None:
             for attribute in node.attribute:
                 if node.op_type == "Cast" and attribute.name == "to":
                     attribute.i = TensorProto.FLOAT16
-            gives = _half_slots(node, version, "outputs")
-            halves.update(name for name, is_half in zip(node.output, gives, strict=True) if is_half and name in floats)
+            returns = _half_slots(node, version, "outputs")
+            halves.update(
+                name for name, is_half in zip(node.output, returns, strict=True) if is_half and name in floats
+            )
         nodes.append(node)
     if OUTPUT in halves:
         for node in nodes:
@@ -171,11 +168,11 @@ def _convert(model: Any, in_half: set[str], version: int) -> None:
         nodes.append(_cast(f"{OUTPUT}/half", OUTPUT, TensorProto.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input} | _seen_from_inside(graph)
+    used = {name for node in nodes for name in node.input} | names_read_inside(graph.node)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    del graph.value_info[:]  # they speak of float32
+    del graph.value_info[:]  # They state float32.
 
 
 def _cast(name: str, result: str, to: int) -> Any:

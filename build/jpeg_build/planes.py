@@ -1,4 +1,4 @@
-"""Normalisation over whole colour planes, for those who are slow at three values at a time."""
+"""Normalisation in NCHW: runtimes vectorise poorly over three channels."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from jpeg_build.onnx_graph import graphs
+from jpeg_build.onnx_graph import graphs, replace
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 _TO_PLANES = [0, 3, 1, 2]
 
 
 def normalise_planes(model: Any) -> Any:
-    """Move the transposition to NCHW before the arithmetic of the normalisation, whose constants then have the shape
-    (3, 1, 1); the numbers stay the same.
+    """Move the transposition to NCHW in front of the normalisation; the results stay the same.
 
-    ONNX Runtime on a CPU takes 1.3 ms to normalise an image of 224 x 224 pixels with the channels last, a seventh of
-    MobileNetV2's time, and 0.06 ms in planes (bench/NOTES.md). TensorRT 8.6 is left as it was: there it is the other
-    way round for fp16, and the int8 form of it fails to build.
+    ONNX Runtime on a CPU normalises an image of 224 x 224 pixels in 1.3 ms in NHWC, a seventh of MobileNetV2's time,
+    and in 0.06 ms in NCHW (bench/NOTES.md). Not for TensorRT 8.6: there NHWC is faster for fp16, and int8 engines fail
+    to build from NCHW.
 
-    Returns the model itself where it has no such transposition, or branches or loops, whose bodies may read what would
-    be moved; else another one.
+    Args:
+        model: A contract model.
+
+    Returns:
+        A changed copy, whose constants of the normalisation are of shape (3, 1, 1). The model itself if it has no such
+        transposition, or if it has branches or loops, whose bodies may read the moved tensors.
     """
     if len(graphs(model.graph)) > 1:
         return model
@@ -36,7 +39,7 @@ def normalise_planes(model: Any) -> Any:
         for name in node.input:
             readers[name] = readers.get(name, 0) + 1
     for transpose in graph.node:
-        # Without an attribute it reverses the axes.
+        # Without `perm` it reverses the axes.
         if transpose.op_type != "Transpose" or [list(each.ints) for each in transpose.attribute] != [_TO_PLANES]:
             continue
         chain = _arithmetic_before(transpose, producers, constants, readers)
@@ -51,8 +54,10 @@ def normalise_planes(model: Any) -> Any:
 def _arithmetic_before(
     transpose: Any, producers: dict[str, Any], constants: dict[str, Any], readers: dict[str, int]
 ) -> list[Any]:
-    """The nodes between the pixels and a transposition, the last one first, as far as each only has a constant for
-    each channel and nobody else reads its result."""
+    """Return the arithmetic nodes between the pixels and a transposition, the last one first.
+
+    Each of them has one constant, a scalar or one value per channel, and a result that no other node reads.
+    """
     chain = []
     name = transpose.input[0]
     while (node := producers.get(name)) is not None and node.op_type in _ELEMENTWISE and readers[name] == 1:
@@ -72,7 +77,7 @@ def _move(graph: Any, transpose: Any, chain: list[Any], constants: dict[str, Any
     for node in chain:
         for index, name in enumerate(node.input):
             if name in constants and list(constants[name].dims) == [3]:
-                # A constant of its own: another node may read the old one.
+                # A new constant: another node may read the old one.
                 values = numpy_helper.to_array(constants[name]).reshape(3, 1, 1)
                 node.input[index] = f"{name}/planes/{node.name}"
                 graph.initializer.append(numpy_helper.from_array(values, node.input[index]))
@@ -85,11 +90,7 @@ def _move(graph: Any, transpose: Any, chain: list[Any], constants: dict[str, Any
             nodes.append(transpose)
         if node.output[0] != transpose.output[0]:
             nodes.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace(graph.node, nodes)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
     assert normalised not in used

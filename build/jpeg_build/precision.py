@@ -1,4 +1,4 @@
-"""The ONNX file in the wanted precision: fp32 as exported, fp16 by conversion, int8 as Q/DQ after calibration."""
+"""ONNX files in each precision: fp32 as exported, fp16 by conversion, int8 as Q/DQ after calibration."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from jpeg_build.photos import random_pixels
 from jpeg_build.planes import normalise_planes
 from jpeg_build.quantise import Dialect, quantise
 
-# Fewer images than this are no calibration set.
+# Fewer calibration images than this get a warning.
 ENOUGH_IMAGES = 100
 
-# The newest that TensorRT 8.6 reads, and later ones too.
+# The newest opset that TensorRT 8.6 reads; later versions read it, too.
 TENSORRT_OPSET = 17
 
-# Images that the range of values is measured on for fp16, one at a time.
-LOOKED_AT = 32
+# Photos that the ranges for fp16 are measured on.
+RANGE_PHOTOS = 32
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file of the contract in some precision, with what the report and the user should know of it."""
+    """An ONNX file of the contract.
+
+    Attributes:
+        path: The file.
+        details: For the report.
+        notes: Lines for the user.
+    """
 
     path: Path
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -38,14 +44,18 @@ class OnnxFile:
 
 
 def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
-    """Write the job's network to `path` in the job's precision.
+    """Write the job's network in the job's precision.
 
-    dialect: who is to run it: int8 has forms that one runs well and another does not, and TensorRT 8.6 reads no
-    operator set beyond 17, to which a file is lowered if ONNX can.
+    Args:
+        job: Network, precision and images.
+        path: Of the ONNX file.
+        dialect: The runtime that the file is for. It decides the form of int8, and for TensorRT the opset: 8.6 reads up
+            to 17, to which a file is lowered if ONNX can convert it.
 
-    Raises BuildError.
+    Raises:
+        BuildError: The network cannot be exported, converted or quantised.
     """
-    job.say("exporting to ONNX")
+    job.progress("exporting to ONNX")
     job.network.export_onnx(path)
     notes = []
     if dialect == "tensorrt":
@@ -55,15 +65,15 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
     if job.precision == "fp16":
         details = _fp16(job, path)
     elif job.precision == "int8":
-        details, said = _int8(job, path, dialect)
-        notes += said
+        details, warnings = _int8(job, path, dialect)
+        notes += warnings
     else:
         details = {}
     return OnnxFile(path, details, notes)
 
 
 def _for_tensorrt(path: Path) -> list[str]:
-    """Write the file as TensorRT's parser from 8.6 on wants it; returns what the user should know."""
+    """Rewrite the file for TensorRT's parser from 8.6 on; return notes for the user."""
     model = with_kernel_shapes(onnx.load(str(path)))
     notes = []
     if opset(model) > TENSORRT_OPSET:
@@ -71,16 +81,16 @@ def _for_tensorrt(path: Path) -> list[str]:
             model = with_opset(model, TENSORRT_OPSET)
         except ValueError as error:
             notes.append(
-                f"the ONNX file is of opset {opset(model)}, TensorRT 8.6 reads up to {TENSORRT_OPSET}, and ONNX cannot "
-                f"lower it ({error}): with TensorRT 8.6, compare the engine's answers with care"
+                f"the ONNX file is of opset {opset(model)}, which ONNX cannot convert to {TENSORRT_OPSET} ({error}), "
+                "the newest that TensorRT 8.6 reads: with TensorRT 8.6, verify the engine on your own photos"
             )
     finish(model, path)
     return notes
 
 
 def _fp16(job: Job, path: Path) -> dict[str, Any]:
-    job.say("converting to fp16")
-    images = np.concatenate([job.photos[:LOOKED_AT], random_pixels(job.recipe)])
+    job.progress("converting to fp16")
+    images = np.concatenate([job.photos[:RANGE_PHOTOS], random_pixels(job.recipe)])
     half = to_half(onnx.load(str(path)), images)
     finish(half.model, path)
     return {"in_fp16": half.converted, "kept_in_fp32": len(half.kept)}
@@ -88,7 +98,7 @@ def _fp16(job: Job, path: Path) -> dict[str, Any]:
 
 def _int8(job: Job, path: Path, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
     images = job.calibration()
-    quantised = quantise(onnx.load(str(path)), images, dialect, job.say)
+    quantised = quantise(onnx.load(str(path)), images, dialect, job.progress)
     finish(quantised.model, path)
     details = {
         "quantiser": "onnxruntime",
@@ -100,7 +110,7 @@ def _int8(job: Job, path: Path, dialect: Dialect) -> tuple[dict[str, Any], list[
     notes = []
     if len(images) < ENOUGH_IMAGES:
         notes.append(
-            f"INT8 WAS CALIBRATED ON {len(images)} IMAGES. A handful of photos is no calibration set: give "
-            "--calibration FOLDER with some hundred photos of what the classifier will really see"
+            f"INT8 WAS CALIBRATED ON {len(images)} IMAGES ONLY. Give --calibration FOLDER with some hundred photos "
+            "like those that the classifier will get"
         )
     return details, notes

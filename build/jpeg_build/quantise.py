@@ -1,42 +1,43 @@
-"""A contract model with its network in int8: QuantizeLinear and DequantizeLinear around what is computed in integers.
+"""Quantisation of a contract model's network to int8: QuantizeLinear and DequantizeLinear around integer operators.
 
-ONNX Runtime's quantiser puts them in. Around it, three things that a handful of photos gain much from (the numbers
-are in docs/classifiers.md):
+ONNX Runtime's quantiser inserts them. Three additions, which help most with few calibration images (measured in
+docs/classifiers.md):
 
-- The range of a tensor is the mean of the ranges that single images have, not the range over all of them, so that
-  one odd image does not take the resolution from all others. This is also what OpenVINO's NNCF does.
-- Rounding weights shifts the mean of a layer's output; the shift is taken back from its bias ("bias correction":
-  Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.2, here with
-  measured inputs).
-- The first layers, whose errors all others carry on, stay in float32 if the logits come closer by that.
+- The range of a tensor is the mean of its ranges in single images, not its range over all of them, so that one unusual
+  image does not cost all others their resolution. OpenVINO's NNCF does the same.
+- Rounded weights shift the mean of a layer's output; its bias is corrected by that shift ("bias correction": Nagel et
+  al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.2, here with measured
+  inputs).
+- The first layers, whose errors propagate through all others, stay in float32 if that brings the logits closer.
 
-Normalisation and what comes after the last layer stay in float32.
+Normalisation, and all nodes behind the last layer, stay in float32.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import onnx
+from jpeg_contract.command_line import Progress
+from jpeg_contract.tensors import OUTPUT
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.contract import OUTPUT
 from jpeg_build.errors import NetworkError
 from jpeg_build.onnx_values import (
     WEIGHTED,
-    answer_part,
     float_tensors,
     image_part,
     logits,
     observed,
     opset,
+    output_part,
     prepared,
     ranges,
     with_opset,
@@ -44,22 +45,22 @@ from jpeg_build.onnx_values import (
 
 Dialect = Literal["onnxruntime", "openvino", "tensorrt"]
 
-# Per-channel scales of weights came with opset 13.
+# Opset 13 introduced per-channel scales.
 OLDEST_OPSET = 13
 
-# How many of the first layers are kept in float32, tried in this order until the mean difference of a logit is below
-# GOOD_ENOUGH of the largest one. TensorRT gets a wider bound: the first layers, which have the most pixels, cost
+# How many of the first layers stay in float32: tried in this order until the mean difference of the logits is below
+# TARGET_DIFFERENCE of the largest one. TensorRT's target is wider: the first layers, which have the most pixels, cost
 # most on a GPU (bench/NOTES.md).
 KEPT_LAYERS = (0, 1, 3, 5)
-GOOD_ENOUGH = {"onnxruntime": 0.008, "openvino": 0.008, "tensorrt": 0.012}
+TARGET_DIFFERENCE = {"onnxruntime": 0.008, "openvino": 0.008, "tensorrt": 0.012}
 
-# Images that the logits are compared on for that, and that the shift of the means is measured on.
-JUDGED_IMAGES = 32
+# Images that the logits are compared on, and that the shift of the means is measured on.
+COMPARED_IMAGES = 32
 
-# A tensor of fewer values for each image has its range over all images.
+# The range of a tensor with fewer values per image is taken over all images.
 FEW_VALUES = 4096
 
-# What ONNX Runtime and OpenVINO compute in integers on CPUs when everything around it is quantised.
+# Operators that ONNX Runtime and OpenVINO compute in integers on CPUs if their neighbours are quantised.
 _CPU_OPERATORS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Clip", "Relu", "Concat", "MaxPool", "AveragePool"),
     *("GlobalAveragePool", "Flatten", "Reshape", "Squeeze", "Unsqueeze"),
@@ -68,22 +69,32 @@ _CPU_OPERATORS = [
 
 @dataclass(frozen=True)
 class Quantised:
-    """A quantised model. layers: how many are computed in int8; kept: names of those that stayed in float32."""
+    """A quantised model.
+
+    Attributes:
+        model: The model.
+        layers: Number of layers in int8.
+        kept: Names of the layers in float32.
+    """
 
     model: Any
     layers: int
     kept: Sequence[str]
 
 
-def quantise(model: Any, images: NDArray[np.uint8], dialect: Dialect, say: Callable[[str], None]) -> Quantised:
+def quantise(model: Any, images: NDArray[np.uint8], dialect: Dialect, progress: Progress) -> Quantised:
     """Quantise a contract model.
 
-    images: (N, H, W, 3) uint8, like those the network will see; they are looked at one by one.
-    dialect: `tensorrt` gets symmetric int8 for the inputs of layers alone, weights in float32 followed by their
-    quantiser, and biases in float32, which TensorRT 8.6 and later read. CPUs get uint8 with a zero point between
-    all layers, and int32 biases.
+    Args:
+        model: In fp32.
+        images: (N, H, W, 3) uint8, like those that the server gets; run one at a time.
+        dialect: `tensorrt`: symmetric int8 for the inputs of layers only, weights in float32 followed by their
+            quantiser, and biases in float32, for TensorRT 8.6 and later. CPUs: uint8 with a zero point between all
+            layers, and int32 biases.
+        progress: Takes the steps of the work.
 
-    Raises NetworkError if the model cannot be quantised.
+    Raises:
+        NetworkError: The model cannot be quantised.
     """
     if opset(model) < OLDEST_OPSET:
         try:
@@ -91,44 +102,48 @@ def quantise(model: Any, images: NDArray[np.uint8], dialect: Dialect, say: Calla
         except ValueError as error:
             raise NetworkError(
                 f"int8 needs an ONNX file of opset {OLDEST_OPSET} or later, and this one is of opset {opset(model)}, "
-                f"which ONNX cannot convert ({error}): export it again with a later opset"
+                f"which ONNX cannot convert ({error}): export it again with a later opset",
+                reason="opset_too_old",
             ) from error
     model = prepared(model)
     layers = _layers(model)
     if not layers:
-        raise NetworkError("the network has no convolution or matrix product with constant weights to quantise")
+        raise NetworkError(
+            "the network has no convolution or matrix product with constant weights to quantise: use --precision fp16",
+            reason="not_quantisable",
+        )
     _add_biases(model, layers)
-    say(f"calibrating int8 on {len(images)} images")
-    found = _ranges(model, images)
-    judged = images[:: max(1, len(images) // JUDGED_IMAGES)][:JUDGED_IMAGES]
-    wanted = logits(model, judged)
-    means = _Means(model, judged)
+    progress(f"calibrating int8 on {len(images)} images")
+    measured = _ranges(model, images)
+    compared = images[:: max(1, len(images) // COMPARED_IMAGES)][:COMPARED_IMAGES]
+    expected = logits(model, compared)
+    means = _Means(model, compared)
     best: tuple[float, Quantised] | None = None
     for count in KEPT_LAYERS:
         kept = [layer.name for layer in layers[:count]]
         if len(kept) == len(layers):
             break
-        quantised = _insert(model, found, kept, dialect)
+        quantised = _insert(model, measured, kept, dialect)
         means.correct(quantised, layers[count:])
         if dialect == "tensorrt":
-            _quantise_residuals(quantised, found)
-        off = float(np.abs(logits(quantised, judged) - wanted).mean() / max(np.abs(wanted).max(), 1e-6))
-        if best is None or off < best[0]:
-            best = off, Quantised(quantised, len(layers) - len(kept), kept)
-        if off < GOOD_ENOUGH[dialect]:
+            _quantise_residuals(quantised, measured)
+        difference = np.abs(logits(quantised, compared) - expected).mean() / max(np.abs(expected).max(), 1e-6)
+        if best is None or difference < best[0]:
+            best = float(difference), Quantised(quantised, len(layers) - len(kept), kept)
+        if difference < TARGET_DIFFERENCE[dialect]:
             break
     assert best is not None
     return best[1]
 
 
 def _layers(model: Any) -> list[Any]:
-    """The nodes with constant weights, in the order in which they are computed."""
+    """Return the nodes with constant weights, in the order of computation."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type in WEIGHTED and node.input[1] in weights]
 
 
 def _add_biases(model: Any, layers: Sequence[Any]) -> None:
-    """Give every convolution a bias, so that there is one to be corrected."""
+    """Add a bias to every convolution without one, so that it can be corrected."""
     sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     for node in layers:
         if node.op_type == "Conv" and len(node.input) == 2:
@@ -139,17 +154,17 @@ def _add_biases(model: Any, layers: Sequence[Any]) -> None:
 
 
 def _ranges(model: Any, images: NDArray[np.uint8]) -> dict[str, tuple[np.float32, np.float32]]:
-    """For each float tensor its smallest and largest value: the mean over the images.
+    """Measure the range of each float tensor: smallest and largest value, both as the mean over the images.
 
-    Over all images it is for tensors of few values, whose range in one image says little of the next one's, and for
-    what comes after the last layer: the largest logit of all must not be clipped.
+    For tensors of few values, whose range varies from image to image, and behind the last layer, where the largest
+    logit of all must not be clipped, it is the range over all images.
     """
     tensors = sorted(float_tensors(model))
     each = ranges(model, tensors, images)
     mean, least, most = each.mean(axis=0, dtype=np.float64), each[..., 0].min(axis=0), each[..., 1].max(axis=0)
-    behind = answer_part(model.graph)
-    answers = {name for node in model.graph.node if node.name in behind for name in (*node.input, *node.output)}
-    whole = answers | {OUTPUT} | _small_tensors(model)
+    behind = output_part(model.graph)
+    outputs = {name for node in model.graph.node if node.name in behind for name in (*node.input, *node.output)}
+    whole = outputs | {OUTPUT} | _small_tensors(model)
     return {
         name: (least[i], most[i]) if name in whole else (np.float32(mean[i, 0]), np.float32(mean[i, 1]))
         for i, name in enumerate(tensors)
@@ -157,7 +172,7 @@ def _ranges(model: Any, images: NDArray[np.uint8]) -> dict[str, tuple[np.float32
 
 
 def _small_tensors(model: Any) -> set[str]:
-    """Names of tensors with few values for each image, such as what is left after global pooling."""
+    """Return the names of tensors with few values per image, such as those behind global pooling."""
     small = set()
     for item in model.graph.value_info:
         sizes = [dim.dim_value for dim in item.type.tensor_type.shape.dim[1:]]
@@ -167,18 +182,18 @@ def _small_tensors(model: Any) -> set[str]:
 
 
 def _insert(
-    model: Any, found: Mapping[str, tuple[np.float32, np.float32]], kept: Sequence[str], dialect: Dialect
+    model: Any, measured: Mapping[str, tuple[np.float32, np.float32]], kept: Sequence[str], dialect: Dialect
 ) -> Any:
-    """Put QuantizeLinear and DequantizeLinear in, by ONNX Runtime's quantiser."""
+    """Insert QuantizeLinear and DequantizeLinear with ONNX Runtime's quantiser."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
 
     tensorrt = dialect == "tensorrt"
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    around = image_part(model.graph) | answer_part(model.graph)
+    around = image_part(model.graph) | output_part(model.graph)
     weights = {tensor.name for tensor in model.graph.initializer}
-    # Sums with a constant are no residual connections: biases, and parts of what was not recognised as one operator.
+    # A sum with a constant is a bias or a part of a composite operator, and not a residual connection.
     sums = [n.name for n in model.graph.node if n.op_type in ("Add", "Concat") and weights.intersection(n.input)]
     with _quiet():
         quantizer = QDQQuantizer(
@@ -188,7 +203,8 @@ def _insert(
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
             tensors_range=TensorsData(
-                CalibrationMethod.MinMax, {name: (np.array(low), np.array(high)) for name, (low, high) in found.items()}
+                CalibrationMethod.MinMax,
+                {name: (np.array(low), np.array(high)) for name, (low, high) in measured.items()},
             ),
             nodes_to_quantize=[],
             nodes_to_exclude=[*sorted(around), *sums, *kept],
@@ -197,7 +213,7 @@ def _insert(
                 "ActivationSymmetric": tensorrt,
                 "AddQDQPairToWeight": tensorrt,
                 "MatMulConstBOnly": True,
-                # Logits are not rounded to 256 steps.
+                # Logits keep their resolution.
                 "OpTypesToExcludeOutputQuantization": sorted(WEIGHTED) if tensorrt else ["Gemm", "MatMul"],
                 "QuantizeBias": not tensorrt,
             },
@@ -208,16 +224,26 @@ def _insert(
 
 
 class _Means:
-    """The mean input of each layer's weights, by which the shift that rounded weights cause is found."""
+    """The shift of the mean output of each layer by its rounded weights.
+
+    Args:
+        model: Before quantisation.
+        images: (N, H, W, 3) uint8, to measure on.
+    """
 
     def __init__(self, model: Any, images: NDArray[np.uint8]) -> None:
         self._model, self._images = model, images
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def correct(self, quantised: Any, layers: Sequence[Any]) -> None:
-        """Add to each bias of a quantised model what the mean of the layer's output has lost, by channel.
+        """Correct the biases of a quantised model, in place.
 
-        For a layer y = W x + b with rounded weights Q that is the mean of (W - Q) x over images and positions.
+        For a layer y = W x + b with rounded weights Q, the bias of a channel grows by the mean of (W - Q) x over images
+        and positions.
+
+        Args:
+            quantised: The model.
+            layers: Those to correct, of the model before quantisation.
         """
         values = _Values(quantised.graph)
         nodes, errors, outputs, targets = [], [], [], []
@@ -244,17 +270,17 @@ class _Means:
         if not outputs:
             return
         shifts = [np.zeros(1)] * len(outputs)
-        for answer in observed(self._model, nodes, errors, outputs, self._images):
+        for values_of_image in observed(self._model, nodes, errors, outputs, self._images):
             shifts = [
                 shift + value.astype(np.float64).mean(axis=0).ravel()
-                for shift, value in zip(shifts, answer, strict=True)
+                for shift, value in zip(shifts, values_of_image, strict=True)
             ]
         for target, shift in zip(targets, shifts, strict=True):
             values.add_to_bias(target, shift / len(self._images))
 
 
 def _has_plain_bias(layer: Any) -> bool:
-    """Whether a layer adds its third input as it is."""
+    """Whether a layer adds its third input unscaled."""
     if layer.op_type not in ("Conv", "Gemm") or len(layer.input) < 3 or not layer.input[2]:
         return False
     factors = {attribute.name: attribute.f for attribute in layer.attribute if attribute.name in ("alpha", "beta")}
@@ -262,7 +288,7 @@ def _has_plain_bias(layer: Any) -> bool:
 
 
 class _Values:
-    """The constants of a quantised graph: weights as they are computed with, biases to be changed."""
+    """The constants of a quantised graph: dequantised weights, and biases, which can be changed."""
 
     def __init__(self, graph: Any) -> None:
         self.nodes = {node.name: node for node in graph.node}
@@ -270,7 +296,7 @@ class _Values:
         self._producers = {output: node for node in graph.node for output in node.output}
 
     def constant(self, name: str) -> NDArray[Any]:
-        """The values of an initializer, after the quantisers and dequantisers on its way."""
+        """Return the values of an initializer behind its quantisers and dequantisers."""
         values: NDArray[Any]
         if name in self._tensors:
             values = numpy_helper.to_array(self._tensors[name])
@@ -291,7 +317,7 @@ class _Values:
         return values
 
     def is_bias(self, name: str) -> bool:
-        """Whether a bias is a constant of one axis, in float32 or int32."""
+        """Whether a bias is a constant with one axis, in float32 or int32."""
         if name not in self._tensors:
             producer = self._producers.get(name)
             if producer is None or producer.op_type != "DequantizeLinear":
@@ -300,7 +326,7 @@ class _Values:
         return name in self._tensors and len(self._tensors[name].dims) == 1
 
     def add_to_bias(self, name: str, shift: NDArray[np.float64]) -> None:
-        """Change a bias in its place."""
+        """Add to a bias in place."""
         tensor = self._tensors.get(name)
         if tensor is not None:
             values = numpy_helper.to_array(tensor) + shift
@@ -312,11 +338,11 @@ class _Values:
         tensor.CopyFrom(numpy_helper.from_array(values.astype(kind), tensor.name))
 
 
-def _quantise_residuals(model: Any, found: Mapping[str, tuple[np.float32, np.float32]]) -> None:
-    """Let each sum of two tensors read one of them quantised: TensorRT then fuses it into the layer before it.
+def _quantise_residuals(model: Any, measured: Mapping[str, tuple[np.float32, np.float32]]) -> None:
+    """Quantise one side of each sum of two tensors: TensorRT then fuses the sum into the layer in front of it.
 
-    Where a layer reads a tensor quantised anyway, the sum reads the same form, and one form of it is kept in memory.
-    Where none does, as behind the convolution of a shortcut, the sum gets a quantiser of its own.
+    If a layer reads a tensor in quantised form, the sum reads that form, and TensorRT keeps one copy of it in memory.
+    Otherwise, as behind the convolution of a shortcut, the sum gets a quantiser of its own.
     """
     graph = model.graph
     dequantised = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -330,10 +356,10 @@ def _quantise_residuals(model: Any, found: Mapping[str, tuple[np.float32, np.flo
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        # A sum with a constant is a bias, and no shortcut.
-        if not {*read, *constant}.intersection(node.input) and node.input[1] in found:
+        # A sum with a constant is a bias, and not a shortcut.
+        if not {*read, *constant}.intersection(node.input) and node.input[1] in measured:
             name = node.input[1]
-            read[name], before[node.name] = _quantiser(graph, name, found[name])
+            read[name], before[node.name] = _quantiser(graph, name, measured[name])
         for slot, name in enumerate(node.input):
             node.input[slot] = read.get(name, name)
     nodes = [new for node in graph.node for new in (*before.get(node.name, ()), node)]
@@ -342,7 +368,7 @@ def _quantise_residuals(model: Any, found: Mapping[str, tuple[np.float32, np.flo
 
 
 def _quantiser(graph: Any, name: str, limits: tuple[np.float32, np.float32]) -> tuple[str, list[Any]]:
-    """The name of a tensor's quantised form, symmetric in int8, and the two nodes that make it."""
+    """Make the nodes that quantise a tensor, symmetric in int8; return the name of that form, and the nodes."""
     scale = max(float(np.abs(limits).max()), 1e-9) / 127
     parameters = [f"{name}/residual/scale", f"{name}/residual/zero_point"]
     graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), parameters[0]))
@@ -358,7 +384,7 @@ def _quantiser(graph: Any, name: str, limits: tuple[np.float32, np.float32]) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser gives advice on preparing models through the root logger; here that is done already."""
+    """Silence the quantiser's advice on preparing models, which it writes to the root logger: `prepared` does that."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Recipes: the one place that knows geometry, normalisation, labels and the source of a network."""
+"""Recipes: TOML files that describe a network: its source, geometry, normalisation and labels."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from jpeg_preprocess import Geometry, Interpolation, LabelFileError, read_labels
+import msgspec
+from jpeg_contract.artefacts import artefact_sha256, file_sha256
+from jpeg_contract.geometry import Geometry, Interpolation
+from jpeg_contract.labels import LabelFileError, read_labels
 
 from jpeg_build.errors import RecipeError
+from jpeg_build.recipe_templates import network_file_message
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-
-# Beyond these, pixels would all become one number, or no number.
-MIN_STD, MAX_STD = 1e-4, 1e4
+RECIPES = Path(__file__).with_name("recipes")
 
 Color = Literal["RGB", "BGR"]
 Layout = Literal["NCHW", "NHWC"]
 Output = Literal["logits", "probabilities"]
 Triple = tuple[float, float, float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(pixel / 255 - mean) / std, for each channel in the order of `color`; mean in [0, 1], std above 0."""
+    """(pixel / 255 - mean) / std for each channel.
+
+    Attributes:
+        mean: In [0, 1], in the order of `color`.
+        std: Above 0, in the order of `color`.
+        color: Order of the channels that the network takes.
+    """
 
     mean: Triple
     std: Triple
@@ -47,38 +53,51 @@ class Normalisation:
 class TorchvisionSource:
     """A network of torchvision.
 
-    network, weights: names as torchvision.models.get_model and get_model_weights take them.
-    sha256: of the weights file, if it is to be checked. package: an installed package that carries the file.
+    Attributes:
+        network: Name for `torchvision.models.get_model`.
+        weights: Name for `torchvision.models.get_model_weights`.
+        sha256: Expected digest of the weights file; None to accept any.
+        package: An installed distribution that carries the weights file.
+        differs_from_weights: Accept geometry and normalisation other than those of the weights.
     """
 
     network: str
     weights: str
-    sha256: str | None
-    package: str | None
+    sha256: str | None = None
+    package: str | None = None
+    differs_from_weights: bool = False
 
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """A user's own ONNX file: one float image input, and one output of logits or probabilities.
+    """An ONNX file with one float image input and one output of logits or probabilities.
 
-    layout: order of the input's axes; None takes it from the place of the 3 channels.
-    sha256: of the file, and of the files beside it that hold its weights, if there are any, when the recipe was loaded.
+    Attributes:
+        file: The ONNX file.
+        sha256: Of the file, and of the files beside it that hold its weights, when the recipe was loaded.
+        output: Kind of the output's values.
+        layout: Order of the input's axes; None derives it from the place of the three channels.
+        output_name: Of the output; None if the file has one.
     """
 
     file: Path
     sha256: str
     output: Output
-    layout: Layout | None
+    layout: Layout | None = None
+    output_name: str | None = None
 
 
 @dataclass(frozen=True)
 class KerasSource:
     """A network of keras.applications.
 
-    network: its name there, such as "ResNet50". weights: a file of weights, or "imagenet", which Keras takes from its
-    cache ($KERAS_HOME/models) or downloads. package: an installed package that carries the file; weights is then its
-    name. sha256: of the file, when the recipe was loaded; with a package what the recipe states; None for "imagenet".
-    output: logits, or the probabilities of the network's own activation.
+    Attributes:
+        network: Name in `keras.applications`, such as "ResNet50".
+        weights: A weights file; or "imagenet", which Keras takes from its cache ($KERAS_HOME/models) or downloads.
+        package: An installed distribution that carries the weights file, of which `weights` is the name.
+        sha256: Of the weights file when the recipe was loaded; with `package`, as the recipe states it; None for
+            "imagenet".
+        output: Kind of the output's values: with "logits", the network is made without its last activation.
     """
 
     network: str
@@ -90,14 +109,19 @@ class KerasSource:
 
 @dataclass(frozen=True)
 class SavedModelSource:
-    """A user's own SavedModel with one float image input, NHWC, and one output of logits or probabilities.
+    """A SavedModel with one float image input, NHWC, and one output of logits or probabilities.
 
-    sha256: of the digests of all its files, with their names, when the recipe was loaded.
+    Attributes:
+        folder: Folder with saved_model.pb.
+        sha256: Over all files of the folder when the recipe was loaded.
+        output: Kind of the output's values.
+        output_name: Of the output; None if the signature has one.
     """
 
     folder: Path
     sha256: str
     output: Output
+    output_name: str | None = None
 
 
 TensorflowSource = KerasSource | SavedModelSource
@@ -105,7 +129,7 @@ TensorflowSource = KerasSource | SavedModelSource
 
 @dataclass(frozen=True)
 class TensorflowNetwork:
-    """What `--backend tf_trt` takes: a network, and the normalisation that it was trained with."""
+    """The network for `--backend tf_trt`, with the normalisation that it was trained with."""
 
     source: TensorflowSource
     normalisation: Normalisation
@@ -113,10 +137,18 @@ class TensorflowNetwork:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. labels is None if they come with the weights.
+    """A checked recipe.
 
-    source, normalisation: the network that is exported to ONNX; source is that of `tensorflow` in a recipe whose only
-    network is one of TensorFlow. tensorflow: the network for `--backend tf_trt`, None if the recipe has none.
+    Attributes:
+        name: File name without `.toml`.
+        path: The file.
+        classes: Number of classes.
+        labels: One for each class; None if they come with torchvision's weights.
+        geometry: Resize and crop.
+        exif_orientation: Turn images as their EXIF orientation states.
+        normalisation: Of the network of `source`.
+        source: The network that is exported to ONNX; in a recipe with a TensorFlow network only, that one.
+        tensorflow: The network for `--backend tf_trt`; None if the recipe has none.
     """
 
     name: str
@@ -130,328 +162,496 @@ class Recipe:
     tensorflow: TensorflowNetwork | None = None
 
     @property
-    def word(self) -> str:
-        """What a command takes for this recipe: its name, if it is one of build/recipes, else its path."""
+    def argument(self) -> str:
+        """The RECIPE argument of a command: the name of a recipe of this package, otherwise the path."""
         return self.name if self.path.parent == RECIPES else str(self.path)
 
     @property
     def sha256(self) -> str:
-        """Identity of what the recipe says, not of how it is written: comments and order do not count.
-
-        It covers the contents of the label file and of the files of the networks, and no path.
-        """
-        said = dataclasses.asdict(self)
-        del said["path"]
-        sources = [said["source"]]
+        """Digest of the recipe's contents, label file and network files; comments, order and paths do not count."""
+        contents = dataclasses.asdict(self)
+        del contents["path"]
+        sources = [contents["source"]]
+        # A key that is absent does not count, so that a new key leaves the digests of other recipes as they are.
         if self.tensorflow is None:
-            del said["tensorflow"]  # so that recipes without one keep the identity they had
+            del contents["tensorflow"]
         else:
-            sources.append(said["tensorflow"]["source"])
+            sources.append(contents["tensorflow"]["source"])
         for source in sources:
-            source.pop("file", None)
-            source.pop("folder", None)
+            for key in ("file", "folder", "differs_from_weights"):
+                source.pop(key, None)
+            if source.get("output_name") is None:
+                source.pop("output_name", None)
             if isinstance(source.get("weights"), Path):
                 source["weights"] = source["weights"].name
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+    def locate(self, table: str, key: str) -> str:
+        """Return `PATH:LINE: [table] key` for messages; the table's first line if it does not have the key."""
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        return f"{self.path}:{_line_of(text, table, key)}: {_full_key(table, key)}"
 
     def onnx_network(self) -> TorchvisionSource | OnnxSource:
-        """The network that can be exported to ONNX. Raises RecipeError if the recipe has none."""
+        """Return the network that can be exported to ONNX.
+
+        Raises:
+            RecipeError: The recipe has none.
+        """
         if isinstance(self.source, (KerasSource, SavedModelSource)):
             raise RecipeError(
-                f"{self.path}: its network is one of TensorFlow, which --backend tf_trt takes; for the other "
-                'backends, say [source] kind = "torchvision" or "onnx", and put this one under [tensorflow]'
+                f"{self.locate('source', 'kind')}: is a network of TensorFlow, for --backend tf_trt only. For "
+                'the other backends, set [source] kind = "torchvision" or "onnx", and move this one to [tensorflow]',
+                reason="tensorflow_only",
             )
         return self.source
 
     def tensorflow_network(self) -> TensorflowNetwork:
-        """The network for `--backend tf_trt`. Raises RecipeError, saying what to add, if the recipe has none."""
+        """Return the network for `--backend tf_trt`.
+
+        Raises:
+            RecipeError: The recipe has none; the message shows the table to add.
+        """
         if self.tensorflow is None:
             raise RecipeError(
-                f"{self.path}: has no network for --backend tf_trt: add a table [tensorflow] with "
+                f"{self.path}: has no network for --backend tf_trt. Add a table [tensorflow] with "
                 'kind = "keras" and network = "ResNet50", or kind = "saved_model" and a folder, '
-                "and its own mean and std (docs/recipes.md)"
+                "and its own mean and std (docs/recipes.md)",
+                reason="no_tensorflow_network",
             )
         return self.tensorflow
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+# The tables of a recipe. A description completes the sentence "must be ...".
 
 
-def _onnx_sha256(path: Path) -> str:
-    """SHA-256 of an ONNX file; if its weights are in files of their own, of all digests together."""
-    digests = [file_sha256(path)]
-    try:
-        import onnx
-
-        initializers = onnx.load(str(path), load_external_data=False).graph.initializer
-    except Exception:
-        return digests[0]  # what is wrong with it is said when it is loaded as a network
-    locations = {entry.value for tensor in initializers for entry in tensor.external_data if entry.key == "location"}
-    digests += [file_sha256(path.parent / place) for place in sorted(locations) if (path.parent / place).is_file()]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def _described(description: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(**limits, extra_json_schema={"description": description})
 
 
-def folder_sha256(folder: Path) -> str:
-    """Hexadecimal SHA-256 over the digests of all files below a folder, with their names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = "".join(f"{file_sha256(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
-    return hashlib.sha256(listed.encode()).hexdigest()
+_Text = Annotated[str, _described("a text in quotes")]
+_Flag = Annotated[bool, _described("true or false")]
+_Sha256 = Annotated[str, _described("64 hexadecimal digits in lower case", pattern="^[0-9a-f]{64}$")]
+# Geometry refuses sizes below 1. Not here: msgspec 0.22 crashes in a garbage collection on a union of a constrained int
+# and a tuple of them.
+_Size = Annotated[int | tuple[int, int], _described("a number of pixels, or [height, width]")]
+_Mean = Annotated[float, msgspec.Meta(ge=0, le=1)]
+# Beyond these, pixels would all become one number, or none.
+_Std = Annotated[float, msgspec.Meta(ge=1e-4, le=1e4)]
+_FOR_255 = "for pixels in [0, 1]. If yours are for pixels in [0, 255], divide mean and std by 255"
+
+
+class _GeometryTable(msgspec.Struct):
+    resize_size: _Size
+    crop_size: _Size
+    interpolation: Interpolation = "bilinear"
+    antialias: _Flag = True
+    exif_orientation: _Flag = True
+
+
+class _NormalisationTable(msgspec.Struct):
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], _described(f"three numbers in [0, 1], one per channel, {_FOR_255}")]
+    std: Annotated[
+        tuple[_Std, _Std, _Std], _described(f"three numbers in [0.0001, 10000], one per channel, {_FOR_255}")
+    ]
+    color: Color = "RGB"
+
+
+class _TorchvisionTable(msgspec.Struct):
+    network: _Text
+    weights: _Text
+    sha256: _Sha256 | None = None
+    package: _Text | None = None
+    differs_from_weights: _Flag = False
+
+
+class _OnnxTable(msgspec.Struct):
+    file: _Text
+    output: Output
+    layout: Layout | None = None
+    output_name: _Text | None = None
+
+
+class _KerasTable(msgspec.Struct):
+    network: _Text
+    weights: _Text
+    sha256: _Sha256 | None = None
+    package: _Text | None = None
+    output: Output = "logits"
+
+
+class _SavedModelTable(msgspec.Struct):
+    folder: _Text
+    output: Output
+    output_name: _Text | None = None
+
+
+class _RecipeTable(msgspec.Struct):
+    classes: Annotated[int, _described("an integer of at least 2", ge=2)]
+    labels: Annotated[str, _described('the name of a text file with one label per line, or "weights"')]
+    geometry: Annotated[dict[str, Any], _described("a table")]
+    normalisation: Annotated[dict[str, Any], _described("a table")]
+    source: Annotated[dict[str, Any], _described("a table")]
+    tensorflow: Annotated[dict[str, Any], _described("a table")] | None = None
+
+
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "": _RecipeTable,
+    "geometry": _GeometryTable,
+    "normalisation": _NormalisationTable,
+}
+_TENSORFLOW_KINDS: dict[str, type[msgspec.Struct]] = {"keras": _KerasTable, "saved_model": _SavedModelTable}
+_KINDS: dict[str, type[msgspec.Struct]] = {"torchvision": _TorchvisionTable, "onnx": _OnnxTable, **_TENSORFLOW_KINDS}
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The recipe's file: a path, or the name of one in build/recipes.
+    """Return a recipe's file.
 
-    Raises RecipeError, naming the recipes there are.
+    Args:
+        name_or_path: A path, or the name of a recipe of this package or of one in the working directory.
+
+    Raises:
+        RecipeError: There is none, or the file is a network. The message lists the recipes, or shows a recipe for that
+            network.
     """
     path = Path(name_or_path)
+    if message := network_file_message(path):
+        raise RecipeError(message, reason="not_a_recipe")
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            raise RecipeError(f"{path}: there is no such file")
+            raise RecipeError(f"{path}: no such file", reason="recipe_not_found")
         return path
-    named = RECIPES / f"{name_or_path}.toml"
-    if named.is_file():
-        return named
-    here = Path(f"{name_or_path}.toml")
-    if here.is_file():
-        return here
+    for file in (RECIPES / f"{name_or_path}.toml", Path(f"{name_or_path}.toml")):
+        if file.is_file():
+            return file
     known = sorted(file.stem for file in RECIPES.glob("*.toml"))
+    near = difflib.get_close_matches(name_or_path, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(
-        f"there is no recipe {name_or_path!r}; give the path of a .toml file or one of {', '.join(known)}"
+        f"there is no recipe {name_or_path!r}; {hint}Give the path of a .toml file, or one of {', '.join(known)}",
+        reason="recipe_not_found",
     )
 
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises RecipeError, whose message begins with PATH:LINE of what to mend.
+    Raises:
+        RecipeError: Its message begins with PATH:LINE of the fault.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
+        # Windows' editors begin UTF-8 files with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+        values = tomllib.loads(text)
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}", reason="recipe_not_found") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise RecipeError(
+            f"{path}: is not UTF-8 text (byte {error.start}); a recipe is a TOML file", reason="invalid_toml"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
-        raise RecipeError(f"{path}:{found[1] if found else 1}: is not valid TOML: {error}") from error
+        raise RecipeError(
+            f"{path}:{found[1] if found else text.count(chr(10)) + 1}: is not valid TOML: {error}",
+            reason="invalid_toml",
+        ) from error
 
-    top = _Table(path, text, "", tables)
-    geometry, normalisation, source = (top.table(name) for name in ("geometry", "normalisation", "source"))
-    classes = _classes(top)
-    checked_normalisation, checked_source = _normalisation(normalisation), _source(source)
+    top = _Table(path, text, "", values)
+    tables = {
+        name: _Table(path, text, name, values[name])
+        for name in ("geometry", "normalisation", "source", "tensorflow")
+        if isinstance(values.get(name), dict)
+    }
+    # A misspelt key is both unknown and missing: unknown ones are reported first, in all tables.
+    for table in (top, *tables.values()):
+        table.refuse_unknown()
+    fields = top.read(_RecipeTable)
+    geometry = tables["geometry"].read(_GeometryTable)
+    normalisation, source = _normalisation(tables["normalisation"]), _source(tables["source"])
     tensorflow = None
     if "tensorflow" in tables:
-        tensorflow_table = top.table("tensorflow")
-        tensorflow = _tensorflow(tensorflow_table)
-        tensorflow_table.refuse_unknown()
-    if isinstance(checked_source, (KerasSource, SavedModelSource)):
-        if tensorflow is not None:
-            raise tensorflow_table.error("", "[source] is a network of TensorFlow already: one of the two is too many")
-        tensorflow = TensorflowNetwork(checked_source, checked_normalisation)
-    recipe = Recipe(
+        table = tables["tensorflow"]
+        if isinstance(source, (KerasSource, SavedModelSource)):
+            raise table.error("", "[source] is a network of TensorFlow already: remove one of the two")
+        tensorflow = TensorflowNetwork(_tensorflow_source(table), _normalisation(table))
+    elif isinstance(source, (KerasSource, SavedModelSource)):
+        tensorflow = TensorflowNetwork(source, normalisation)
+    return Recipe(
         name=path.stem,
         path=path,
-        classes=classes,
-        labels=_labels(top, classes),
-        geometry=_geometry(geometry),
-        exif_orientation=geometry.get("exif_orientation", bool, True),
-        normalisation=checked_normalisation,
-        source=checked_source,
+        classes=fields.classes,
+        labels=_labels(top, fields, source),
+        geometry=_geometry(tables["geometry"], geometry),
+        exif_orientation=geometry.exif_orientation,
+        normalisation=normalisation,
+        source=source,
         tensorflow=tensorflow,
     )
-    for table in (top, geometry, normalisation, source):
-        table.refuse_unknown()
-    if recipe.labels is None and not isinstance(recipe.source, TorchvisionSource):
-        raise top.error("labels", '"weights" goes with kind = "torchvision" only; name a text file, one label a line')
-    return recipe
 
 
-def _classes(top: _Table) -> int:
-    classes: int = top.need("classes", int)
-    if classes < 2:
-        raise top.error("classes", f"is {classes}, but must be at least 2")
-    return classes
-
-
-def _labels(top: _Table, classes: int) -> tuple[str, ...] | None:
-    labels = top.need("labels", str)
-    if labels == "weights":
+def _labels(
+    top: _Table, fields: _RecipeTable, source: TorchvisionSource | OnnxSource | TensorflowSource
+) -> tuple[str, ...] | None:
+    if fields.labels == "weights":
+        if not isinstance(source, TorchvisionSource):
+            raise top.error(
+                "labels", '"weights" goes with kind = "torchvision" only; name a text file, one label per line'
+            )
         return None
     try:
-        return tuple(read_labels(top.path.parent / labels, classes))
+        labels = tuple(read_labels(top.path.parent / fields.labels))
     except LabelFileError as error:
-        raise top.error("labels", str(error)) from error
+        raise top.error("labels", str(error), reason=error.reason) from error
+    if len(labels) == fields.classes:
+        return labels
+    outputs = _output_size(source) if isinstance(source, OnnxSource) else None
+    counts = f"{fields.labels} has {len(labels)} labels, and classes is {fields.classes}"
+    if outputs is None:
+        raise top.error("labels", f"{counts}: correct the one that is wrong", reason="classes_differ")
+    counts += f"; the network has {outputs} outputs"
+    if outputs == len(labels):
+        raise top.error("classes", f"{counts}: set classes = {outputs}", reason="classes_differ")
+    remedy = f"give a file with {outputs} lines"
+    raise top.error(
+        "labels",
+        f"{counts}: {remedy}" if outputs == fields.classes else f"{counts}: set classes = {outputs}, and {remedy}",
+        reason="classes_differ",
+    )
 
 
-def _geometry(table: _Table) -> Geometry:
-    resize_size = table.need("resize_size", int, list)
-    crop_size = table.need("crop_size", int, list)
+def _geometry(table: _Table, fields: _GeometryTable) -> Geometry:
+    crop_size = fields.crop_size
     try:
         return Geometry(
-            resize_size=resize_size if isinstance(resize_size, int) else table.size("resize_size", resize_size),
-            crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else table.size("crop_size", crop_size),
-            interpolation=table.choice("interpolation", Interpolation, "bilinear"),
-            antialias=table.get("antialias", bool, True),
+            resize_size=fields.resize_size,
+            crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
+            interpolation=fields.interpolation,
+            antialias=fields.antialias,
         )
     except ValueError as error:
-        # The message begins with the key it is about, or speaks of how two of them go together.
+        # The message begins with the key that it concerns.
         key = next((key for key in ("crop_size", "antialias", "resize_size") if str(error).startswith(key)), "")
-        raise table.error(key, str(error).removeprefix(f"{key} ")) from error
+        raise table.error(key, str(error).removeprefix(f"{key} "), reason="invalid_geometry") from error
 
 
 def _normalisation(table: _Table) -> Normalisation:
-    mean, std = table.triple("mean"), table.triple("std")
-    if not all(0 <= value <= 1 for value in mean):
-        raise table.error("mean", "must lie in [0, 1]: if yours is for pixels in [0, 255], divide mean and std by 255")
-    if not all(MIN_STD <= value <= MAX_STD for value in std):
-        raise table.error("std", f"must lie between {MIN_STD:g} and {MAX_STD:g}, for pixels in [0, 1]")
-    return Normalisation(mean, std, table.choice("color", Color, "RGB"))
+    fields = table.read(_NormalisationTable)
+    return Normalisation(fields.mean, fields.std, fields.color)
 
 
-def _source(table: _Table) -> TorchvisionSource | OnnxSource | KerasSource | SavedModelSource:
-    kind = table.choice("kind", Literal["torchvision", "onnx", "keras", "saved_model"], None)
-    if kind in ("keras", "saved_model"):
-        return _tensorflow_source(table, kind)
+def _source(table: _Table) -> TorchvisionSource | OnnxSource | TensorflowSource:
+    kind = table.kind()
+    if kind in _TENSORFLOW_KINDS:
+        return _tensorflow_source(table)
     if kind == "onnx":
-        file = table.path.parent / table.need("file", str)
+        onnx = table.read(_OnnxTable)
+        file = table.path.parent / onnx.file
         if not file.is_file():
-            raise table.error("file", f"there is no file {file}")
-        layout = table.choice("layout", Layout, None) if "layout" in table.values else None
-        return OnnxSource(file, _onnx_sha256(file), table.choice("output", Output, None), layout)
-    return TorchvisionSource(
-        table.need("network", str), table.need("weights", str), _stated_sha256(table), table.get("package", str, None)
-    )
+            raise table.error("file", f"no such file: {file}", reason="network_not_found")
+        return OnnxSource(file, _onnx_sha256(file), onnx.output, onnx.layout, onnx.output_name)
+    fields = table.read(_TorchvisionTable)
+    return TorchvisionSource(fields.network, fields.weights, fields.sha256, fields.package, fields.differs_from_weights)
 
 
-def _tensorflow(table: _Table) -> TensorflowNetwork:
-    kind = table.choice("kind", Literal["keras", "saved_model"], None)
-    return TensorflowNetwork(_tensorflow_source(table, kind), _normalisation(table))
-
-
-def _tensorflow_source(table: _Table, kind: str) -> TensorflowSource:
-    if kind == "saved_model":
-        folder = table.path.parent / table.need("folder", str)
+def _tensorflow_source(table: _Table) -> TensorflowSource:
+    if table.kind() == "saved_model":
+        saved = table.read(_SavedModelTable)
+        folder = table.path.parent / saved.folder
         if not (folder / "saved_model.pb").is_file():
-            raise table.error("folder", f"there is no SavedModel in {folder} (a folder with saved_model.pb)")
-        return SavedModelSource(folder, folder_sha256(folder), table.choice("output", Output, None))
-    network, named = table.need("network", str), table.need("weights", str)
-    stated, package = _stated_sha256(table), table.get("package", str, None)
-    output: Output = table.choice("output", Output, "logits")
-    if named == "imagenet":
+            raise table.error(
+                "folder", f"no SavedModel in {folder} (a folder with saved_model.pb)", reason="network_not_found"
+            )
+        return SavedModelSource(folder, artefact_sha256(folder), saved.output, saved.output_name)
+    keras = table.read(_KerasTable)
+    if keras.weights == "imagenet":
         for key in ("sha256", "package"):
             if key in table.values:
                 raise table.error(
-                    key, 'goes with the name of a file as weights; "imagenet" are those that Keras checks'
+                    key, 'goes with a weights file only; "imagenet" are the weights that Keras itself checks'
                 )
-        return KerasSource(network, "imagenet", None, None, output)
-    file = table.path.parent / named
-    if package is not None:
-        # The package may not be installed where the recipe is only read: its file is looked for when it is needed.
-        return KerasSource(network, Path(named), package, stated, output)
+        return KerasSource(keras.network, "imagenet", None, None, keras.output)
+    if keras.package is not None:
+        # The package may be absent where the recipe is only read: its file is looked up when it is needed.
+        return KerasSource(keras.network, Path(keras.weights), keras.package, keras.sha256, keras.output)
+    file = table.path.parent / keras.weights
     if not file.is_file():
-        raise table.error("weights", f'there is no file {file}; name one, or "imagenet" for those of Keras')
+        raise table.error(
+            "weights", f'no such file: {file}; name one, or "imagenet" for Keras\'s own', reason="network_not_found"
+        )
     found = file_sha256(file)
-    if stated is not None and stated != found:
-        raise table.error("sha256", f"is not that of {file}, which is {found}")
-    return KerasSource(network, file, None, found, output)
+    if keras.sha256 not in (None, found):
+        raise table.error("sha256", f"is not the digest of {file}, which is {found}", reason="weights_differ")
+    return KerasSource(keras.network, file, None, found, keras.output)
 
 
-def _stated_sha256(table: _Table) -> str | None:
-    sha256: str | None = table.get("sha256", str, None)
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise table.error("sha256", "must be 64 hexadecimal digits in lower case")
-    return sha256
+def _onnx_sha256(path: Path) -> str:
+    """Return the SHA-256 of an ONNX file; if its weights lie in files of their own, over all digests."""
+    digests = [file_sha256(path)]
+    graph = _onnx_graph(path)
+    tensors = () if graph is None else graph.initializer
+    locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    digests += [file_sha256(path.parent / place) for place in sorted(locations) if (path.parent / place).is_file()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _output_size(source: OnnxSource) -> int | None:
+    """Return the number of values per image of an ONNX file's output; None if it is not one known number."""
+    graph = _onnx_graph(source.file)
+    outputs = [
+        [dim.dim_value for dim in output.type.tensor_type.shape.dim[1:] if dim.dim_value != 1]
+        for output in (() if graph is None else graph.output)
+        if source.output_name in (None, output.name)
+    ]
+    return outputs[0][0] or None if len(outputs) == 1 and len(outputs[0]) == 1 else None
+
+
+def _onnx_graph(path: Path) -> Any:
+    """Return the graph of an ONNX file without its external weights; None if it cannot be read here."""
+    try:
+        import onnx
+
+        return onnx.load(str(path), load_external_data=False).graph
+    except Exception:
+        return None  # Loading the network reports the fault.
+
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Table:
-    """One table of a recipe. Keeps count of the keys that were asked for, so that others can be refused."""
+    """One table of a recipe, with the lines of its keys.
+
+    Args:
+        path: Of the recipe.
+        text: Of the recipe.
+        name: Of the table; empty for the keys above the first table.
+        values: As TOML parses them.
+    """
 
     def __init__(self, path: Path, text: str, name: str, values: Mapping[str, Any]) -> None:
-        self.path, self.name, self.values = path, name, values
-        self._text = text
-        self._asked: set[str] = set()
+        self.path, self.values = path, values
+        self._text, self._name = text, name
 
-    def table(self, name: str) -> _Table:
-        return _Table(self.path, self._text, name, self.need(name, dict))
+    def kind(self) -> str:
+        """Return the value of `kind`. Raises RecipeError if it is missing or unknown."""
+        kinds = _kinds_of(self._name)
+        known = ", ".join(f'"{kind}"' for kind in kinds)
+        if "kind" not in self.values:
+            raise self.error(
+                "", f"{_full_key(self._name, 'kind')} is missing; it must be one of {known}", reason="missing_key"
+            )
+        kind = self.values["kind"]
+        if not isinstance(kind, str) or kind not in kinds:
+            raise self._value_error("kind", f"one of {known}")
+        return str(kind)
 
-    def need(self, key: str, *kinds: type[Any]) -> Any:
-        self._asked.add(key)
-        if key not in self.values:
-            near = difflib.get_close_matches(key, [other for other in self.values if other not in self._asked], n=1)
-            if near:
-                raise self.error(near[0], f"is unknown, and {key} is missing; did you mean {key}?")
-            raise self.error("", f"{self._full(key)} is missing")
-        value = self.values[key]
-        # In Python, True is an int; in a recipe it is not.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(_KINDS[kind] for kind in kinds)
-            raise self.error(key, f"is {json.dumps(value, default=str)}, but must be {wanted}")
-        return value
+    def read(self, kind: type[T]) -> T:
+        """Convert the table to a typed class.
 
-    def get(self, key: str, kind: type[T], default: Any) -> Any:
-        self._asked.add(key)
-        return self.need(key, kind) if key in self.values else default
-
-    def choice(self, key: str, choices: Any, default: Any) -> Any:
-        """One of the texts of a Literal; no default (None) means that the key is needed."""
-        value = self.need(key, str) if default is None else self.get(key, str, default)
-        if value not in get_args(choices):
-            listed = ", ".join(f'"{choice}"' for choice in get_args(choices))
-            raise self.error(key, f'is "{value}", but must be one of {listed}')
-        return value
-
-    def triple(self, key: str) -> Triple:
-        values = self.need(key, list)
-        if len(values) != 3 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-            raise self.error(key, f"is {values}, but must be three numbers, one a channel")
-        return float(values[0]), float(values[1]), float(values[2])
-
-    def size(self, key: str, values: list[Any]) -> tuple[int, int]:
-        if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-            raise self.error(key, f"is {values}, but must be one number of pixels or [height, width]")
-        return values[0], values[1]
+        Raises:
+            RecipeError: A key is missing, or its value is not of the class's type.
+        """
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        for name, field in fields.items():
+            if field.required and name not in self.values:
+                raise self.error(
+                    "",
+                    f"{_full_key(self._name, name)} is missing; it must be {_describe(field.type)}",
+                    reason="missing_key",
+                )
+        try:
+            return msgspec.convert(self.values, kind)
+        except msgspec.ValidationError as error:
+            key = str(error).rpartition("`$.")[2].partition("[")[0].strip("`")
+            raise self._value_error(key, _describe(fields[key].type)) from error
 
     def refuse_unknown(self) -> None:
+        """Raise RecipeError for a key that the table does not have, with the key that was probably meant."""
+        known = _keys_of(self._name, self.values.get("kind"))
         for key in self.values:
-            if key not in self._asked:
-                near = difflib.get_close_matches(key, sorted(self._asked), n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(self._asked))}"
-                raise self.error(key, f"is unknown; {hint}")
+            if key in known:
+                continue
+            near = difflib.get_close_matches(key, known, n=1)
+            if home := _home_of(key, self._name):
+                hint = f"it belongs {home}"
+            elif near:
+                hint = f"did you mean {near[0]}?"
+            else:
+                hint = f"known here: {', '.join(sorted(known))}"
+            raise self.error(key, f"is unknown; {hint}", reason="unknown_key")
 
-    def error(self, key: str, message: str) -> RecipeError:
-        about = f"{self._full(key)}: " if key else ""
-        return RecipeError(f"{self.path}:{self._line_of(key)}: {about}{message}")
+    def error(self, key: str, message: str, *, reason: str | None = None) -> RecipeError:
+        """Make an error at the line of a key; with "", at the table's first line."""
+        about = f"{_full_key(self._name, key)}: " if key else ""
+        return RecipeError(f"{self.path}:{_line_of(self._text, self._name, key)}: {about}{message}", reason=reason)
 
-    def _full(self, key: str) -> str:
-        return f"[{self.name}] {key}" if self.name else key
+    def _value_error(self, key: str, expected: str) -> RecipeError:
+        value = json.dumps(self.values[key], default=str)
+        return self.error(key, f"is {value}, but must be {expected}", reason="invalid_value")
 
-    def _line_of(self, key: str) -> int:
-        """The line of `key` in this table; of the table's head if the key is not written as `key = ...`."""
-        current, head = "", 1
-        for number, line in enumerate(self._text.splitlines(), start=1):
-            header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
-            if header:
-                current = header[1].strip("\"'")
-                if current in (self.name, key):
-                    head = number
-                if current == key:
-                    return number
-            elif current == self.name and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+
+def _kinds_of(table: str) -> Mapping[str, type[msgspec.Struct]]:
+    return _TENSORFLOW_KINDS if table == "tensorflow" else _KINDS
+
+
+def _keys_of(table: str, kind: object = None) -> list[str]:
+    """Return the keys of a table; of a network, those of all kinds if its kind is not known."""
+    if table in _TABLES:
+        return list(_TABLES[table].__struct_fields__)
+    kinds = _kinds_of(table)
+    structs = [kinds[kind]] if isinstance(kind, str) and kind in kinds else [*kinds.values()]
+    if table == "tensorflow":
+        structs.append(_NormalisationTable)
+    return list(dict.fromkeys(["kind", *(key for struct in structs for key in struct.__struct_fields__)]))
+
+
+def _home_of(key: str, table: str) -> str:
+    """Return the place of a key that a table does not have: "to [geometry]"; empty if no table has it."""
+    if table not in _TABLES:
+        kinds = [f'"{kind}"' for kind, struct in _kinds_of(table).items() if key in struct.__struct_fields__]
+        if kinds:
+            return f"to kind = {' or '.join(kinds)}"
+    if key in _keys_of(""):
+        return "above the first table" if key in ("classes", "labels") else "at the top, as a table of its own"
+    homes = [other for other in ("geometry", "normalisation", "source") if key in _keys_of(other)]
+    return f"to [{homes[0]}]" if homes else ""
+
+
+def _describe(kind: Any) -> str:
+    """Complete "must be ..." for the type of a key."""
+    if get_origin(kind) is Annotated:
+        for meta in get_args(kind)[1:]:
+            if meta.extra_json_schema:
+                return str(meta.extra_json_schema["description"])
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
+    return _describe(next(arm for arm in get_args(kind) if arm is not type(None)))
+
+
+def _full_key(table: str, key: str) -> str:
+    return f"[{table}] {key}" if table else key
+
+
+def _line_of(text: str, table: str, key: str) -> int:
+    """Return the line of a key of a table; the table's first line if the key does not have one of its own."""
+    current, head = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            current = header[1].strip("\"'")
+            if current == key and not table:
                 return number
-        return head
-
-
-_KINDS: dict[type[Any], str] = {
-    bool: "true or false",
-    dict: "a table",
-    int: "a whole number",
-    list: "a list",
-    str: "a text in quotes",
-}
+            if current == table:
+                head = number
+            continue
+        written = re.match(r"\s*([\w.\"'-]+)\s*=", line)
+        if written is None:
+            continue
+        name = re.sub(r"[\"']", "", f"{current}.{written[1]}" if current else written[1])
+        if key and name == (f"{table}.{key}" if table else key):
+            return number
+        # `geometry = {...}` and `geometry.crop_size = 224` are the table itself.
+        if head == 1 and table and not current and name.partition(".")[0] == table:
+            head = number
+    return head

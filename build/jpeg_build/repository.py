@@ -1,4 +1,4 @@
-"""The model repository on disk: what is built is staged beside it and renamed into it, all or nothing."""
+"""The model repository on disk: a build is staged beside it and renamed into it, all or nothing."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig, read
+from jpeg_contract.resources import resource
+from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS, PREPROCESS
 
 from jpeg_build import configs
 from jpeg_build.errors import RepositoryError
 
-CHECKOUT = Path(__file__).parents[2] / "model_repository"
+SOURCES = resource(__file__, "models", "model_repository")
+"""Where the Python models of this project lie: MODEL/1/model.py."""
 
-CONFIG = "config.pbtxt"
 _LOCK = ".jpeg-build.lock"
 STAGING = ".staging-"
 
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A folder to build in, on the repository's own file system, so that renames out of it are atomic.
+    """Make a folder to build in, on the repository's own file system, so that renames out of it are atomic.
 
-    One build at a time: a second one waits for nothing and is refused. What a killed build left is removed.
+    One build at a time: a second one is refused at once. Leftovers of a killed build are removed.
 
-    Raises RepositoryError.
+    Raises:
+        RepositoryError: The repository cannot be written, or another build holds it.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,8 @@ def staging(repository: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RepositoryError(
-                f"{repository}: another jpeg-build is at work there; try again when it is done"
+                f"{repository}: another jpeg-build is at work there; try again when it is done",
+                reason="repository_busy",
             ) from error
         for left in repository.glob(f"{STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -58,33 +61,30 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 def read_config(repository: Path, model: str) -> ModelConfig | None:
-    """A model's config, or None if there is none yet.
+    """Return a model's config, or None if there is none yet.
 
-    Raises RepositoryError if it cannot be parsed: a user's edits are not thrown away.
+    Raises:
+        RepositoryError: It cannot be read: a user's edits are not thrown away.
     """
     path = repository / model / CONFIG
     try:
-        return configs.parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise RepositoryError(
-            f"{path}: cannot be read: {error}: mend it, or delete it to have it written anew"
-        ) from error
+        return read(path)
+    except ConfigError as error:
+        if error.missing:
+            return None
+        where = f"{path}:{error.line}" if error.line else str(path)
+        raise RepositoryError(f"{where}: {error}: correct it, or delete the file to have it written again") from error
 
 
 def newest_version(repository: Path, model: str) -> int | None:
-    """The highest number of a version's folder, or None if there is none."""
+    """Return the highest number of a version's folder, or None if there is none."""
     folder = repository / model
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=None)
 
 
 def write_config(repository: Path, model: str, text: str) -> None:
-    """Replace the text of a model's config, aside and renamed.
-
-    Raises RepositoryError.
-    """
+    """Replace the text of a model's config: written aside and renamed. Raises RepositoryError."""
     with staging(repository) as folder:
         (folder / model).mkdir()
         (folder / model / CONFIG).write_text(text, encoding="utf-8")
@@ -97,47 +97,56 @@ def stage_configs(
     built: Mapping[str, ModelConfig],
     adjust: Mapping[str, Callable[[ModelConfig], None]] | None = None,
 ) -> None:
-    """Write the configs that differ from what the repository has, with the user's choices kept, into `folder`.
+    """Write the configs that differ from the repository's into `folder`; the user's choices are kept.
 
-    adjust: by model, what is done to its config last.
+    Args:
+        repository: The model repository.
+        folder: Of `staging`.
+        built: By model.
+        adjust: By model, a change to its config, made last.
     """
     for model, config in built.items():
         existing = read_config(repository, model)
-        merged = config if existing is None else configs.keep_users_choices(config, existing)
-        if adjust and model in adjust:
-            adjust[model](merged)
-        # One that stays as it is keeps the user's comments, too.
+        merged = merged_config(existing, config, (adjust or {}).get(model))
+        # An unchanged file keeps the user's comments.
         if merged != existing:
             (folder / model).mkdir(parents=True, exist_ok=True)
             (folder / model / CONFIG).write_text(configs.to_text(merged), encoding="utf-8")
 
 
+def merged_config(
+    existing: ModelConfig | None, built: ModelConfig, adjust: Callable[[ModelConfig], None] | None = None
+) -> ModelConfig:
+    """Return the config that a build writes, or would write, for a model."""
+    merged = built if existing is None else configs.keep_users_choices(built, existing)
+    if adjust is not None:
+        adjust(merged)
+    return merged
+
+
 def stage_sources(repository: Path, folder: Path) -> None:
-    """What a new repository needs beside configs: the Python models of this checkout, the ensemble's version."""
-    for model in (configs.PREPROCESS, configs.POSTPROCESS):
-        source = CHECKOUT / model / "1" / "model.py"
+    """Stage the Python models of this project and the ensemble's version folder, where they are missing."""
+    for model in (PREPROCESS, POSTPROCESS):
         if (repository / model / "1" / "model.py").exists():
             continue
-        if not source.is_file():
-            raise RepositoryError(f"{source} is missing: run jpeg-build from a checkout of the project")
         (folder / model / "1").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / model / "1" / "model.py")
-    (folder / configs.ENSEMBLE / "1").mkdir(parents=True, exist_ok=True)
-    (folder / configs.ENSEMBLE / "1" / ".gitkeep").touch()
+        shutil.copyfile(SOURCES / model / "1" / "model.py", folder / model / "1" / "model.py")
+    (folder / ENSEMBLE / "1").mkdir(parents=True, exist_ok=True)
+    (folder / ENSEMBLE / "1" / ".gitkeep").touch()
 
 
-def differs_from_checkout(path: Path, model: str) -> bool:
-    """Whether a repository's Python model is another one than this checkout's."""
-    source = CHECKOUT / model / "1" / "model.py"
-    return source.is_file() and path.read_bytes() != source.read_bytes()
+def differs_from_source(path: Path, model: str) -> bool:
+    """Whether a repository's Python model is another one than this project's."""
+    return path.read_bytes() != (SOURCES / model / "1" / "model.py").read_bytes()
 
 
 def place(folder: Path, repository: Path) -> None:
-    """Rename every file of `folder` to its place in the repository; if one fails, put back what was there.
+    """Rename every file of `folder` to its place in the repository; if one fails, restore what was there.
 
-    A SavedModel is a folder, and replaced as a whole: what only the old one had goes.
+    A SavedModel is a folder and replaced as a whole: files that only the old one had are removed.
 
-    Raises RepositoryError.
+    Raises:
+        RepositoryError: The repository cannot be written; it is as it was.
     """
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     wholes = [path.relative_to(folder) for path in folder.rglob("*.savedmodel")]
@@ -177,18 +186,18 @@ def place(folder: Path, repository: Path) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block is done: it lasts for some renames. In other threads, no change."""
+    """Delay Ctrl-C and SIGTERM until the block, some renames, is done. No effect in other threads than the main one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     before = {
-        each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
+        each: signal.signal(each, lambda number, _: received.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-        for number in came:
+        for number in received:
             signal.raise_signal(number)

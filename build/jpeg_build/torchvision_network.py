@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import importlib.metadata
+import json
 import logging
 import re
 import shutil
@@ -18,6 +20,8 @@ from urllib.error import URLError
 import numpy as np
 import torch
 import torchvision
+from jpeg_contract.artefacts import file_sha256
+from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms.functional import normalize
@@ -25,10 +29,13 @@ from torchvision.transforms.functional import normalize
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
 from jpeg_build.pixels_to_logits import PixelsToLogits
-from jpeg_build.recipe import Recipe, TorchvisionSource, file_sha256
+from jpeg_build.recipe import Recipe, TorchvisionSource
 
-# The seed of `--weights none`, so that two builds for a benchmark are the same.
+# The seed of `--weights none`: two builds for a benchmark are the same.
 SEED = 0
+
+# Of mean and std, which recipes may round.
+ROUNDING = 1e-4
 
 SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
 
@@ -36,9 +43,13 @@ SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
 class TorchvisionNetwork:
     """A network of torchvision.models, in evaluation mode, on the CPU.
 
-    checkpoint: a file of weights to load instead of torchvision's. random: take random weights.
+    Args:
+        recipe: Its source is torchvision.
+        checkpoint: A file of weights to load instead of torchvision's.
+        random: Use random weights.
 
-    Raises NetworkError if the network, its weights or its labels cannot be had.
+    Raises:
+        NetworkError: The network, its weights or its labels are not available, or do not fit the recipe.
     """
 
     rounds_to_half = False
@@ -50,8 +61,9 @@ class TorchvisionNetwork:
         self.labels: Sequence[str] = recipe.labels or entry.meta["categories"]
         if len(self.labels) != recipe.classes:
             raise NetworkError(
-                f"{recipe.path}: classes is {recipe.classes}, but the weights name {len(self.labels)} labels: "
-                "give a label file of your own as labels"
+                f"{recipe.locate('', 'classes')}: is {recipe.classes}, but the weights have {len(self.labels)} labels: "
+                f"set classes = {len(self.labels)}; or, with --checkpoint, name a label file of {recipe.classes} lines",
+                reason="classes_differ",
             )
         if checkpoint is not None:
             self._network, self.weights = self._from_checkpoint(checkpoint)
@@ -59,11 +71,12 @@ class TorchvisionNetwork:
             torch.manual_seed(SEED)
             self._network, self.weights = self._untrained(), Weights(f"random, seed {SEED}", None)
         else:
+            self._check_weights(entry)
             self._network, self.weights = self._from_torchvision(entry)
         self._network.eval()
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Network. Normalised by torchvision, not by the wrapper that is being checked."""
+        """See Network. torchvision normalises the images, and not the wrapper that is checked."""
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
         normalisation = self._recipe.normalisation
         if normalisation.color == "BGR":
@@ -74,11 +87,11 @@ class TorchvisionNetwork:
         return logits
 
     def export_onnx(self, path: Path) -> None:
-        """See Network. Through torch.onnx's exporter of torch.export programs, with a dynamic batch."""
-        from jpeg_build.onnx_graph import finish  # nothing else here needs the package onnx
+        """See Network. Uses torch.onnx's exporter of torch.export programs, with a dynamic batch."""
+        from jpeg_build.onnx_graph import finish  # Nothing else here needs the package onnx.
 
         height, width = self._recipe.geometry.crop_size
-        # Two images: with one, the exporter would take the batch for a constant.
+        # Two images: with one, the exporter makes the batch a constant.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
         wrapped = self.pixels_to_logits()
         with _quiet_exporter():
@@ -86,8 +99,8 @@ class TorchvisionNetwork:
                 wrapped,
                 (example,),
                 dynamo=True,
-                input_names=["input__0"],
-                output_names=["output__0"],
+                input_names=[INPUT],
+                output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 external_data=False,
                 verbose=False,
@@ -97,30 +110,54 @@ class TorchvisionNetwork:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, which takes (N, 3, H, W) float32 images, normalised. Not to be changed."""
+        """The network itself: (N, 3, H, W) float32 images, normalised, to logits. Not to be changed."""
         return self._network
 
     def pixels_to_logits(self, *, fp16: bool = False) -> PixelsToLogits:
-        """The network with the contract around it; with fp16, a copy of it with float16 weights."""
+        """Return the network with the contract around it; with fp16, a copy of it with float16 weights."""
         network = copy.deepcopy(self._network).half() if fp16 else self._network
         return PixelsToLogits(network, self._recipe.normalisation, fp16=fp16).eval()
 
     def _weights_entry(self) -> Any:
         try:
-            return torchvision.models.get_model_weights(self._source.network)[self._source.weights]
+            entries = torchvision.models.get_model_weights(self._source.network)
+        except ValueError as error:
+            known = torchvision.models.list_models(module=torchvision.models)
+            near = difflib.get_close_matches(self._source.network, known, n=1)
+            raise NetworkError(
+                f"{self._recipe.locate('source', 'network')}: torchvision {torchvision.__version__} has no network "
+                f"{self._source.network!r}{f'; did you mean {near[0]}?' if near else ''}",
+                reason="unknown_network",
+            ) from error
+        try:
+            return entries[self._source.weights]
         except KeyError as error:
             raise NetworkError(
-                f"{self._recipe.path}: torchvision {torchvision.__version__} has no network "
-                f"{self._source.network!r} with weights {self._source.weights!r}"
+                f"{self._recipe.locate('source', 'weights')}: torchvision {torchvision.__version__} has no weights "
+                f"{self._source.weights!r} for {self._source.network}; it has {', '.join(entries.__members__)}",
+                reason="unknown_weights",
             ) from error
-        except ValueError as error:
+
+    def _check_weights(self, entry: Any) -> None:
+        """Raise NetworkError if the recipe differs from the transforms that torchvision keeps with the weights."""
+        if self._source.differs_from_weights:
+            return
+        differences = _differences(self._recipe, entry.transforms())
+        if differences:
+            table, key = differences[0][:2]
+            listed = "; ".join(
+                f"[{table}] {key} is {json.dumps(ours)}, the weights have {json.dumps(theirs)}"
+                for table, key, ours, theirs in differences
+            )
             raise NetworkError(
-                f"{self._recipe.path}: torchvision {torchvision.__version__} has no network {self._source.network!r}"
-            ) from error
+                f"{self._recipe.locate(table, key)}: the recipe differs from the transforms of the weights {entry}: "
+                f"{listed}. Correct the recipe; if you mean it, add differs_from_weights = true to [source]",
+                reason="differs_from_weights",
+            )
 
     def _untrained(self) -> nn.Module:
         with warnings.catch_warnings():
-            # GoogLeNet and Inception warn that their initialisation is slow; that is all that can be said here.
+            # GoogLeNet and Inception warn that their initialisation is slow, which cannot be changed here.
             warnings.simplefilter("ignore", FutureWarning)
             network: nn.Module = torchvision.models.get_model(
                 self._source.network, weights=None, num_classes=self._recipe.classes
@@ -134,10 +171,11 @@ class TorchvisionNetwork:
         digest = _check_digest(cached, self._source.sha256)
         try:
             network: nn.Module = torchvision.models.get_model(self._source.network, weights=entry)
-        except (URLError, TimeoutError, ConnectionError) as error:  # errors of the network, not of the disk
+        except (URLError, TimeoutError, ConnectionError) as error:  # Not OSError, which is the disk's, too.
             raise NetworkError(
                 f"the weights {entry} could not be downloaded ({getattr(error, 'reason', error)}): "
-                "give a file of weights with --checkpoint FILE, or take random ones with --weights none"
+                "give a file of weights with --checkpoint FILE, or use random ones with --weights none",
+                reason="weights_not_downloaded",
             ) from error
         return network, Weights(f"torchvision {entry}", digest or file_sha256(cached))
 
@@ -146,56 +184,126 @@ class TorchvisionNetwork:
         try:
             loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
-            raise NetworkError(f"{checkpoint}: there is no such file") from error
+            raise NetworkError(f"{checkpoint}: no such file", reason="checkpoint_not_found") from error
         except Exception as error:
-            # torch's own message advises to load it without weights_only, which would run what is inside.
-            raise NetworkError(f"{checkpoint}: is not a file of weights alone: {SAVE_HINT}") from error
+            # torch's own message advises to load it without weights_only, which would run the code inside.
+            raise NetworkError(
+                f"{checkpoint}: is not a file of weights only: {SAVE_HINT}", reason="invalid_checkpoint"
+            ) from error
         state = _state_dict(loaded)
         if state is None:
-            raise NetworkError(f"{checkpoint}: holds no state dict: {SAVE_HINT}")
+            raise NetworkError(f"{checkpoint}: has no state dict: {SAVE_HINT}", reason="invalid_checkpoint")
+        found = _classes_of(state, network.state_dict(), self._recipe.classes)
+        if found is not None:
+            raise NetworkError(
+                f"{self._recipe.locate('', 'classes')}: is {self._recipe.classes}, but {checkpoint} has {found} "
+                f"classes: set classes = {found} and give a label file with {found} lines, or take another checkpoint",
+                reason="classes_differ",
+            )
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             lines = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:4])
             raise NetworkError(
-                f"{checkpoint}: does not fit {self._source.network} with {self._recipe.classes} classes: {lines}"
+                f"{checkpoint}: does not fit {self._source.network}: {lines}. Is [source] network right?",
+                reason="checkpoint_differs",
             ) from error
         return network, Weights(f"checkpoint {checkpoint.name}", file_sha256(checkpoint))
 
 
 def _state_dict(loaded: object) -> Mapping[str, Any] | None:
-    """The state dict in what was saved: itself, or under the usual keys of training scripts."""
+    """Return the state dict in a loaded file: the file itself, or below the usual keys of training scripts."""
     if not isinstance(loaded, Mapping):
         return None
     inner = (loaded[key] for key in ("state_dict", "model", "model_state_dict") if isinstance(loaded.get(key), Mapping))
     state: Mapping[Any, Any] = next(inner, loaded)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         return None
-    # DataParallel and DistributedDataParallel put "module." in front of every name.
+    # DataParallel and DistributedDataParallel prefix every name with "module.".
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def _check_digest(cached: Path, stated: str | None) -> str | None:
-    """The SHA-256 of a cached file, None if there is none yet. Raises NetworkError if it is damaged or another one.
+def _classes_of(state: Mapping[str, Any], expected: Mapping[str, Any], classes: int) -> int | None:
+    """Return the number of classes of a state dict if that is all in which its shapes differ; otherwise None."""
+    found = set()
+    for name in state.keys() & expected.keys():
+        has, needs = list(state[name].shape), list(expected[name].shape)
+        if has == needs:
+            continue
+        if not has or needs[:1] != [classes] or has[1:] != needs[1:]:
+            return None
+        found.add(has[0])
+    return found.pop() if len(found) == 1 else None
 
-    torchvision checks what it downloads, by the head of the SHA-256 that is part of the name, but not what lies in
-    its cache already.
+
+def _differences(recipe: Recipe, transforms: Any) -> list[tuple[str, str, Any, Any]]:
+    """Compare geometry and normalisation with the transforms of weights.
+
+    Args:
+        recipe: The recipe.
+        transforms: Of a `WeightsEnum`: torchvision's ImageClassification.
+
+    Returns:
+        (table, key, the recipe's value, the weights' value) of all that differ.
+    """
+    geometry, normalisation = recipe.geometry, recipe.normalisation
+    # One number is the shorter side.
+    resize_size = tuple(transforms.resize_size) if len(transforms.resize_size) > 1 else transforms.resize_size[0]
+    values = [
+        ("geometry", "resize_size", geometry.resize_size, resize_size),
+        ("geometry", "crop_size", _crop_size(geometry.crop_size), _crop_size(transforms.crop_size)),
+        ("geometry", "interpolation", geometry.interpolation, transforms.interpolation.value),
+        ("geometry", "antialias", geometry.antialias, transforms.antialias is not False),
+        ("normalisation", "mean", normalisation.mean, tuple(transforms.mean)),
+        ("normalisation", "std", normalisation.std, tuple(transforms.std)),
+        ("normalisation", "color", normalisation.color, "RGB"),
+    ]
+    return [each for each in values if not _same(*each[2:])]
+
+
+def _crop_size(size: Sequence[int]) -> int | tuple[int, ...]:
+    """Return a crop size as a recipe would have it: one number for a square."""
+    return size[0] if len(set(size)) == 1 else tuple(size)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        return len(ours) == len(theirs) and bool(np.allclose(ours, theirs, rtol=0, atol=ROUNDING))
+    return bool(ours == theirs)
+
+
+def _check_digest(cached: Path, stated: str | None) -> str | None:
+    """Check a cached weights file.
+
+    torchvision checks a download by the first digits of the SHA-256 in its name, but not a file in its cache.
+
+    Args:
+        cached: The file; it may be missing.
+        stated: Its expected SHA-256; None to check the digits in the name only.
+
+    Returns:
+        Its SHA-256; None if it is missing.
+
+    Raises:
+        NetworkError: The digest differs.
     """
     if not cached.is_file():
         return None
     found = file_sha256(cached)
     in_name = re.search(r"-([0-9a-f]{8,})\.", cached.name)
     if (stated is not None and found != stated) or (in_name is not None and not found.startswith(in_name[1])):
-        raise NetworkError(f"{cached} is damaged or another file (its sha256 differs): delete it")
+        raise NetworkError(
+            f"{cached} is damaged, or another file (its sha256 is {found}): delete it", reason="weights_differ"
+        )
     return found
 
 
 def _copy_from_package(package: str, cached: Path) -> None:
-    """Put the weights file that an installed package carries where torch.hub would have downloaded it to."""
+    """Copy a weights file from an installed distribution to the place to which torch.hub would download it."""
     try:
         files = importlib.metadata.distribution(package).files or []
     except importlib.metadata.PackageNotFoundError:
-        return  # torchvision downloads it then
+        return  # torchvision then downloads it.
     for file in files:
         if file.name == cached.name:
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +313,7 @@ def _copy_from_package(package: str, cached: Path) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns and logs about its own insides; a build's output is for its user."""
+    """Silence the exporter's warnings and logs, which are for its own developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,8 +1,8 @@
-"""NVIDIA's command-line builder `trtexec`: the line that builds an engine with one version of TensorRT.
+"""NVIDIA's command-line builder `trtexec`: the command that builds an engine with each version of TensorRT.
 
-Its flags are declared in samples/common/sampleOptions.cpp of github.com/NVIDIA/TensorRT; what changed between versions
-is in "Migrating trtexec Usage" of its documentation: `--workspace` gave way to `--memPoolSize` in 8.x, 10 dropped
-`--explicitBatch` and has `--stronglyTyped`, 11 dropped the flags of precision, since all networks are strongly typed.
+Its flags are declared in samples/common/sampleOptions.cpp of github.com/NVIDIA/TensorRT; "Migrating trtexec Usage" in
+its documentation lists the changes: 8.x replaced `--workspace` by `--memPoolSize`, 10 removed `--explicitBatch` and
+added `--stronglyTyped`, 11 removed the precision flags, since all networks are strongly typed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jpeg_build.contract import INPUT
+from jpeg_contract.tensors import INPUT
+from jpeg_contract.versions import release
+
 from jpeg_build.emitters import Options
 from jpeg_build.errors import BuildError
 
 Version = tuple[int, ...]
 
-# Where tactics can come from, as trtexec and tensorrt.TacticSource name them.
+# Sources of tactics, as trtexec and tensorrt.TacticSource name them.
 TACTIC_SOURCES = ("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 
-# From here on, the types in the ONNX file are the types of the engine; before, flags say what TensorRT may choose from.
+# From this version on, the ONNX file decides the types in the engine; before, flags list the types to choose from.
 STRONG_TYPING = 10
 
-# Where NVIDIA's packages and images put it, if not on the PATH.
-_USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")
+# Its path in NVIDIA's packages and images, if it is not on the PATH.
+_DEFAULT_PATH = Path("/usr/src/tensorrt/bin/trtexec")
 
-# What TensorRT's tools say after the line that names the reason.
-_AFTERWARDS = re.compile(
+# Errors that TensorRT's tools print behind the one that names the cause.
+_CONSEQUENCES = re.compile(
     r"failed to parse onnx file|could not parse onnx|parsing model failed|failed to create engine from model"
     r"|engine set up failed|invalid engine|building engine failed|engine could not be created",
     re.IGNORECASE,
@@ -40,9 +42,14 @@ _AFTERWARDS = re.compile(
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision flags of weakly typed TensorRT (8.x, 9.x). Nothing is set where the network decides.
+    """Precision of an engine, as flags.
 
-    fp32_layers: names of layers of an fp16 file that keep fp32, for what overflows in fp16.
+    Attributes:
+        fp16: TensorRT 8 and 9: allow fp16.
+        int8: TensorRT 8 and 9: allow int8.
+        tf32: Allow TF32.
+        strongly_typed: The ONNX file decides.
+        fp32_layers: TensorRT 8 and 9: names of layers of an fp16 file that keep fp32, because they overflow in fp16.
     """
 
     fp16: bool = False
@@ -53,10 +60,15 @@ class Precision:
 
 
 def precision_flags(version: Version, precision: str, fp32_layers: Sequence[str] = ()) -> Precision:
-    """What TensorRT must be told for it to build an ONNX file of this precision as it is written.
+    """Return the flags with which TensorRT builds an ONNX file in the file's own precision.
 
-    TF32, which rounds the factors of fp32 layers to 10 bits of mantissa, is off for fp32: there the user asked for
-    32 bits. A Q/DQ file lets TensorRT 8 take fp16, too, for the layers between that are not quantised.
+    TF32 rounds the factors of fp32 layers to 10 bits of mantissa, so it is off for fp32. For int8, TensorRT 8 and 9 may
+    use fp16 for the layers that are not quantised.
+
+    Args:
+        version: Of TensorRT.
+        precision: Of the ONNX file: fp32, fp16 or int8.
+        fp32_layers: Layers of an fp16 file that keep fp32.
     """
     tf32 = precision != "fp32"
     if version[0] >= STRONG_TYPING:
@@ -80,9 +92,17 @@ def command(
     timing_cache: Path | None,
     tactic_sources: Sequence[str] | None = None,
 ) -> list[str]:
-    """The arguments with which trtexec of this version builds the engine, beginning with `trtexec`.
+    """Return the command that builds an engine, beginning with `trtexec`.
 
-    image: height and width. tactic_sources: those to use, of TACTIC_SOURCES; None for all.
+    Args:
+        version: Of trtexec.
+        precision: See precision_flags.
+        options: Profile, workspace and compatibility.
+        image: (height, width).
+        onnx: The network.
+        engine: Path to write.
+        timing_cache: Read and renewed; None for none.
+        tactic_sources: Those to use, of TACTIC_SOURCES; None for all.
     """
     height, width = image
     shapes = {
@@ -107,7 +127,7 @@ def command(
         kept = ",".join(f"{name}:fp32" for name in precision.fp32_layers)
         parts += ["--precisionConstraints=prefer", f"--layerPrecisions={kept}", f"--layerOutputTypes={kept}"]
     if options.workspace_bytes is not None:
-        # Without a unit, the number is of MiB in every version; suffixes came later.
+        # Without a unit, every version reads MiB; older ones know no units.
         parts.append(f"--memPoolSize=workspace:{options.workspace_bytes / 2**20:g}")
     if options.builder_level is not None:
         parts.append(f"--builderOptimizationLevel={options.builder_level}")
@@ -121,59 +141,68 @@ def command(
         signed = ",".join(("+" if source in tactic_sources else "-") + source for source in TACTIC_SOURCES)
         parts.append(f"--tacticSources={signed}")
     if version < (STRONG_TYPING,):
-        # Several contexts for one profile, which CUDA graphs of several batch sizes need; usual from 10 on.
+        # Several contexts for one profile, which CUDA graphs of several batch sizes need; the default from 10 on.
         parts.append("--preview=+profileSharing0806")
     return [*parts, "--profilingVerbosity=detailed", "--skipInference"]
 
 
 def parse_version(banner: str) -> Version | None:
-    """The version in what trtexec prints first: `[TensorRT v8601]` is 8.6.1, `[TensorRT v100300]` is 10.3.0.
+    """Parse the version in trtexec's first line: 8.6.1 from `[TensorRT v8601]`, 10.3.0 from `[TensorRT v100300]`.
 
-    The number is NV_TENSORRT_VERSION of NvInferVersion.h, which counts major versions by 1000 up to 8 and 9, and by
-    10000 from 10 on; newer builds write it with dots.
+    The number is NV_TENSORRT_VERSION of NvInferVersion.h: major versions up to 9 count thousands, later ones ten
+    thousands; newer builds print dots.
+
+    Returns:
+        None if there is no version in the text.
     """
     found = re.search(r"\[TensorRT v([0-9.]+)\]", banner)
     if found is None:
         return None
     if "." in found[1]:
-        return parse_dotted(found[1])
+        return release(found[1])
     number = int(found[1])
     if number < 10_000:
         return (number // 1000, number // 100 % 10, number % 100)
     return (number // 10_000, number // 100 % 100, number % 100)
 
 
-def parse_dotted(text: str) -> Version:
-    """(8, 6, 1) of "8.6.1" or "8.6.1.post1": the first three numbers."""
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-
-
 def find() -> tuple[Path, Version]:
-    """The trtexec of this machine and its version.
+    """Find trtexec on this machine.
 
-    Raises BuildError if there is none, or if it cannot be started.
+    Returns:
+        Its path and version.
+
+    Raises:
+        BuildError: There is none, or it cannot be started.
     """
     on_path = shutil.which("trtexec")
-    binary = Path(on_path) if on_path else _USUAL_PLACE
+    binary = Path(on_path) if on_path else _DEFAULT_PATH
     if not binary.is_file():
         raise BuildError(
             "there is no trtexec on the PATH: it is in NVIDIA's images nvcr.io/nvidia/tensorrt:YY.MM-py3 and "
-            "nvcr.io/nvidia/tritonserver:YY.MM-py3; --tool polygraphy builds the same engine with the Python package"
+            "nvcr.io/nvidia/tritonserver:YY.MM-py3; --tool polygraphy builds the same engine with the Python package",
+            reason="trtexec_missing",
         )
     try:
-        said = subprocess.run([str(binary), "--help"], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run([str(binary), "--help"], capture_output=True, text=True, check=False, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{binary}: cannot be started: {error}") from error
-    version = parse_version(said.stdout + said.stderr)
+        raise BuildError(f"{binary}: cannot be started: {error}", reason="trtexec_failed") from error
+    version = parse_version(done.stdout + done.stderr)
     if version is None:
-        raise BuildError(f"{binary} does not say its version: {last_error(said.stderr) or 'it printed nothing'}")
+        detail = last_error(done.stderr) or "it printed no error"
+        raise BuildError(f"{binary} does not print its version: {detail}", reason="trtexec_failed")
     return binary, version
 
 
 def run(binary: Path, arguments: Sequence[str]) -> None:
-    """Run a line that `command` made; what it prints goes to stderr.
+    """Run trtexec; its output goes to stderr.
 
-    Raises BuildError with TensorRT's reason.
+    Args:
+        binary: See find.
+        arguments: See command.
+
+    Raises:
+        BuildError: With TensorRT's error.
     """
     lines = []
     with subprocess.Popen(
@@ -184,13 +213,13 @@ def run(binary: Path, arguments: Sequence[str]) -> None:
             lines.append(line)
             sys.stderr.write(line)
     if process.returncode:
-        reason = last_error("".join(lines)) or f"it ended with status {process.returncode}"
-        raise BuildError(f"trtexec could not build the engine: {reason}")
+        detail = last_error("".join(lines)) or f"it ended with status {process.returncode}"
+        raise BuildError(f"trtexec could not build the engine: {detail}", reason="trtexec_failed")
 
 
 def last_error(log: str) -> str | None:
-    """The last line of a log of TensorRT's tools that is an error and names a reason, without time and colours."""
+    """Return the last error in a log of TensorRT's tools that names a cause, without time and colours."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
     errors = [match[1].strip() for match in re.finditer(r"\[E\]\s*(.*)", plain)]
-    named = [error for error in errors if not _AFTERWARDS.search(error)]
-    return (named or errors or [None])[-1]
+    causes = [error for error in errors if not _CONSEQUENCES.search(error)]
+    return (causes or errors or [None])[-1]

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jpeg_build import parity
-from jpeg_build import report as reports
-from jpeg_build.artefacts import find_report, require_built, served_version
-from jpeg_build.batches import any_batch
-from jpeg_build.build import Opener, Question, Request, answers_of, ask
-from jpeg_build.commands import build_command, reload_command
-from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Logits, Pixels, Run, Say, emitter
-from jpeg_build.errors import BuildError
-from jpeg_build.photos import PHOTOS
+import msgspec
+import numpy as np
+from jpeg_contract.command_line import Progress
+from jpeg_contract.cpus import usable_cpus
+from jpeg_contract.forms import ClassifierForm
+from jpeg_contract.model_config import CONFIG, ModelConfig
+from jpeg_contract.remedies import build_command, reload_command
+from jpeg_contract.report import Report
+from jpeg_contract.resources import PHOTOS
+from jpeg_contract.tensors import INPUT, OUTPUT
+
+from jpeg_build import parity, repository
+from jpeg_build.artefacts import find_artefact, require_built, served_version
+from jpeg_build.batches import split_batches
+from jpeg_build.build import ParityInputs, Request, open_isolated, prepare_inputs, run_as_served
+from jpeg_build.emitters import Logits, Options, Pixels, Run
+from jpeg_build.errors import BuildError, RepositoryError
 from jpeg_build.recipe import Recipe, find_recipe, load_recipe
-from jpeg_build.speed import by_batch_size
-from jpeg_build.targets import Target
+from jpeg_build.serving import serving_args
+from jpeg_build.speed import speed_by_batch
+
+# For one batch: 64 images in float16 take a CPU a minute.
+_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What is to be verified.
+    """One verification that is requested.
 
-    recipe: None takes the one that the report names, from build/recipes. version: None takes the one that is served.
-    server: HOST:PORT of a server's gRPC; None runs the artefact here. speed: measure images a second, too.
+    Attributes:
+        repository: The model repository.
+        form: Of the classifier.
+        recipe: None takes the one that the report names.
+        version: None takes the one that is served.
+        server: HOST:PORT of a server's gRPC; None runs the artefact here.
+        checkpoint: Weights instead of the recipe's.
+        random_weights: Likewise.
+        photos: A folder of JPEGs; None takes the project's.
+        speed: Measure images per second, too.
     """
 
     repository: Path
-    target: Target
+    form: ClassifierForm
     recipe: str | None = None
     version: str | None = None
     server: str | None = None
@@ -42,152 +61,194 @@ class Verification:
     speed: bool = False
 
 
-def verify(wish: Verification, say: Say) -> dict[str, Any]:
-    """Ask the network and the artefact again; returns what was measured.
+def verify(wanted: Verification, progress: Progress) -> dict[str, Any]:
+    """Run the network and the classifier again, and return the measurements.
 
-    Raises ParityError if it is outside the tolerance of its precision, BuildError if it cannot be asked.
+    Raises:
+        ParityError: The classifier is outside the tolerance of its precision.
+        BuildError: They cannot be compared.
     """
-    report = require_built(wish.repository, wish.target, wish.version)
-    recipe = _recipe(wish, report)
-    source = str(report["weights"]["source"])
-    made_of = report.get("asked", {}).get("from_onnx")
-    if source.startswith("checkpoint") and wish.checkpoint is None and made_of is None:
-        raise BuildError(f"{wish.target.model} was built from {source}: name that file with --checkpoint FILE")
-    artefact = _artefact(wish, report)
-    server = _Server(wish.server, wish.target.model, artefact.parent.name) if wish.server is not None else None
+    report = require_built(wanted.repository, wanted.form, wanted.version)
+    recipe = _recipe(wanted, report)
+    source, from_onnx = report.weights.source, report.requested.get("from_onnx") is not None
+    if source.startswith("checkpoint") and wanted.checkpoint is None and not from_onnx:
+        raise BuildError(
+            f"{wanted.form.model} was built from {source}: name that file with --checkpoint FILE",
+            reason="checkpoint_missing",
+        )
+    artefact = _artefact(wanted, report)
+    config = _config(wanted)
+    server = _Server(wanted.server, wanted.form.model, artefact.parent.name) if wanted.server is not None else None
     if server is not None:
         server.require_ready()
     request = Request(
         recipe=recipe,
-        repository=wish.repository,
-        backend=wish.target.name,
-        checkpoint=wish.checkpoint,
-        random_weights=wish.random_weights or source.startswith("random"),
-        # What was made of the repository's ONNX file is compared with it, unless the weights are named.
-        from_onnx=made_of is not None and wish.checkpoint is None and not wish.random_weights,
-        photos=wish.photos or PHOTOS,
+        repository=wanted.repository,
+        backend=wanted.form.name,
+        checkpoint=wanted.checkpoint,
+        random_weights=wanted.random_weights or source.startswith("random"),
+        # An artefact of the repository's ONNX file is compared with that file, unless the weights are named.
+        from_onnx=from_onnx and wanted.checkpoint is None and not wanted.random_weights,
+        photos=wanted.photos or PHOTOS,
     )
-    question = ask(request, say)
-    if question.network.weights.sha256 != report["weights"]["sha256"]:
+    inputs = prepare_inputs(request, progress)
+    if inputs.network.weights.sha256 != report.weights.sha256:
         raise BuildError(
-            f"{wish.target.model} was built from other weights ({source}) than {question.network.weights.source}"
+            f"{wanted.form.model} was built from other weights ({source}) than {inputs.network.weights.source}",
+            reason="weights_differ",
         )
-    say(f"asking {wish.target.model} {f'on {wish.server}' if wish.server else ''}".rstrip())
-    backend: Opener = server or emitter(wish.target)
-    answers = answers_of(backend, artefact, question.pixels)
+    progress(f"running {wanted.form.model}{f' on {wanted.server}' if wanted.server else ''}")
+    args = serving_args(config, artefact.parent)
+    opt = int(report.details.get("profile", {}).get("opt", Options.opt_batch))
     speeds = None
-    if wish.speed:
-        with backend.opened(artefact) as run:
-            speeds = by_batch_size(run, question.photos)
-    precision = str(report["precision"])
-    judged = parity.judged_as(precision, question.network)
-    measured = parity.measure(question.reference, answers, photos=len(question.photos), precision=judged)
-    parity.check(measured, judged, precision)
+    if server is None:
+        outputs, _ = run_as_served(recipe, config, args, inputs, opt)
+        if wanted.speed:
+            with open_isolated(args) as run:
+                speeds = speed_by_batch(run.images_per_second, inputs.photos)
+    else:
+        with server.opened() as infer:
+            sizes = parity.batch_sizes(cpus=usable_cpus(), opt=opt, largest=config.max_batch_size)
+            outputs = parity.run_in_batches(infer, inputs.pixels, sizes)
+            if wanted.speed:
+                speeds = speed_by_batch(_measure(infer), inputs.photos)
+    judged = parity.judged_as(report.precision, inputs.network)
+    measured = parity.measure(inputs.reference, outputs, photos=len(inputs.photos), precision=judged)
+    parity.check(measured, judged, report.precision)
     found: dict[str, Any] = {
-        "classifier": wish.target.model,
+        "classifier": wanted.form.model,
         "version": artefact.parent.name,
-        "server": wish.server,
+        "server": wanted.server,
         "recipe": recipe.name,
-        "precision": precision,
-        "parity": asdict(measured),
-        "tolerance": asdict(parity.TOLERANCES[judged]),
+        "precision": report.precision,
+        "parity": msgspec.to_builtins(measured),
+        "tolerance": msgspec.to_builtins(report.tolerance),
     }
     if server is not None:
-        found["difference_from_artefact"] = _from_artefact(wish, artefact, question, answers, say)
+        found["difference_from_artefact"] = _from_artefact(wanted, args, inputs, outputs, progress)
     return found if speeds is None else {**found, "images_per_second": speeds}
 
 
-def _from_artefact(wish: Verification, artefact: Path, question: Question, answers: Logits, say: Say) -> float | None:
-    """How far the server's answers are from those of the artefact in the repository, which it may not have loaded yet.
+def _measure(run: Run) -> Callable[[Pixels, float], float]:
+    def images_per_second(batch: Pixels, seconds: float) -> float:
+        count, begun = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - begun) < seconds:
+            run(batch)
+            count += len(batch)
+        return count / elapsed
 
-    The largest difference as a part of the largest logit; None where the artefact does not run on this machine.
+    return images_per_second
+
+
+def _from_artefact(
+    wanted: Verification, args: dict[str, str], inputs: ParityInputs, outputs: parity.Outputs, progress: Progress
+) -> float | None:
+    """Compare the server with the artefact in the repository, which it may not have loaded yet.
+
+    Returns:
+        The largest difference, as a part of the largest logit; None where the artefact does not run on this machine.
     """
     try:
-        here = answers_of(emitter(wish.target), artefact, question.pixels)
+        with open_isolated(args) as run:
+            here = np.concatenate([run(inputs.pixels[at : at + 1]) for at in range(len(inputs.pixels))])
     except BuildError:
         return None
     # Runtimes of the same network differ by less than this precision does.
-    difference = parity.measure(here, answers, photos=len(question.photos), precision="fp16").relative_difference
+    difference = parity.measure(here, outputs, photos=len(inputs.photos), precision="fp16").relative_difference
     if not difference <= parity.TOLERANCES["fp16"].relative_difference:
-        say(
-            f"the server answers otherwise than {artefact} (by up to {difference:.2g} of the largest logit): it may "
-            f"run an earlier build; {reload_command(wish.repository)} lets it take this one"
+        progress(
+            f"the server differs from the artefact in {wanted.repository} (by up to {difference:.2g} of the largest "
+            f"logit): it may run an earlier build; {reload_command(wanted.repository)} makes it load this one"
         )
     return difference
 
 
-def _artefact(wish: Verification, report: reports.Report) -> Path:
-    version = served_version(wish.repository, wish.target, wish.version)
+def _artefact(wanted: Verification, report: Report) -> Path:
+    version = served_version(wanted.repository, wanted.form, wanted.version)
     assert version is not None, "there is a report"
-    return find_report(wish.repository, wish.target, version).with_name(str(report["artefact"]["file"]))
+    return find_artefact(wanted.repository, wanted.form, version).with_name(report.artefact.file)
 
 
-def _recipe(wish: Verification, report: reports.Report) -> Recipe:
+def _config(wanted: Verification) -> ModelConfig:
+    config = repository.read_config(wanted.repository, wanted.form.model)
+    if config is None:
+        raise RepositoryError(f"{wanted.repository / wanted.form.model / CONFIG} is missing: build it again")
+    return config
+
+
+def _recipe(wanted: Verification, report: Report) -> Recipe:
     try:
-        recipe = load_recipe(find_recipe(wish.recipe or str(report["recipe"])))
+        recipe = load_recipe(find_recipe(wanted.recipe or report.recipe))
     except BuildError as error:
-        if wish.recipe is not None:
+        if wanted.recipe is not None:
             raise
         raise BuildError(
-            f"{wish.target.model} was built from a recipe {report['recipe']!r} that is not in build/recipes: name it "
-            "with --recipe FILE"
+            f"{wanted.form.model} was built from a recipe {report.recipe!r} that this project does not have: name it "
+            "with --recipe FILE",
+            reason="recipe_missing",
         ) from error
-    if recipe.sha256 != report["recipe_sha256"]:
+    if recipe.sha256 != report.recipe_sha256:
         raise BuildError(
-            f"{wish.target.model} was built from another recipe, or an older state of it, than {recipe.path}: build it "
-            f"again with {build_command(recipe.word, wish.target.name, wish.repository)}"
+            f"{wanted.form.model} was built from another recipe, or an older state of it, than {recipe.path}: build it "
+            f"again with {build_command(recipe.argument, wanted.form.name, wanted.repository)}",
+            reason="recipe_differs",
         )
     return recipe
 
 
 class _Server:
-    """A version of a classifier on a running server, asked over gRPC."""
+    """A version of a classifier on a running server, over gRPC."""
 
     def __init__(self, address: str, model: str, version: str) -> None:
         self._address, self._model, self._version = address.removeprefix("grpc://"), model, version
 
     def require_ready(self) -> None:
-        """Raises BuildError if no server answers, or it does not have the classifier."""
+        """Raise BuildError if no server answers, or it does not have the classifier."""
         import tritonclient.grpc as triton
 
         host, _, port = self._address.rpartition(":")
         if not host or not port.isdigit():
-            raise BuildError(f"--server {self._address}: is not HOST:PORT, the server's gRPC port, usually 8001")
+            raise BuildError(
+                f"--server {self._address}: not HOST:PORT, the server's gRPC port, usually 8001", reason="invalid_call"
+            )
         with triton.InferenceServerClient(self._address) as client:
             try:
                 ready = client.is_model_ready(self._model, self._version, client_timeout=10)
             except triton.InferenceServerException as error:
                 raise BuildError(
-                    f"{self._address}: no Triton server answers there by gRPC (usually port 8001; 8000 is HTTP's): "
-                    f"{error.message()}"
+                    f"{self._address}: no Triton server answers there over gRPC (usually port 8001; 8000 is HTTP's): "
+                    f"{error.message()}",
+                    reason="server_unavailable",
                 ) from error
         if not ready:
             raise BuildError(
-                f"{self._address}: the server does not serve version {self._version} of {self._model}: let the "
-                "ensemble use it, then start the server anew or reload it"
+                f"{self._address}: the server does not serve version {self._version} of {self._model}: choose it with "
+                "jpeg-build use, then restart or reload the server",
+                reason="not_served",
             )
 
     @contextmanager
-    def opened(self, _artefact: Path) -> Iterator[Run]:
-        """See Emitter; it is the server that has the artefact. Raises BuildError if it does not answer."""
+    def opened(self) -> Iterator[Run]:
+        """Return a function that runs batches on the server. Raises BuildError if it does not answer."""
         import tritonclient.grpc as triton
 
         client = triton.InferenceServerClient(self._address)
 
-        def ask_for(pixels: Pixels) -> Logits:
+        def infer(pixels: Pixels) -> Logits:
             tensor = triton.InferInput(INPUT, list(pixels.shape), "UINT8")
-            tensor.set_data_from_numpy(pixels)
-            answer = client.infer(self._model, [tensor], model_version=self._version, client_timeout=60)
-            logits: Logits = answer.as_numpy(OUTPUT)
+            tensor.set_data_from_numpy(np.ascontiguousarray(pixels))
+            response = client.infer(self._model, [tensor], model_version=self._version, client_timeout=_TIMEOUT_S)
+            logits: Logits = response.as_numpy(OUTPUT)
             return logits
 
         try:
             # Beyond this, the server refuses a request.
             largest = client.get_model_config(self._model, self._version).config.max_batch_size
-            yield any_batch(ask_for, 1, largest)
+            yield split_batches(infer, largest)
         except triton.InferenceServerException as error:
             raise BuildError(
-                f"{self._address}: version {self._version} of {self._model} does not answer: {error.message()}"
+                f"{self._address}: version {self._version} of {self._model} does not answer: {error.message()}",
+                reason="server_failed",
             ) from error
         finally:
             client.close()

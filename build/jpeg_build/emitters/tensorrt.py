@@ -23,31 +23,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jpeg_contract.gpus import at_least_ampere
+from jpeg_contract.remedies import install_command
+from jpeg_contract.report import Requirements
+from jpeg_contract.tensors import INPUT
+from jpeg_contract.versions import release
+from jpeg_runtime.serving_config import ModelLoadError
+from jpeg_runtime.tensorrt_engine import deserialise
 
 from jpeg_build import trtexec
-from jpeg_build.batches import any_batch
-from jpeg_build.commands import install_command
-from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError
-from jpeg_build.gpu import AMPERE, cache_folder, cuda_runtime_visible, find_gpu
+from jpeg_build.gpu import cache_folder, require_gpu
 from jpeg_build.precision import write_onnx
 
 TACTIC_SOURCES_VARIABLE = "JPEG_BUILD_TACTIC_SOURCES"
 
-# Operators that move values and compute none: the precision of those before and after them is theirs.
+# Operators that move values and compute none: they take the precision of their neighbours.
 _MOVES = {
     *("Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity"),
     *("Pad", "QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 }
-# Names that TensorRT has for its types where NumPy has others.
+# TensorRT's names of types that NumPy names differently.
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one engine is to be built."""
+    """How to build one engine."""
 
     version: trtexec.Version
     version_text: str
@@ -57,8 +60,8 @@ class _Plan:
 
 def require_tools(options: Options) -> None:
     """See Emitter."""
-    gpu = find_gpu()
-    if options.hardware_compatible and gpu.capability < AMPERE:
+    gpu = require_gpu()
+    if options.hardware_compatible and not at_least_ampere(gpu.compute_capability):
         raise BuildError(
             f"engines for other GPUs can be built on Ampere (compute capability 8.0) or later, and {gpu.name} has "
             f"{gpu.compute_capability}: build without --hardware-compatible"
@@ -69,14 +72,15 @@ def require_tools(options: Options) -> None:
 
 
 def emit(job: Job) -> Emitted:
-    """See Emitter. On the GPU that is to serve it."""
+    """See Emitter. Runs on the kind of GPU that serves the engine."""
     require_tools(job.options)
-    gpu, options, trt = find_gpu(), job.options, _tensorrt()
-    binary, version = trtexec.find() if options.tool == "trtexec" else (None, trtexec.parse_dotted(trt.__version__))
-    if version[:2] != trtexec.parse_dotted(trt.__version__)[:2]:
+    gpu, options, trt = require_gpu(), job.options, _tensorrt()
+    binary, version = trtexec.find() if options.tool == "trtexec" else (None, release(trt.__version__))
+    if version[:2] != release(trt.__version__)[:2]:
         raise BuildError(
             f"trtexec is of TensorRT {'.'.join(map(str, version))} and Python's package of {trt.__version__}, which "
-            "could not run the engine to check it: install the same version of both"
+            "cannot run the engine to check it: install the same version of both",
+            reason="tensorrt_versions_differ",
         )
     artefact = job.folder / (f"model_{gpu.architecture}.plan" if options.per_gpu else "model.plan")
     with tempfile.TemporaryDirectory(prefix="jpeg-build-") as scratch:
@@ -92,23 +96,22 @@ def emit(job: Job) -> Emitted:
         )
         cache = options.timing_cache or cache_folder() / f"tensorrt-{trt.__version__}-{gpu.architecture}.timing"
         with _timing_cache(cache, Path(scratch)) as copy:
-            job.say(f"building the engine with TensorRT {trt.__version__} for {gpu.name}; this takes minutes")
+            job.progress(f"building the engine with TensorRT {trt.__version__} for {gpu.name}; this takes minutes")
             if binary is not None:
                 trtexec.run(binary, _command(plan, job, onnx, artefact, copy))
             else:
                 _build(plan, job, onnx=onnx, artefact=artefact, cache=copy)
-    with _engine(artefact) as engine:
-        layers = int(engine.num_layers)
+    layers = int(_engine(artefact).num_layers)
     kept = Path((options.keep_onnx or Path("model.onnx")).name)
     line = shlex.join(_command(plan, job, kept, Path(artefact.name), Path("timing.cache")))
     return Emitted(
         artefact,
-        requires={
-            "tensorrt": trt.__version__,
-            "compute_capability": gpu.compute_capability,
-            "hardware_compatible": options.hardware_compatible,
-            "version_compatible": options.version_compatible,
-        },
+        requires=Requirements(
+            tensorrt=trt.__version__,
+            compute_capability=gpu.compute_capability,
+            hardware_compatible=options.hardware_compatible,
+            version_compatible=options.version_compatible,
+        ),
         details={
             **made.details,
             "form": "engine",
@@ -129,86 +132,59 @@ def emit(job: Job) -> Emitted:
     )
 
 
-@contextmanager
-def opened(artefact: Path) -> Iterator[Run]:
-    """See Emitter. Batches beyond the engine's profile are cut, and those below it filled up."""
-    find_gpu()
-    _tensorrt()
-    with _polygraphy(f"{artefact}: TensorRT cannot run it"):
-        from polygraphy.backend.common import BytesFromPath
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-        runner = TrtRunner(EngineFromBytes(BytesFromPath(str(artefact))))
-        with cuda_runtime_visible():
-            runner.activate()
-    try:
-        smallest, _, largest = (int(shape[0]) for shape in runner.engine.get_tensor_profile_shape(INPUT, 0))
-
-        def run(pixels: Pixels) -> Logits:
-            with _polygraphy(f"{artefact}: TensorRT failed on a batch of {len(pixels)}"):
-                # The runner's buffer is used again for the next batch.
-                logits: Logits = runner.infer({INPUT: np.ascontiguousarray(pixels)}, check_inputs=False)[OUTPUT].copy()
-            return logits
-
-        yield any_batch(run, smallest, largest)
-    finally:
-        with _polygraphy(f"{artefact}: TensorRT cannot be closed"):
-            runner.deactivate()
-
-
 def inspect(artefact: Path) -> dict[str, Any]:
     """See Emitter. Also profiles, size, and `inspection`: the lines of `polygraphy inspect model --show layers`."""
-    find_gpu()
-    trt = _tensorrt()
-    with _engine(artefact) as engine:
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        described = {
-            name: _describe(engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names
-        }
-        return {
-            "inputs": {name: described[name] for name in inputs},
-            "outputs": {name: described[name] for name in names if name not in inputs},
-            "tensorrt": trt.__version__,
-            "profiles": [
-                {
-                    name: dict(
-                        zip(
-                            ("min", "opt", "max"),
-                            [list(shape) for shape in engine.get_tensor_profile_shape(name, profile)],
-                            strict=True,
-                        )
-                    )
-                    for name in inputs
-                }
-                for profile in range(engine.num_optimization_profiles)
-            ],
-            "layers": int(engine.num_layers),
-            "engine_bytes": [artefact.stat().st_size],
-            "inspection": _inspection(artefact, engine),
-        }
+    require_gpu()
+    trt, engine = _tensorrt(), _engine(artefact)
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    described = {name: _describe(engine.get_tensor_dtype(name).name, engine.get_tensor_shape(name)) for name in names}
+
+    def profile_of(name: str, profile: int) -> dict[str, list[int]]:
+        shapes = engine.get_tensor_profile_shape(name, profile)
+        return dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
+
+    return {
+        "inputs": {name: described[name] for name in inputs},
+        "outputs": {name: described[name] for name in names if name not in inputs},
+        "tensorrt": trt.__version__,
+        "profiles": [
+            {name: profile_of(name, profile) for name in inputs} for profile in range(engine.num_optimization_profiles)
+        ],
+        "layers": int(engine.num_layers),
+        "engine_bytes": [artefact.stat().st_size],
+        "inspection": _inspection(artefact, engine),
+    }
 
 
 def _inspection(artefact: Path, engine: Any) -> list[str]:
-    """What Polygraphy's command says of an engine; where that fails, what TensorRT itself says.
+    """Return what Polygraphy's command says of an engine; if it fails, TensorRT's own list of layers.
 
-    The command runs as a process of its own: its questions about formats take the process down where the Python
-    bindings of TensorRT are of another release than its libraries, although such a pair builds and runs engines.
+    The command runs as a process of its own, since it may crash (see `_engine`).
     """
     command = "import sys; from polygraphy.tools import main; sys.exit(main())"
-    asked = ["inspect", "model", str(artefact), "--model-type=engine", "--show", "layers", "--log-format", "no-colors"]
-    done = subprocess.run([sys.executable, "-c", command, *asked], capture_output=True, text=True, check=False)
+    arguments = [
+        "inspect",
+        "model",
+        str(artefact),
+        "--model-type=engine",
+        "--show",
+        "layers",
+        "--log-format",
+        "no-colors",
+    ]
+    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False)
     lines = done.stdout.rstrip().splitlines()
     title = next((place for place, line in enumerate(lines) if "====" in line), None)
     if done.returncode == 0 and title is not None:
         return lines[title:]
     how = _tensorrt().LayerInformationFormat.ONELINE
-    said = str(engine.create_engine_inspector().get_engine_information(how)).splitlines()
-    return [f"(polygraphy inspect failed with exit status {done.returncode}; this is TensorRT's own list)", *said]
+    lines = str(engine.create_engine_inspector().get_engine_information(how)).splitlines()
+    return [f"(polygraphy inspect failed with exit status {done.returncode}; this is TensorRT's own list)", *lines]
 
 
 def fp32_layers(path: Path) -> list[str]:
-    """The nodes of an fp16 ONNX file that compute in fp32, by their names, which TensorRT's parser gives the layers.
+    """Return the nodes of an fp16 ONNX file that compute in fp32, by name; TensorRT's parser keeps the names.
 
     Empty for a file of one type. TensorRT 10 and later read this from the file themselves.
     """
@@ -225,7 +201,7 @@ def fp32_layers(path: Path) -> list[str]:
 
 
 def _build(plan: _Plan, job: Job, *, onnx: Path, artefact: Path, cache: Path) -> None:
-    """With Polygraphy, whose functions know what each version of TensorRT can be told."""
+    """Build with Polygraphy, whose functions know the options of each version of TensorRT."""
     trt, options, precision = _tensorrt(), job.options, plan.precision
     height, width = job.recipe.geometry.crop_size
     with _polygraphy("TensorRT could not build the engine"):
@@ -275,9 +251,10 @@ def _build(plan: _Plan, job: Job, *, onnx: Path, artefact: Path, cache: Path) ->
 
 
 def _preview_features(trt: Any, version: trtexec.Version) -> list[Any] | None:
-    """What lets several contexts run one profile, as CUDA graphs of several batch sizes need; usual from 10 on.
+    """Return the features that let several contexts run one profile, as CUDA graphs of several batch sizes need.
 
-    Polygraphy switches off what is not in the list: the two that 8.6 has on by itself are there, too.
+    The default from TensorRT 10 on. Polygraphy switches off features outside the list: it includes the two that are on
+    by default in 8.6.
     """
     if version >= (10,):
         return None
@@ -313,7 +290,7 @@ def _command(plan: _Plan, job: Job, onnx: Path, engine: Path, cache: Path) -> li
 
 
 def _tensorrt() -> Any:
-    """The package `tensorrt`. Raises BuildError if it is not there or does not load."""
+    """Return the package `tensorrt`. Raises BuildError if it is missing or does not load."""
     try:
         import tensorrt
         from polygraphy.backend import trt  # noqa: F401
@@ -331,7 +308,7 @@ def _tensorrt() -> Any:
 
 
 def _tactic_sources(wanted: str | None, known: Sequence[str]) -> list[str] | None:
-    """The names in JPEG_BUILD_TACTIC_SOURCES. Raises BuildError if this TensorRT has no such source."""
+    """Return the names in JPEG_BUILD_TACTIC_SOURCES. Raises BuildError if this TensorRT has no such source."""
     if wanted is None:
         return None
     names = [name.strip().upper() for name in wanted.split(",") if name.strip()]
@@ -343,7 +320,7 @@ def _tactic_sources(wanted: str | None, known: Sequence[str]) -> list[str] | Non
 
 @contextmanager
 def _timing_cache(cache: Path, scratch: Path) -> Iterator[Path]:
-    """A copy of the timing cache, to be read and renewed, which replaces the cache if all went well."""
+    """Return a copy of the timing cache, to be read and renewed; it replaces the cache if the build succeeds."""
     copy = scratch / "timing.cache"
     if cache.is_file():
         shutil.copyfile(cache, copy)
@@ -354,48 +331,58 @@ def _timing_cache(cache: Path, scratch: Path) -> Iterator[Path]:
             shutil.copyfile(copy, Path(aside) / cache.name).replace(cache)
 
 
-@contextmanager
-def _engine(artefact: Path) -> Iterator[Any]:
-    """An engine in GPU memory."""
-    with _polygraphy(f"{artefact}: TensorRT cannot load it"):
-        from polygraphy.backend.common import BytesFromPath
-        from polygraphy.backend.trt import EngineFromBytes
+def _engine(artefact: Path) -> Any:
+    """Load an engine into GPU memory.
 
-        yield EngineFromBytes(BytesFromPath(str(artefact)))()
+    Not through Polygraphy, whose queries end the process where the Python bindings of TensorRT are of another release
+    than its libraries, although such a pair builds and runs engines (Polygraphy 0.53, TensorRT 8.6).
+    """
+    try:
+        return deserialise(artefact, version_compatible=True)
+    except ModelLoadError as error:
+        raise BuildError(str(error), reason=error.reason) from error
 
 
 @contextmanager
 def _polygraphy(failed: str) -> Iterator[None]:
-    """Send what Polygraphy and TensorRT print to stderr, errors only, and turn a failure into a BuildError.
+    """Redirect the output of Polygraphy and TensorRT to stderr, errors only, and map a failure to a BuildError.
 
-    Polygraphy has a logger of its own, which prints to stdout, coloured.
+    Polygraphy's own logger prints to stdout, coloured.
     """
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 
-    heard = _Tee(sys.stderr)
+    captured = _Tee(sys.stderr)
     severity, colors = G_LOGGER.module_severity, G_LOGGER.colors
     G_LOGGER.module_severity, G_LOGGER.colors = G_LOGGER.ERROR, False
     try:
-        with contextlib.redirect_stdout(heard):
+        with contextlib.redirect_stdout(captured):
             yield
     # The bindings raise TypeError where TensorRT could not make an object.
     except (PolygraphyException, OSError, RuntimeError, TypeError) as error:
-        reason = trtexec.last_error(heard.text) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = trtexec.last_error(captured.text) or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BuildError(f"{failed}: {reason}") from error
     finally:
         G_LOGGER.module_severity, G_LOGGER.colors = severity, colors
 
 
+# TensorRT 8.6 prints these when it reads its own timing cache: it cannot read the part of its graph compiler, Myelin,
+# and measures that part again. The rest is used: 39 s without the cache, 21 s with it (MobileNetV2, fp32, H100).
+_HARMLESS = ("myelinCache.h::deserializeFromBuffer", "The timing cache will not be used!")
+
+
 class _Tee(io.TextIOBase):
-    """Passes text on, and keeps it."""
+    """Passes text on and keeps a copy, without the lines that mean nothing."""
 
     def __init__(self, to: Any) -> None:
-        self._to, self.text = to, ""
+        self._to, self.text, self._line = to, "", ""
 
     def write(self, text: str) -> int:
-        self.text += text
-        self._to.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if not any(harmless in line for harmless in _HARMLESS):
+                self.text += f"{line}\n"
+                self._to.write(f"{line}\n")
         return len(text)
 
     def flush(self) -> None:

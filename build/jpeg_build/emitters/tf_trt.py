@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jpeg_contract.report import Requirements
+
 from jpeg_build import tf_trt_engines as engines
-from jpeg_build.batches import any_batch
-from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import cache_folder
-from jpeg_build.tensorflow_framework import first_line, tensorflow
+from jpeg_build.tensorflow_framework import tensorflow
 
 if TYPE_CHECKING:
     from jpeg_build.keras_network import KerasNetwork
 
 ARTEFACT = "model.savedmodel"
-
-# The batch sizes that the engines inside take.
-PROFILE = "assets.extra/jpeg_build.json"
 
 
 def require_tools(options: Options) -> None:
@@ -49,26 +42,26 @@ def emit(job: Job) -> Emitted:
                 f"--no-trt leaves the SavedModel in fp32: {job.precision} is the precision of TensorRT's engines; "
                 "leave out --no-trt, or take --precision fp32"
             )
-        job.say("writing the plain SavedModel")
+        job.progress("writing the plain SavedModel")
         network.save(artefact)
         return Emitted(artefact, details={"form": "plain", "operations_in_tensorflow": engines.operations(artefact)[1]})
     return _with_engines(job, network, artefact)
 
 
 def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
-    """Try the modes of TF-TRT one by one, until the engines of one are seen to run."""
+    """Try the modes of TF-TRT one by one, until the engines of one are proven to run."""
     options = job.options
     if options.min_batch != 1:
-        # Triton sends what clients send, and TensorFlow has nobody who would fill a batch up.
+        # Triton sends batches of any size, and nothing pads them for TensorFlow.
         raise BuildError(f"--min-batch is {options.min_batch}, but engines of TF-TRT must take batches from 1 on")
-    requires = engines.tensorrt_of_tensorflow()
+    requires = Requirements(**engines.tensorrt_of_tensorflow())  # type: ignore[arg-type]  # texts only
     profile = (1, options.opt_batch, options.max_batch)
-    # Sizes that no engine was built for exactly must run in one, too.
+    # Sizes between those of the profile must run in an engine, too.
     batches = sorted({*profile, min(3, options.max_batch)})
     failures = {}
     with tempfile.TemporaryDirectory() as aside:
         plain, log = Path(aside) / "plain", Path(aside) / "log"
-        job.say("writing the plain SavedModel")
+        job.progress("writing the plain SavedModel")
         network.save(plain)
         for mode in engines.MODES:
             converted = Path(aside) / mode
@@ -81,18 +74,15 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
                 size=job.recipe.geometry.crop_size,
                 workspace_bytes=options.workspace_bytes,
             )
-            job.say(f"building TensorRT engines with TF-TRT (batch mode: {mode})")
+            job.progress(f"building TensorRT engines with TF-TRT (batch mode: {mode})")
             try:
                 engines.convert(conversion, log)
-                job.say(f"making sure that the engines run, on batches of {', '.join(map(str, batches))}")
+                job.progress(f"proving that the engines run, on batches of {', '.join(map(str, batches))}")
                 proof = engines.prove(converted, job.recipe.geometry.crop_size, batches, log)
             except engines.EnginesDidNotRun as error:
                 failures[mode] = str(error)
                 continue
             shutil.move(converted, artefact)
-            # Where TensorFlow leaves room for files that it does not read.
-            (artefact / "assets.extra").mkdir(exist_ok=True)
-            (artefact / PROFILE).write_text(json.dumps({"smallest": profile[0], "largest": profile[2]}))
             inside, left = engines.operations(artefact)
             sizes = list(engines.engine_sizes(artefact).values())
             details = {
@@ -110,39 +100,11 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
             return Emitted(artefact, requires=requires, details=details, notes=notes)
         kept = cache_folder() / "tf_trt.log"
         shutil.copyfile(log, kept)
-    said = "; ".join(f"batch mode {mode}: {why}" for mode, why in failures.items())
+    reasons = "; ".join(f"batch mode {mode}: {why}" for mode, why in failures.items())
     raise BuildError(
-        f"TF-TRT fell back to TensorFlow's own operations, so there is nothing to gain: {said}. --no-trt emits the "
+        f"TF-TRT fell back to TensorFlow's own operations, so there is nothing to gain: {reasons}. --no-trt emits the "
         f"plain SavedModel. TensorFlow's log of the last try: {kept}"
     )
-
-
-@contextmanager
-def opened(artefact: Path) -> Iterator[Run]:
-    """See Emitter. On a GPU if TensorFlow has one; an engine that cannot run is an error."""
-    os.environ.update(engines.NO_FALLBACK)
-    tf = tensorflow()
-    try:
-        loaded = tf.saved_model.load(str(artefact))
-        loaded.signatures[engines.SIGNATURE]
-    except Exception as error:
-        raise BuildError(f"{artefact}: TensorFlow cannot load it: {first_line(error)}") from error
-
-    def run(pixels: Pixels) -> Logits:
-        try:
-            # Through `loaded`, which keeps the variables alive: a signature alone does not.
-            answer = loaded.signatures[engines.SIGNATURE](**{INPUT: tf.constant(pixels)})
-            logits: Logits = answer[OUTPUT].numpy()
-        except Exception as error:
-            raise BuildError(f"{artefact}: TensorFlow cannot run it: {first_line(error)}") from error
-        return logits
-
-    try:
-        profile = json.loads((artefact / PROFILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        yield run  # a plain SavedModel
-    else:
-        yield any_batch(run, int(profile["smallest"]), int(profile["largest"]))
 
 
 def inspect(artefact: Path) -> dict[str, Any]:
@@ -161,6 +123,6 @@ def inspect(artefact: Path) -> dict[str, Any]:
 
 
 def described(tensor: Any) -> str:
-    """A tensor of a signature as text: uint8[N,224,224,3]."""
+    """Return a tensor of a signature as text: uint8[N,224,224,3]."""
     name = tensorflow().dtypes.as_dtype(tensor.dtype).name
     return f"{name}[{','.join('N' if dim.size < 0 else str(dim.size) for dim in tensor.tensor_shape.dim)}]"

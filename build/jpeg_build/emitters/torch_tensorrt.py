@@ -1,8 +1,7 @@
 """TorchScript for Triton's PyTorch backend: with TensorRT engines inside, or (`trt` False) plain.
 
-The engines are made by Torch-TensorRT from the network alone, and the normalisation is put around them as TorchScript.
-Torch-TensorRT leaves in PyTorch what TensorRT cannot do: how many operations those are is counted in the finished file,
-and reported.
+Torch-TensorRT makes the engines from the network alone; the normalisation is put around them as TorchScript. Operations
+that TensorRT does not support stay in PyTorch: they are counted in the finished file, and reported.
 """
 
 from __future__ import annotations
@@ -15,35 +14,33 @@ import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jpeg_contract.remedies import install_command
+from jpeg_contract.report import Requirements
+from jpeg_contract.tensors import INPUT, OUTPUT
+from jpeg_contract.versions import release
+from jpeg_runtime.serving_config import ModelLoadError
+from jpeg_runtime.torch_script import NOTES, Script, describe
 from torch import Tensor, nn
 
-from jpeg_build.batches import any_batch
-from jpeg_build.commands import install_command
-from jpeg_build.contract import INPUT, OUTPUT
-from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, Run
+from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError
-from jpeg_build.gpu import cache_folder, find_gpu
+from jpeg_build.gpu import cache_folder, require_gpu
 from jpeg_build.pixels_to_logits import PixelsToLogits
 from jpeg_build.recipe import OnnxSource
 from jpeg_build.torchvision_network import TorchvisionNetwork
-from jpeg_build.trtexec import parse_dotted
 
 # Some of its functions are typed in some versions of PyTorch.
 _JIT: Any = torch.jit
 
-# The first Torch-TensorRT whose dynamo front end takes the types from the network unless told otherwise. Before it, the
+# The first Torch-TensorRT whose dynamo front end takes the types from the network by default. Before it, the
 # TorchScript front end is used, which is in maintenance since, and is not in every build.
 _DYNAMO = (2, 11)
-
-# The file inside the TorchScript archive in which we note what TorchScript itself does not say.
-_NOTES = "jpeg_build.json"
 
 _ENGINE = "tensorrt::execute_engine"
 
@@ -55,7 +52,7 @@ def require_tools(options: Options) -> None:
     """See Emitter."""
     if options.trt:
         try:
-            find_gpu()
+            require_gpu()
             _torch_tensorrt()
         except BuildError as error:
             raise BuildError(f"{error}; --no-trt makes plain TorchScript, which needs neither") from error
@@ -66,36 +63,24 @@ def emit(job: Job) -> Emitted:
     if not isinstance(job.network, TorchvisionNetwork):
         possible = "onnx, openvino and tensorrt" if isinstance(job.recipe.source, OnnxSource) else "tf_trt"
         raise BuildError(
-            f"{job.recipe.path}: this recipe's network is not one of PyTorch, so that there is nothing to make "
-            f"TorchScript of: it can be built for {possible}"
+            f"{job.recipe.path}: this recipe's network is not one of PyTorch, which TorchScript needs: it can be built "
+            f"for {possible}",
+            reason="not_pytorch",
         )
     artefact = job.folder / "model.pt"
     return _emit_engines(job, job.network, artefact) if job.options.trt else _emit_plain(job, job.network, artefact)
 
 
-@contextmanager
-def opened(artefact: Path) -> Iterator[Run]:
-    """See Emitter. On the GPU if there are engines inside, or float16 weights and a GPU; else on the CPU."""
-    module, notes, device = _load(artefact)
-
-    def run(pixels: Pixels) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = module(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).cpu().numpy()
-        return logits
-
-    profile = notes.get("profile")
-    yield any_batch(run, profile["min"], profile["max"]) if profile else run
-
-
 def inspect(artefact: Path) -> dict[str, Any]:
     """See Emitter. Also the operators and their number, and the engines with their bytes."""
-    module, notes, _ = _load(artefact)
+    module, script = _load(artefact)
+    notes = script.notes
     found = _operations(module)
     engines = _engine_bytes(artefact)
     return {
         "inputs": {INPUT: notes.get("input", "tensor")},
         "outputs": {OUTPUT: notes.get("output", "tensor")},
-        "form": "engine" if _has_engines(artefact) else "plain",
+        "form": "engine" if script.engines else "plain",
         "operators": dict(found.most_common()),
         **({"profile": notes["profile"]} if "profile" in notes else {}),
         **({"engine_bytes": engines} if engines else {}),
@@ -104,17 +89,17 @@ def inspect(artefact: Path) -> dict[str, Any]:
 
 
 def _save(module: Any, artefact: Path, notes: Any) -> None:
-    """By way of memory: where the disk is full, PyTorch's own writer ends the process."""
+    """Save through memory: on a full disk, PyTorch's own writer ends the process."""
     buffer = io.BytesIO()
-    _JIT.save(module, buffer, _extra_files={_NOTES: json.dumps(notes)})
+    _JIT.save(module, buffer, _extra_files={NOTES: json.dumps(notes)})
     artefact.write_bytes(buffer.getbuffer())
 
 
 def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
-    """Trace, and fold what is constant: batch normalisation goes into the convolutions."""
+    """Trace, and fold constants: batch normalisation goes into the convolutions."""
     fp16 = job.precision == "fp16"
     height, width = job.recipe.geometry.crop_size
-    job.say(f"tracing the network with PyTorch {torch.__version__}")
+    job.progress(f"tracing the network with PyTorch {torch.__version__}")
     with _quiet(), torch.inference_mode():
         # Two images: with one, a size could be taken for a constant 1.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
@@ -123,29 +108,28 @@ def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitte
         frozen = _JIT.freeze(traced.eval())
         notes = _notes(job)
         _save(frozen, artefact, notes)
-    _check_batches(artefact, job)
     found = _operations(frozen)
-    slow = ["float16 is slow on CPUs, which have few instructions for it: serve this file on a GPU"] if fp16 else []
+    notes_for_user = ["float16 is slow on CPUs, which have few instructions for it: serve this file on a GPU"]
     return Emitted(
         artefact,
         details={"form": "plain", "torch": str(torch.__version__), "operations_in_pytorch": dict(found.most_common())},
-        notes=slow,
+        notes=notes_for_user if fp16 else [],
     )
 
 
 def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
-    gpu = find_gpu()
+    gpu = require_gpu()
     torch_tensorrt = _torch_tensorrt()
     import tensorrt
 
     options = job.options
-    dynamo = parse_dotted(torch_tensorrt.__version__) >= _DYNAMO
+    dynamo = release(torch_tensorrt.__version__) >= _DYNAMO
     if not dynamo and (options.version_compatible or options.hardware_compatible):
         raise BuildError(
             f"Torch-TensorRT {torch_tensorrt.__version__} cannot make engines for other versions or GPUs: build "
             "without --version-compatible and --hardware-compatible, or with Torch-TensorRT 2.11 or later"
         )
-    job.say(f"compiling with Torch-TensorRT {torch_tensorrt.__version__} for {gpu.name}; this takes minutes")
+    job.progress(f"compiling with Torch-TensorRT {torch_tensorrt.__version__} for {gpu.name}; this takes minutes")
     with tempfile.TemporaryDirectory(prefix="jpeg-build-") as scratch, _quiet():
         compile_ = _compile_with_dynamo if dynamo else _compile_torchscript
         try:
@@ -168,18 +152,17 @@ def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emit
             f"Torch-TensorRT {torch_tensorrt.__version__} put nothing of this network into a TensorRT engine: all its "
             f"{sum(inside.values())} operations stayed in PyTorch; --no-trt makes plain TorchScript"
         )
-    _check_batches(artefact, job)
     left = ", ".join(f"{count} {name}" for name, count in inside.most_common()) or "none"
     return Emitted(
         artefact,
-        requires={
-            "torch": str(torch.__version__),
-            "torch_tensorrt": str(torch_tensorrt.__version__),
-            "tensorrt": tensorrt.__version__,
-            "compute_capability": gpu.compute_capability,
-            "hardware_compatible": options.hardware_compatible,
-            "version_compatible": options.version_compatible,
-        },
+        requires=Requirements(
+            torch=str(torch.__version__),
+            torch_tensorrt=str(torch_tensorrt.__version__),
+            tensorrt=tensorrt.__version__,
+            compute_capability=gpu.compute_capability,
+            hardware_compatible=options.hardware_compatible,
+            version_compatible=options.version_compatible,
+        ),
         details={
             "form": "engine",
             "gpu": gpu.name,
@@ -195,9 +178,12 @@ def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emit
 
 
 def _compile_torchscript(torch_tensorrt: Any, network: nn.Module, job: Job, path: Path) -> tuple[Any, bool]:
-    """With the TorchScript front end; returns the compiled network, and whether it takes float16.
+    """Compile with the TorchScript front end.
 
     With fp16, TensorRT may choose float16 for each layer of the float32 network.
+
+    Returns:
+        The compiled network, and whether it takes float16.
     """
     options = job.options
     fp16 = job.precision == "fp16"
@@ -216,7 +202,7 @@ def _compile_torchscript(torch_tensorrt: Any, network: nn.Module, job: Job, path
 
 
 def _compile_with_dynamo(torch_tensorrt: Any, network: nn.Module, job: Job, path: Path) -> tuple[Any, bool]:
-    """With the dynamo front end, where the network's own types are the engines'; returns the same."""
+    """Compile with the dynamo front end, where the network's own types are the engines'; returns the same."""
     options = job.options
     fp16 = job.precision == "fp16"
     kind = torch.float16 if fp16 else torch.float32
@@ -230,7 +216,7 @@ def _compile_with_dynamo(torch_tensorrt: Any, network: nn.Module, job: Job, path
         hardware_compatible=options.hardware_compatible,
         timing_cache_path=str(
             options.timing_cache
-            or cache_folder() / f"torch_tensorrt-{torch_tensorrt.__version__}-{find_gpu().architecture}.timing"
+            or cache_folder() / f"torch_tensorrt-{torch_tensorrt.__version__}-{require_gpu().architecture}.timing"
         ),
     )
     height, width = job.recipe.geometry.crop_size
@@ -246,47 +232,32 @@ def _input(torch_tensorrt: Any, job: Job, kind: torch.dtype) -> Any:
 
 
 def _profile(options: Options) -> dict[str, int]:
-    """Batch sizes. torch.export takes an example of one image for a constant, so that the best size is 2 at least."""
+    """Return the batch sizes. torch.export takes the 1 of a single image for a constant: opt is at least 2."""
     opt = max(options.opt_batch, min(2, options.max_batch))
     return {"min": options.min_batch, "opt": opt, "max": options.max_batch}
 
 
 class _First(nn.Module):
-    """The first of the outputs of a network that returns a tuple."""
+    """Takes the first output of a network that returns a tuple."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Ask the network."""
+        """Run the network."""
         logits: Tensor = self.network(images)[0]
         return logits
 
 
 def _one_output(compiled: Any) -> nn.Module:
-    """The dynamo front end's TorchScript returns a tuple of one."""
+    """Unwrap the tuple of one that the dynamo front end's TorchScript returns."""
     kind = next(iter(compiled.graph.outputs())).type().kind()
     return _First(compiled) if kind in ("TupleType", "ListType") else compiled
 
 
-def _check_batches(artefact: Path, job: Job) -> None:
-    """Raises BuildError if the batch is not dynamic: tracing can take a size for a constant."""
-    height, width = job.recipe.geometry.crop_size
-    options = job.options
-    with opened(artefact) as run:
-        for batch in sorted({options.min_batch, min(options.min_batch + 2, options.max_batch)}):
-            try:
-                shape = run(np.zeros((batch, height, width, 3), np.uint8)).shape
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1][:300]
-                raise BuildError(f"the TorchScript of this network fails on a batch of {batch}: {reason}") from error
-            if shape != (batch, job.recipe.classes):
-                raise BuildError(f"the TorchScript of this network answers a batch of {batch} with {list(shape)}")
-
-
 def _operations(module: Any) -> Counter[str]:
-    """How often each operator is called; without what only hands values on (constants, lists, attributes)."""
+    """Count the calls of each operator; not of those that only pass values (constants, lists, attributes)."""
 
     def count(block: Any) -> Iterator[str]:
         for node in block.nodes():
@@ -308,42 +279,27 @@ def _notes(job: Job, *, profile: bool = False) -> dict[str, Any]:
     }
 
 
-def _load(artefact: Path) -> tuple[Any, Mapping[str, Any], str]:
-    """A TorchScript file, in evaluation mode, what we noted in it, and the device it is on. Raises BuildError."""
+def _load(artefact: Path) -> tuple[Any, Script]:
+    """Return a TorchScript file in evaluation mode, and its description. Raises BuildError."""
     try:
-        engines = _has_engines(artefact)
-        with zipfile.ZipFile(artefact) as archive:
-            written = [name for name in archive.namelist() if name.endswith(f"/extra/{_NOTES}")]
-            notes: dict[str, Any] = json.loads(archive.read(written[0])) if written else {}
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise BuildError(f"{artefact}: is no TorchScript file that can be read: {error}") from error
-    if engines:
-        find_gpu()
+        script = describe(artefact)
+    except ModelLoadError as error:
+        raise BuildError(f"{artefact.parent}: {error}", reason=error.reason) from error
+    if script.engines:
+        require_gpu()
         _torch_tensorrt()  # it knows the class of the engines inside
-    on_gpu = engines or (notes.get("precision") == "fp16" and torch.cuda.is_available())
-    device = "cuda" if on_gpu else "cpu"
+    on_gpu = script.engines or (script.notes.get("precision") == "fp16" and torch.cuda.is_available())
     try:
         with _quiet():
-            module = _JIT.load(str(artefact), map_location=device)
+            module = _JIT.load(str(artefact), map_location="cuda" if on_gpu else "cpu")
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
         raise BuildError(f"{artefact}: PyTorch {torch.__version__} cannot load it: {reason}") from error
-    return module.eval(), notes, device
-
-
-def _has_engines(artefact: Path) -> bool:
-    """Whether the code in a TorchScript file calls TensorRT."""
-    with zipfile.ZipFile(artefact) as archive:
-        return any(
-            text in archive.read(name)
-            for name in archive.namelist()
-            if name.endswith(".py")
-            for text in (b"ops.tensorrt.", b"torch.classes.tensorrt.")
-        )
+    return module.eval(), script
 
 
 def _engine_bytes(artefact: Path) -> list[int]:
-    """Sizes of the engines in a TorchScript file, where they are texts in base64, by the pickle's opcodes alone."""
+    """Return the sizes of the engines in a TorchScript file, where they are base64 texts; reads pickle opcodes only."""
     with zipfile.ZipFile(artefact) as archive:
         pickles = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
     try:
@@ -351,12 +307,12 @@ def _engine_bytes(artefact: Path) -> list[int]:
             argument for data in pickles for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)
         ]
     except ValueError:
-        return []  # pickled in a way that Python does not know
+        return []  # a pickle protocol that Python does not know
     return [len(text) * 3 // 4 for text in texts if len(text) > _LONG]
 
 
 def _torch_tensorrt() -> Any:
-    """The package torch_tensorrt. Raises BuildError if it is not there or does not load."""
+    """Return the package torch_tensorrt. Raises BuildError if it is missing or does not load."""
     try:
         import torch_tensorrt
     except ModuleNotFoundError as error:
@@ -364,7 +320,7 @@ def _torch_tensorrt() -> Any:
             f"the package {error.name} is not installed: {install_command('torch-tensorrt')}, or "
             "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3"
         ) from error
-    except Exception as error:  # it loads libraries, asks the driver, and raises whatever these raise
+    except Exception as error:  # it loads libraries and queries the driver: any error of theirs
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise BuildError(
             f"the package torch_tensorrt does not load here ({reason}): it needs a GPU, and the versions of PyTorch "
