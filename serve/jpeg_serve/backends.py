@@ -1,4 +1,4 @@
-"""The backend directory that Triton gets: its native backends, and ours for those it does not have."""
+"""The backend directory that Triton gets: its native backends, and the Python-based ones that serve."""
 
 from __future__ import annotations
 
@@ -7,48 +7,80 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from jpeg_contract.folders import cache_folders
+
+from jpeg_serve import COMMAND
 from jpeg_serve.errors import PrerequisiteError
-from jpeg_serve.folders import cache_folders
 from jpeg_serve.locate import Installation
+from jpeg_serve.machine import ServedWith, installed_forms
+from jpeg_serve.models import PYTHON, PYTHON_MODEL
 
 STUB = "triton_python_backend_stub"
 
+# The model.py of a Python-based backend that no folder holds.
+GENERIC_MODEL = '''"""Python-based backend, written by jpeg-serve for a classifier form of an installed package."""
 
-def prepare_backends(installation: Installation, ours: Path | None) -> Path:
-    """Put a backend directory together in the user's cache folder; returns its path.
+from jpeg_runtime.triton_model import TritonPythonModel
 
-    ours: folder of Python-based backends, each a folder with a model.py; None for none. A native backend of the
-    same name wins.
+__all__ = ["TritonPythonModel"]
+'''
 
-    Folders are linked. Only the embedded server's Python backend is copied, where its own folder has not the worker
-    program that it needs, since Triton refuses a library that is a link to another folder.
 
-    The directory is named by a digest of what is in it, so that it is made once and never changes under a server.
+@dataclass
+class _Content:
+    """The content of a backend directory, by its path there: copied files, links, and written files."""
 
-    Raises PrerequisiteError if no folder can be written.
+    copies: dict[Path, Path] = field(default_factory=dict)
+    links: dict[Path, Path] = field(default_factory=dict)
+    texts: dict[Path, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for place, target in self.links.items():
+            digest.update(f"link {place} {target.resolve()}\n".encode())
+        for place, source in self.copies.items():
+            state = source.stat()
+            digest.update(f"copy {place} {source.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+        for place, text in self.texts.items():
+            digest.update(f"text {place} {text}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def prepare_backends(
+    installation: Installation, ours: Path | None, served_with: Mapping[str, ServedWith] | None = None
+) -> Path:
+    """Create a backend directory in the user's cache folder.
+
+    Folders are linked. Only the embedded server's Python backend is copied, where its own folder lacks the worker
+    program that it needs, since Triton refuses a library that is a link to another folder. A classifier form of an
+    installed package gets a folder with a model.py if it has none.
+
+    The directory is named by a digest of its content, so that it is created once and never changes under a server.
+
+    Args:
+        installation: The tritonserver.
+        ours: Folder of Python-based backends, each a folder with a model.py; None for none.
+        served_with: Which backend serves, by its name, where there are both; the native one unless named.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PrerequisiteError: No folder can be written.
     """
-    copies: dict[Path, Path] = {}
-    links: dict[Path, Path] = {}
-    for backend in sorted(path for path in installation.backends.iterdir() if path.is_dir()):
-        if installation.stub is not None and backend.name == "python":
-            copies = {Path("python") / file.name: file for file in sorted(backend.iterdir()) if file.is_file()}
-            copies[Path("python") / STUB] = installation.stub
-        else:
-            links[Path(backend.name)] = backend
-    if ours is not None:
-        for model in sorted(ours.glob("*/model.py")):
-            links.setdefault(Path(model.parent.name), model.parent)
-
-    name = f"backends-{_digest(copies, links)}"
+    content = _content(installation, ours, served_with or {})
+    name = f"backends-{content.digest()}"
     refused: OSError | None = None
-    for cache in cache_folders():
+    for cache in cache_folders(COMMAND):
         folder = cache / name
         try:
             if not folder.is_dir():
-                _make(folder, copies, links)
-            # Below the temporary folder, somebody else may have been there first: what lies there is run as this user.
+                _make(folder, content)
+            # Below the temporary folder, another user may have been first: its content runs as this user.
             for path in (cache.parent, cache, folder):
                 if path.stat().st_uid != os.getuid():
                     raise PermissionError(errno.EPERM, "belongs to another user", str(path))
@@ -58,33 +90,47 @@ def prepare_backends(installation: Installation, ours: Path | None) -> Path:
         return folder
     assert refused is not None
     raise PrerequisiteError(
-        f"{refused.filename}: cannot be written: {refused.strerror}; set XDG_CACHE_HOME to a folder that can"
+        f"{refused.filename}: cannot be written: {refused.strerror}; set XDG_CACHE_HOME to a folder that can",
+        reason="cache_not_writable",
     )
 
 
-def _digest(copies: dict[Path, Path], links: dict[Path, Path]) -> str:
-    digest = hashlib.sha256()
-    for place, target in links.items():
-        digest.update(f"link {place} {target.resolve()}\n".encode())
-    for place, source in copies.items():
-        state = source.stat()
-        digest.update(f"copy {place} {source.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+def _content(installation: Installation, ours: Path | None, served_with: Mapping[str, ServedWith]) -> _Content:
+    content = _Content()
+    python = {model.parent.name: model.parent for model in sorted(ours.glob(f"*/{PYTHON_MODEL}"))} if ours else {}
+    generic = {form.backend for form in installed_forms()} - python.keys()
+    native: set[str] = set()
+    for backend in sorted(path for path in installation.backends.iterdir() if path.is_dir()):
+        if backend.name in python.keys() | generic and served_with.get(backend.name) == "python":
+            continue
+        native.add(backend.name)
+        if installation.stub is not None and backend.name == PYTHON:
+            files = sorted(file for file in backend.iterdir() if file.is_file())
+            content.copies = {Path(PYTHON) / file.name: file for file in files}
+            content.copies[Path(PYTHON) / STUB] = installation.stub
+        else:
+            content.links[Path(backend.name)] = backend
+    content.links |= {Path(name): folder for name, folder in python.items() if name not in native}
+    content.texts = {Path(name) / PYTHON_MODEL: GENERIC_MODEL for name in sorted(generic - native)}
+    return content
 
 
-def _make(folder: Path, copies: dict[Path, Path], links: dict[Path, Path]) -> None:
+def _make(folder: Path, content: _Content) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        for place, source in copies.items():
+        for place in (*content.copies, *content.texts):
             (aside / place).parent.mkdir(parents=True, exist_ok=True)
+        for place, source in content.copies.items():
             shutil.copy2(source, aside / place)
-        for place, target in links.items():
+        for place, text in content.texts.items():
+            (aside / place).write_text(text, encoding="utf-8")
+        for place, target in content.links.items():
             (aside / place).symlink_to(target.resolve())
         aside.chmod(0o755)
         aside.rename(folder)
     except OSError:
-        # Another server that starts just now may have made it first.
+        # Another server that starts at the same time may have created it first.
         if not folder.is_dir():
             raise
     finally:

@@ -2,167 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jpeg_serve.errors import ServeError, ServerDied
-from jpeg_serve.locate import install_command
+from jpeg_contract.command_line import (
+    FAILED,
+    OK,
+    WRONG_CALL,
+    Parameter,
+    fail,
+    make_app,
+    note,
+    port,
+    positive,
+    print_json,
+    run_app,
+)
+from jpeg_contract.remedies import DEFAULT_REPOSITORY
+from jpeg_contract.tensors import ENSEMBLE
+
+from jpeg_serve import COMMAND
+from jpeg_serve.errors import PrerequisiteError, ReloadError, ServeError, ServerDied
+from jpeg_serve.machine import ServedWith
+from jpeg_serve.options import LoadOptions, ServerOptions, natural
+from jpeg_serve.probe import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from jpeg_serve.check import CheckResult
+    from jpeg_serve.models import Problem
+    from jpeg_serve.probe import ProbeResult
     from jpeg_serve.server import TritonServer
 
-DEFAULT_REPOSITORY = Path("model_repository")
-DEFAULT_HTTP_PORT = 8000
+END_OF_OPTIONS = "--"
 
-EPILOG = """\
-commands:
-  run     check the repository, serve it until Ctrl-C or SIGTERM (the default)
-  check   check the repository: every config, every edge of the ensembles, every version that is served and its
-          report, and whether this machine can run it; one line a problem
-  reload  let the jpeg-serve that runs here take what the repository holds now: another classifier, a rebuilt one,
-          another version, edited instances; no request fails meanwhile. It checks first, and finds the server by
-          --model-repository, or by --http-port
-  probe   send a small JPEG to the server at --address and --http-port, and print its best label: a health check that
-          really infers
-
-What follows -- goes to tritonserver as it is, for example: jpeg-serve -- --log-verbose=1
-
-A stop is asked for with Ctrl-C or SIGTERM: open requests are finished first. A second Ctrl-C ends it at once.
-
-exit status: 0 stopped as asked, no problem found, reloaded, or answered; 1 it failed; 2 the call was wrong
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    try:
-        return _main(arguments)
-    except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed: {install_command('serve')}", 1)
-    except KeyboardInterrupt:
-        # Before the server was started: later, signals are handled.
-        return _fail("interrupted", 1)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, triton = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    options = _parser().parse_args(own)
-    repository = options.model_repository or DEFAULT_REPOSITORY
-    if options.command == "check":
-        return _check(repository)
-    if options.command == "probe":
-        return _probe(options)
-    if options.command == "reload":
-        if triton:
-            return _fail("options of tritonserver, after --, are for a start; a reload takes none", 2)
-        return _reload(options)
-
-    from jpeg_serve.server import ServerOptions, TritonServer
-
-    misplaced = [option.split("=")[0] for option in triton if option.split("=")[0] in _OWN]
-    if misplaced:
-        return _fail(f"give {misplaced[0]} before the --, so that jpeg-serve knows it too", 2)
-    server = TritonServer(
-        ServerOptions(
-            model_repository=repository,
-            http_port=DEFAULT_HTTP_PORT if options.http_port is None else options.http_port,
-            grpc_port=options.grpc_port,
-            metrics_port=options.metrics_port,
-            address=options.address,
-            load=options.load_model,
-            backends=options.backends,
-            triton=triton,
-            ready_timeout_s=options.ready_timeout_s,
-            drain_s=options.drain_s,
-            trace_to=options.trace_to or "",
-            trace_rate=options.trace_rate,
-        )
-    )
-    try:
-        return _serve(server)
-    except ServeError as error:
-        return _fail(str(error), 1)
-    except OSError as error:
-        return _fail(f"{error.filename or 'jpeg-serve'}: {error.strerror}", 1)
-
-
-# Set for the process that a reload hands over to.
-_HANDED_OVER = "JPEG_SERVE_HANDED_OVER"
-
-
-def _check(repository: Path) -> int:
-    from jpeg_serve.check import check_repository, summary
-
-    problems = check_repository(repository)
-    for problem in problems:
-        print(problem)
-    if not problems:
-        print(summary(repository))
-    return 1 if problems else 0
-
-
-def _probe(options: argparse.Namespace) -> int:
-    from jpeg_serve.ports import reachable
-    from jpeg_serve.probe import probe
-
-    port = DEFAULT_HTTP_PORT if options.http_port is None else options.http_port
-    try:
-        print(probe(f"{reachable(options.address)}:{port}", options.model, options.timeout_s))
-    except ServeError as error:
-        return _fail(str(error), 1)
-    return 0
-
-
-def _reload(options: argparse.Namespace) -> int:
-    """Find the server and let it take what is there, in the Python environment that the server runs in."""
-    from jpeg_serve.machine import this_machine
-    from jpeg_serve.reload import choose_server, reload_server
-
-    repository = options.model_repository
-    if repository is None and options.http_port is None:
-        repository = DEFAULT_REPOSITORY
-    try:
-        file, running = choose_server(repository, options.http_port)
-        if running.prefix != sys.prefix and os.environ.get(_HANDED_OVER):
-            # A launcher that changes the environment would hand over for ever.
-            return _fail(
-                f"the server runs in the Python environment {running.prefix}, and {running.python} starts in another: "
-                "run jpeg-serve reload as the server was started",
-                1,
-            )
-        if running.prefix != sys.prefix:
-            # Which packages there are is a question to that environment.
-            command = [running.python, "-m", "jpeg_serve", "reload", "--model-repository", running.model_repository]
-            command += ["--http-port", running.http_address.rpartition(":")[2]]
-            command += ["--ready-timeout-s", str(options.ready_timeout_s), "--drain-s", str(options.drain_s)]
-            return subprocess.run(command, check=False, env={**os.environ, _HANDED_OVER: "1"}).returncode
-        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        if running.visible_devices is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
-        served = reload_server(
-            file,
-            running,
-            this_machine(Path(running.natives), environment),
-            lambda message: print(f"jpeg-serve: {message}", file=sys.stderr, flush=True),
-            load_s=options.ready_timeout_s,
-            unload_s=options.drain_s,
-        )
-        print(f"serving now: {'; '.join(served)}")
-    except ServeError as error:
-        return _fail(str(error), 1)
-    except OSError as error:
-        return _fail(f"{error.filename or 'jpeg-serve'}: {error.strerror}", 1)
-    return 0
-
-
+# Options of tritonserver that jpeg-serve must know, too.
 _OWN = (
     "--model-repository",
     "--http-port",
@@ -172,26 +53,308 @@ _OWN = (
     "--load-model",
 )
 
+# Set for the process that a reload runs in another Python environment.
+_HANDED_OVER = "JPEG_SERVE_HANDED_OVER"
 
-class _StopAsked(Exception):  # no error
+app = make_app(
+    COMMAND,
+    "Serve a model repository with the tritonserver on the PATH, else with the one in the wheel nvidia-pytriton.",
+    # One line per paragraph: the help wraps them to the terminal.
+    "Options after -- go to tritonserver as they are, for example: jpeg-serve -- --log-verbose=1\n\n"
+    "Ctrl-C or SIGTERM stops the server: it finishes open requests first. A second Ctrl-C ends it at once.\n\n"
+    "Exit status: 0 stopped by a signal, no problem found, reloaded, or classified; 1 it failed; 2 the call is "
+    "invalid.",
+)
+# The last one counts: containers append the user's options to their own.
+app.default_parameter = Parameter.combine(app.default_parameter, Parameter(allow_repeating=True))
+app.usage = f"Usage: {COMMAND} [run | check | reload | probe] [OPTIONS] [-- TRITON_OPTION...]"
+
+_LOAD, _SERVER = LoadOptions(), ServerOptions()
+
+_triton_options: ContextVar[tuple[str, ...]] = ContextVar("triton_options", default=())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: None takes sys.argv.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    end = tokens.index(END_OF_OPTIONS) if END_OF_OPTIONS in tokens else len(tokens)
+    own, triton = tokens[:end], tuple(tokens[end + 1 :])
+    if triton and own and own[0] in ("check", "reload", "probe"):
+        return fail(
+            COMMAND,
+            f"options of tritonserver, after --, are for run; {own[0]} takes none",
+            WRONG_CALL,
+            reason="invalid_call",
+        )
+    misplaced = [option.split("=")[0] for option in triton if option.split("=")[0] in _OWN]
+    if misplaced:
+        return fail(
+            COMMAND,
+            f"give {misplaced[0]} before the --: {COMMAND} needs its value, too",
+            WRONG_CALL,
+            reason="invalid_call",
+        )
+    reset = _triton_options.set(triton)
+    try:
+        return run_app(app, own, extra="serve", statuses={ServeError: FAILED})
+    finally:
+        _triton_options.reset(reset)
+
+
+def _validate_serve_with(_kind: Any, texts: tuple[str, ...]) -> None:
+    parse_serve_with(texts)
+
+
+def parse_serve_with(texts: Sequence[str]) -> dict[str, ServedWith]:
+    """Read `BACKEND=native` or `BACKEND=python`.
+
+    Raises:
+        ValueError: A text is neither, or no classifier form has this backend.
+    """
+    from jpeg_contract.forms import FORMS
+
+    known = sorted({form.backend for form in FORMS.values()})
+    choices: Mapping[str, ServedWith] = {"native": "native", "python": "python"}
+    chosen: dict[str, ServedWith] = {}
+    for text in texts:
+        backend, _, choice = text.partition("=")
+        if choice not in choices or backend not in known:
+            raise ValueError(f"write BACKEND=native or BACKEND=python, with a BACKEND of {', '.join(known)}")
+        chosen[backend] = choices[choice]
+    return chosen
+
+
+ServeWith = Annotated[
+    tuple[str, ...], Parameter(name="--serve-with", validator=_validate_serve_with, show_default=False)
+]
+
+
+@app.default
+def run(*, options: Annotated[ServerOptions, Parameter(name="*")] = _SERVER, serve_with: ServeWith = ()) -> int:
+    """Check the repository and serve it until Ctrl-C or SIGTERM.
+
+    Args:
+        options: See ServerOptions.
+        serve_with: BACKEND=native or BACKEND=python: which backend serves, can be repeated; by default each classifier
+            form decides.
+    """
+    from jpeg_serve.server import TritonServer
+    from jpeg_serve.tracing import collector_url
+
+    return _serve(
+        TritonServer(
+            replace(
+                options,
+                serve_with=parse_serve_with(serve_with),
+                trace_to=collector_url(options.trace_to) if options.trace_to else "",
+                triton=_triton_options.get(),
+            )
+        )
+    )
+
+
+app.command(run)
+
+
+@app.command
+def check(
+    *,
+    options: Annotated[LoadOptions, Parameter(name="*")] = _LOAD,
+    serve_with: ServeWith = (),
+    static: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Check the repository: its files, then a trial in a real tritonserver on free ports; one line per problem.
+
+    Args:
+        options: See LoadOptions.
+        serve_with: BACKEND=native or BACKEND=python: which backend serves, can be repeated; by default each classifier
+            form decides.
+        static: Check the files only, without the trial.
+        as_json: Print JSON instead of text.
+    """
+    from jpeg_serve.check import examine_repository
+    from jpeg_serve.machine import backends_folder, this_machine
+
+    chosen = parse_serve_with(serve_with)
+    repository = options.model_repository
+    machine = this_machine(backends=backends_folder(repository, options.backends), serve_with=chosen)
+    result = examine_repository(repository, machine, load=options.load)
+    if result.problems:
+        trial, problems = "not run: the files have problems", result.problems
+    elif static:
+        trial, problems = "not run: --static", []
+    else:
+        trial, problems = _try(replace(options, serve_with=chosen))
+    if as_json:
+        print_json(
+            {
+                "model_repository": str(repository),
+                "problems": [asdict(problem) for problem in problems],
+                "classifiers": [asdict(classifier) for classifier in result.classifiers],
+                "trial": trial,
+            }
+        )
+    else:
+        _print_check(repository, result, problems, trial)
+    return FAILED if problems else OK
+
+
+def _try(options: LoadOptions) -> tuple[str, list[Problem]]:
+    """Run the trial; return its outcome and its problems."""
+    from jpeg_serve.locate import find_installation
+    from jpeg_serve.trial import run_trial
+
+    try:
+        find_installation()
+    except PrerequisiteError as error:
+        return f"not run: {error}", []
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # As Ctrl-C does: the server of the trial is stopped first.
+    signal.signal(signal.SIGTERM, interrupt)
+    problems = run_trial(options, lambda seconds: note(COMMAND, f"loading for the trial, {seconds:.0f} s"))
+    return ("failed" if problems else "passed"), problems
+
+
+def _print_check(repository: Path, result: CheckResult, problems: list[Problem], trial: str) -> None:
+    from jpeg_serve.check import summary
+
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"trial in a real tritonserver: {trial}", file=sys.stderr)
+        return
+    print(summary(repository))
+    for classifier in result.classifiers:
+        print(classifier)
+    print(f"trial in a real tritonserver: {trial}")
+
+
+@app.command
+def reload(
+    *,
+    model_repository: Path | None = None,
+    http_port: Annotated[int | None, Parameter(validator=port)] = None,
+    ready_timeout_s: Annotated[float, Parameter(validator=positive)] = ServerOptions.ready_timeout_s,
+    drain_s: Annotated[int, Parameter(validator=natural)] = ServerOptions.drain_s,
+) -> int:
+    """Load the repository's current content into a running server; no request fails meanwhile.
+
+    That may be another classifier, a rebuilt one, another version, edited instances. The files are checked first.
+
+    Args:
+        model_repository: Repository of the server. By default model_repository, or any with --http-port.
+        http_port: Port of the server. By default the one that serves the repository.
+        ready_timeout_s: Time limit for each model to load, in seconds.
+        drain_s: Time limit for the last requests of models that are no longer used, in seconds.
+    """
+    from jpeg_serve.machine import this_machine
+    from jpeg_serve.probe import probe as probe_server
+    from jpeg_serve.reload import choose_server, reload_server
+
+    repository = DEFAULT_REPOSITORY if model_repository is None and http_port is None else model_repository
+    file, running = choose_server(repository, http_port)
+    if running.prefix != sys.prefix and os.environ.get(_HANDED_OVER):
+        # A launcher that changes the environment would repeat this for ever.
+        raise ReloadError(
+            f"the server runs in the Python environment {running.prefix}, and {running.python} starts in another: "
+            f"run {COMMAND} reload as the server was started",
+            reason="other_environment",
+        )
+    if running.prefix != sys.prefix:
+        # The packages of the server's environment count.
+        command = [running.python, "-m", "jpeg_serve", "reload", "--model-repository", running.model_repository]
+        command += ["--http-port", running.http_address.rpartition(":")[2]]
+        command += ["--ready-timeout-s", str(ready_timeout_s), "--drain-s", str(drain_s)]
+        return subprocess.run(command, check=False, env={**os.environ, _HANDED_OVER: "1"}).returncode
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    if running.visible_devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
+    machine = this_machine(
+        backends=Path(running.backends),
+        natives=Path(running.natives),
+        environment=environment,
+        serve_with=running.served_with,
+    )
+    served = reload_server(
+        file, running, machine, lambda step: note(COMMAND, step), load_s=ready_timeout_s, unload_s=drain_s
+    )
+    print(f"serving now: {'; '.join(served)}")
+    _report_probe(
+        lambda: probe_server(running.http_address, timeout_s=ready_timeout_s, repository=Path(running.model_repository))
+    )
+    return OK
+
+
+@app.command
+def probe(
+    *,
+    address: str = ServerOptions.address,
+    http_port: Annotated[int, Parameter(validator=port)] = ServerOptions.http_port,
+    model: str = ENSEMBLE,
+    model_repository: Path | None = None,
+    timeout_s: Annotated[float, Parameter(validator=positive)] = DEFAULT_TIMEOUT_S,
+) -> int:
+    """Let a server classify a photo, compare the label with the classifier's report, and print it: a health check.
+
+    Args:
+        address: IP address of the server.
+        http_port: Its HTTP port.
+        model: The ensemble.
+        model_repository: Its model repository. By default that of the running jpeg-serve of this user; without one,
+            the label is not compared.
+        timeout_s: Time limit for each connection and each response, in seconds.
+    """
+    from jpeg_serve.ports import reachable
+    from jpeg_serve.probe import probe as probe_server
+    from jpeg_serve.state import find_at
+
+    server = f"{reachable(address)}:{http_port}"
+    if model_repository is None and (running := find_at(server)) is not None:
+        model_repository = Path(running.model_repository)
+    result = probe_server(server, model, timeout_s, model_repository)
+    print(result.label)
+    if result.note:
+        note(COMMAND, f"probe: {result.note}")
+    return OK
+
+
+def _report_probe(probe_server: Callable[[], ProbeResult]) -> None:
+    """Probe a server, and report it on stderr; skip it where there is no classifier. Raises ProbeError."""
+    from jpeg_serve.probe import ProbeSkipped
+
+    try:
+        result = probe_server()
+    except ProbeSkipped as skipped:
+        note(COMMAND, f"probe skipped: {skipped}")
+        return
+    compared = f"; {result.note}" if result.note else ", as its report states"
+    note(COMMAND, f'probe: the photo is labelled "{result.label}"{compared}')
+
+
+class _Stopped(Exception):  # not an error
     """A signal came while the server was starting."""
 
 
 def _serve(server: TritonServer) -> int:
-    asked = 0
+    signals = 0
     ready = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            print(
-                "jpeg-serve: stopping; open requests are finished first, Ctrl-C again ends them",
-                file=sys.stderr,
-            )
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            note(COMMAND, "stopping; open requests are finished first, Ctrl-C again ends them")
             server.terminate()
             if not ready:
-                raise _StopAsked
+                raise _Stopped
         else:
             server.kill()
 
@@ -199,151 +362,26 @@ def _serve(server: TritonServer) -> int:
         signal.signal(number, on_signal)
     try:
         server.start()
-        print("jpeg-serve: loading the models ...", file=sys.stderr, flush=True)
-        server.wait_until_ready(lambda s: print(f"jpeg-serve: loading, {s:.0f} s", file=sys.stderr, flush=True))
+        for classifier in server.classifiers:
+            note(COMMAND, str(classifier))
+        note(COMMAND, "loading the models ...")
+        server.wait_until_ready(lambda seconds: note(COMMAND, f"loading, {seconds:.0f} s"))
+        # The first requests may compile kernels.
+        _report_probe(lambda: server.probe(server.options.ready_timeout_s))
         ready = True
-        print(
-            f"jpeg-serve: ready\n  HTTP     http://{server.http_address}\n  gRPC     {server.grpc_address}\n"
+        note(
+            COMMAND,
+            f"ready\n  HTTP     http://{server.http_address}\n  gRPC     {server.grpc_address}\n"
             f"  metrics  http://{server.metrics_address}/metrics",
-            file=sys.stderr,
-            flush=True,
         )
         status = server.wait()
-        if not asked:
-            raise ServerDied(f"tritonserver ended by itself (status {status}); its log above says why")
-    except _StopAsked:
+        if not signals:
+            raise ServerDied(
+                f"tritonserver ended by itself (status {status}); its log above has the reason", reason="server_ended"
+            )
+    except _Stopped:
         pass
     finally:
         server.stop()
-    print("jpeg-serve: stopped", file=sys.stderr)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jpeg-serve",
-        description="Serve a model repository with the tritonserver on the PATH, else with the one in the wheel "
-        "nvidia-pytriton.",
-        epilog=EPILOG,
-        usage="%(prog)s [run | check | reload | probe] [OPTION ...] [-- TRITON_OPTION ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "command", nargs="?", choices=["run", "check", "reload", "probe"], default="run", help=argparse.SUPPRESS
-    )
-    parser.add_argument(
-        "--model-repository",
-        type=Path,
-        metavar="DIR",
-        help=f"what to serve, check or reload (default: {DEFAULT_REPOSITORY})",
-    )
-    parser.add_argument(
-        "--http-port",
-        type=_port,
-        metavar="PORT",
-        help=f"0 takes a free one; for reload and probe: which server (default: {DEFAULT_HTTP_PORT}; for reload: any)",
-    )
-    for name, port in (("grpc", 8001), ("metrics", 8002)):
-        parser.add_argument(
-            f"--{name}-port",
-            type=_port,
-            default=port,
-            metavar="PORT",
-            help=f"0 takes a free one (default: {port})",
-        )
-    parser.add_argument(
-        "--address",
-        default="127.0.0.1",
-        metavar="IP",
-        help="what all three ports listen on; beyond 127.0.0.1 a gateway belongs in front (default: 127.0.0.1)",
-    )
-    parser.add_argument(
-        "--load-model",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a model to load, can be repeated (default: the ensembles and, through them, their steps)",
-    )
-    parser.add_argument(
-        "--backends",
-        type=Path,
-        metavar="DIR",
-        help="folder of Python-based backends (default: backends beside the model repository, else the project's)",
-    )
-    parser.add_argument(
-        "--ready-timeout-s",
-        type=float,
-        default=300,
-        metavar="SECONDS",
-        help="how long the models may take to load; for reload: each of them (default: 300)",
-    )
-    parser.add_argument(
-        "--drain-s",
-        type=int,
-        default=30,
-        metavar="SECONDS",
-        help="how long open requests may take once a stop, or an unload of their model, was asked for (default: 30)",
-    )
-    parser.add_argument(
-        "--trace-to",
-        type=_collector,
-        metavar="URL",
-        help="an OpenTelemetry collector that gets traces, as http://HOST:4318 (OTLP over HTTP; default: no traces)",
-    )
-    parser.add_argument(
-        "--trace-rate",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="trace every N-th request; one with the header traceparent always is, and with 0 only those (default: 1)",
-    )
-    parser.add_argument(
-        "--model",
-        default="jpeg_classifier",
-        metavar="NAME",
-        help="for probe: the model to ask (default: jpeg_classifier)",
-    )
-    parser.add_argument(
-        "--timeout-s",
-        type=_seconds,
-        default=10,
-        metavar="SECONDS",
-        help="for probe: how long it may take to connect, and to answer (default: 10)",
-    )
-    return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: give 0 or more")
-    return int(text)
-
-
-def _collector(text: str) -> str:
-    from jpeg_serve.tracing import collector_url
-
-    try:
-        return collector_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"jpeg-serve: {message}", file=sys.stderr)
-    return status
+    note(COMMAND, "stopped")
+    return OK

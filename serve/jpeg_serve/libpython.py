@@ -1,4 +1,4 @@
-"""The shared library of the running Python. Standard library only: setup asks it before anything is installed."""
+"""The shared library of the running Python. Standard library only: setup uses it before anything is installed."""
 
 import ctypes.util
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def find_libpython() -> Path | None:
-    """Path of libpython3.x.so.1.0 of the running Python, or None if there is none.
+    """Return the path of libpython3.x.so.1.0 of the running Python, or None if there is none.
 
     Triton's Python backend links its worker processes against it. Some Pythons are built without it.
     """
@@ -20,14 +20,14 @@ def find_libpython() -> Path | None:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    # Somewhere in the loader's own folders: it will be found by name, so the folder does not matter.
+    # In the dynamic linker's own folders: it is found by name, so that the folder does not matter.
     if ctypes.util.find_library(f"python{sys.version_info.major}.{sys.version_info.minor}"):
         return Path(name)
     return None
 
 
 def libpython_remedy() -> str:
-    """One sentence: what is missing and what brings it."""
+    """Return one sentence: which library is missing, and how to install it."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return (
         f"{sys.executable} has no shared library libpython{version}.so, which Triton's Python backend needs: "

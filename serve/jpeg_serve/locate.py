@@ -1,4 +1,4 @@
-"""Which tritonserver runs here, and with which libraries: the one on the PATH, else the wheel's."""
+"""The tritonserver that runs here, and its libraries: the one on the PATH, else that of the wheel nvidia-pytriton."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from jpeg_contract.remedies import install_command
+
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.libpython import find_libpython, libpython_remedy
 
@@ -18,11 +20,14 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver and what it needs.
+    """A tritonserver and its requirements.
 
-    backends: folder with its native backends. stub: the Python backend's worker program for the running Python,
-    if it is not in that folder already. library_folders: what its loader must search. is_embedded: whether it is the
-    wheel's, which has the Python backend only.
+    Attributes:
+        executable: The program.
+        backends: Folder of its native backends.
+        stub: The Python backend's worker program for the running Python; None if that folder has it already.
+        library_folders: Folders that the dynamic linker must search.
+        is_embedded: Whether it is the wheel's, which has the Python backend only.
     """
 
     executable: Path
@@ -32,9 +37,9 @@ class Installation:
     is_embedded: bool = False
 
     def environment(self) -> dict[str, str]:
-        """The environment to run it in: this process's, with its libraries and this Python first.
+        """Return its environment variables: this process's, with its libraries and this Python first.
 
-        The Python backend's workers take the first python3 on the PATH for theirs.
+        The Python backend's workers run the first python3 on the PATH.
         """
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -44,15 +49,11 @@ class Installation:
         return environment
 
 
-def install_command(extra: str) -> str:
-    """What brings an extra of this project into the Python environment: the project is in no package index."""
-    return f"pip install -e '.[{extra}]' in this project's folder"
-
-
 def find_installation() -> Installation:
-    """The tritonserver on the PATH, as in NVIDIA's container, else the one in the wheel nvidia-pytriton.
+    """Find the tritonserver on the PATH, as in NVIDIA's container, else the one in the wheel nvidia-pytriton.
 
-    Raises PrerequisiteError if there is none, or if it cannot run with this Python.
+    Raises:
+        PrerequisiteError: There is none, or it cannot run with this Python.
     """
     on_path = shutil.which("tritonserver")
     if on_path is not None:
@@ -62,7 +63,8 @@ def find_installation() -> Installation:
     if wheel is None or wheel.origin is None:
         raise PrerequisiteError(
             "there is no tritonserver: neither on the PATH, as in NVIDIA's container, nor from the package "
-            f"nvidia-pytriton, which is not in {sys.prefix}: {install_command('serve')}"
+            f"nvidia-pytriton, which is not in {sys.prefix}: {install_command('serve')}",
+            reason="no_tritonserver",
         )
     package = Path(wheel.origin).parent
     server = package / "tritonserver"
@@ -71,15 +73,16 @@ def find_installation() -> Installation:
         known = ", ".join(sorted((path.name for path in stub.parents[1].iterdir()), key=lambda v: int(v.split(".")[1])))
         raise PrerequisiteError(
             f"the embedded Triton has Python backends for Python {known}, and this is {PYTHON_VERSION}: "
-            "use one of those"
+            "use one of those",
+            reason="python_unsupported",
         )
     libpython = find_libpython()
     if libpython is None:
-        raise PrerequisiteError(libpython_remedy())
+        raise PrerequisiteError(libpython_remedy(), reason="libpython_missing")
     libraries = [package.parent / "nvidia_pytriton.libs"]
     if libpython.is_absolute():
         libraries.append(libpython.parent)
-    # The server image puts it there: what is copied instead could not be run from a /tmp that is mounted noexec.
+    # The server image puts it there: a copy in a /tmp that is mounted noexec could not run.
     placed = server / "backends" / "python" / stub.name
     in_place = placed.is_file() and filecmp.cmp(placed, stub, shallow=False)
     return Installation(

@@ -1,7 +1,7 @@
 """Triton's management calls over gRPC, with the keys that open them.
 
-Over HTTP, the thread that takes a load is blocked until the model is loaded, and with it all connections that this
-thread serves, health checks too. Over gRPC nobody waits.
+Over HTTP, the thread that receives a load call is blocked until the model is loaded, and with it all connections that
+this thread serves, health checks too. Over gRPC, no client waits.
 
 Source: Triton's extension_model_repository.md, and protocol/inference_protocols.md on restricted protocols.
 """
@@ -13,29 +13,31 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
+# In this order: tritonclient takes a missing protobuf for an installation of its own without gRPC.
+from jpeg_contract.model_config import ModelConfig
+from tritonclient import grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from jpeg_serve.errors import ReloadError
-from jpeg_serve.triton_config import ModelConfig, grpc_client
 
-# Calls that answer at once, but may wait behind one that loads a model.
-_ANSWER_S = 30.0
+# For calls that return at once, but may wait behind one that loads a model.
+_RESPONSE_S = 30.0
 
 _OPTION = "--grpc-restricted-protocol"
-# Triton hands a call on to a restricted protocol only with the key in this header.
+# Triton accepts a call of a restricted protocol only with the key in this header.
 _HEADER = "triton-grpc-protocol-"
 
 _CHANNEL = [
-    # Servers are on this machine: through no proxy, whatever the environment says.
+    # Servers are on this machine: the environment's proxy does not apply.
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", -1),
 ]
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 
 def restricted_protocols(arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """What tritonserver's command line shuts over gRPC: for each protocol, the key and the value that open it."""
+    """Return the restricted gRPC protocols of a command line of tritonserver, each with its key and value."""
     keys: dict[str, tuple[str, str]] = {}
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -51,7 +53,7 @@ def restricted_protocols(arguments: Sequence[str]) -> dict[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class ModelState:
-    """One version of a model in the server. reason: why it is not ready, or what failed last."""
+    """One version of a model in the server. reason: why it is not ready, or the last failure."""
 
     name: str
     version: str
@@ -60,9 +62,12 @@ class ModelState:
 
 
 class Management:
-    """One server, to be used in a `with` block.
+    """One server, for a `with` block.
 
-    address: HOST:PORT of its gRPC. keys: of `restricted_protocols`. load_s: how long one model may take to load.
+    Args:
+        address: HOST:PORT of its gRPC.
+        keys: Of `restricted_protocols`.
+        load_s: Time limit for one model to load, in seconds.
     """
 
     def __init__(self, address: str, keys: Mapping[str, Sequence[str]], *, load_s: float) -> None:
@@ -80,19 +85,25 @@ class Management:
         self._client.close()
 
     def config(self, model: str) -> ModelConfig | None:
-        """A loaded model's config, None if it is not loaded."""
+        """Return a loaded model's config, None if it is not loaded."""
         try:
-            answer: Any = self._call("model-config", lambda **how: self._client.get_model_config(model, **how))
+            response: Any = self._call("model-config", lambda **how: self._client.get_model_config(model, **how))
         except _NotFound:
             return None
         config = ModelConfig()
-        config.CopyFrom(answer.config)
+        config.CopyFrom(response.config)
         return config
 
     def load(self, model: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Load a model, or load it again if its files changed. Raises ReloadError with Triton's reason.
+        """Load a model, or load it again if its files changed.
 
-        config, files: instead of the repository's; the config as JSON, the files by "file:" and their path.
+        Args:
+            model: Its name.
+            config: As JSON, instead of the repository's.
+            files: Content by "file:" and the path, instead of the repository's.
+
+        Raises:
+            ReloadError: Triton's reason.
         """
         self._call(
             "model-repository",
@@ -101,47 +112,54 @@ class Management:
         )
 
     def unload(self, model: str) -> None:
-        """Ask for a model to be unloaded; returns at once, requests in flight are answered first."""
+        """Start to unload a model; open requests are finished first."""
         self._call("model-repository", lambda **how: self._client.unload_model(model, **how))
 
     def states(self) -> Iterator[ModelState]:
-        """All versions of all models that the server knows of."""
+        """Return all versions of all models in the server's repository."""
         index: Any = self._call("model-repository", self._client.get_model_repository_index)
         for entry in index.models:
             yield ModelState(str(entry.name), str(entry.version), str(entry.state), str(entry.reason))
 
-    def _call(self, protocol: str, ask: Callable[..., _Answer], timeout_s: float = _ANSWER_S) -> _Answer:
-        """What Triton answers. Raises _NotFound, or ReloadError with Triton's reason or with why it did not answer."""
+    def _call(self, protocol: str, send: Callable[..., _Response], timeout_s: float = _RESPONSE_S) -> _Response:
+        """Send a call and return Triton's response.
+
+        Raises:
+            ReloadError: Triton's reason, or why there is no response; _NotFound if Triton does not know the model.
+        """
         headers: dict[str, str] = {}
         if protocol in self._keys:
             key, secret = self._keys[protocol]
-            headers[f"{_HEADER}{key}".lower()] = secret  # gRPC knows no other names
+            headers[f"{_HEADER}{key}".lower()] = secret  # gRPC has no other names
         try:
-            return ask(headers=headers, client_timeout=timeout_s)
+            return send(headers=headers, client_timeout=timeout_s)
         except InferenceServerException as error:
             status, message = str(error.status()).rpartition(".")[2], str(error.message())
             if status == "NOT_FOUND":
                 raise _NotFound(reason(message)) from error
             if status == "DEADLINE_EXCEEDED":
                 raise ReloadError(
-                    f"the server at {self.address} did not answer within {timeout_s:.0f} s; a model that takes longer "
-                    "to load needs more --ready-timeout-s. It may still come; run jpeg-serve reload again"
+                    f"the server at {self.address} did not respond within {timeout_s:.0f} s; a model that takes longer "
+                    "to load needs more --ready-timeout-s. It may still load; run jpeg-serve reload again",
+                    reason="server_timeout",
                 ) from error
             if "protocol is restricted" in message:
                 raise ReloadError(
-                    f"the server at {self.address} refuses to be managed with its key: was it started with "
-                    f"{_OPTION} of your own? Give it as {protocol}:KEY=VALUE, with a KEY in small letters"
+                    f"the server at {self.address} refuses its management key. If it was started with another "
+                    f"{_OPTION}, write that as {protocol}:KEY=VALUE, with a KEY in lower case",
+                    reason="key_refused",
                 ) from error
-            if status == "UNAVAILABLE" and not self._is_there():
+            if status == "UNAVAILABLE" and not self._is_reachable():
                 raise ReloadError(
-                    f"the server at {self.address} does not answer over gRPC, which a reload needs: {message}"
+                    f"the server at {self.address} does not respond over gRPC, which a reload needs: {message}",
+                    reason="server_unreachable",
                 ) from error
             raise ReloadError(reason(message)) from error
 
-    def _is_there(self) -> bool:
-        """Whether something answers, if only with a refusal: Triton says UNAVAILABLE of models and of keys, too."""
+    def _is_reachable(self) -> bool:
+        """Whether a server responds, if only with a refusal: Triton returns UNAVAILABLE for models and keys, too."""
         try:
-            self._client.is_server_live(client_timeout=_ANSWER_S)
+            self._client.is_server_live(client_timeout=_RESPONSE_S)
         except InferenceServerException as error:
             return "protocol is restricted" in str(error.message())
         return True
@@ -152,6 +170,6 @@ class _NotFound(ReloadError):
 
 
 def reason(text: str) -> str:
-    """Triton's error without the traceback of a Python model."""
-    # A Python traceback begins with "At:"; the reason stands before it.
+    """Return Triton's error without the traceback of a Python model."""
+    # A Python traceback begins with "At:", after the reason.
     return text.split("\n\nAt:\n", maxsplit=1)[0].strip().rstrip(";")

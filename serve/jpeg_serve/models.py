@@ -1,88 +1,53 @@
-"""The models of a repository, their version folders, and which of those Triton serves."""
+"""The models of a repository, their version folders, and the versions that Triton serves."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jpeg_serve.triton_config import ModelConfig, text_format
+from jpeg_contract import model_config
+from jpeg_contract.forms import FORMS, ClassifierForm, form_of_backend, form_of_model
+from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig
+from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
 
-CONFIG = "config.pbtxt"
+ENSEMBLE_PLATFORM = "ensemble"
+PYTHON = "python"
+PYTHON_MODEL = "model.py"
 
-# What Triton loads from a version folder if the config does not say `default_model_filename`.
-_DEFAULT_FILES = {
-    "python": "model.py",
-    "onnxruntime": "model.onnx",
-    "tensorrt": "model.plan",
-    "pytorch": "model.pt",
-    "tensorflow": "model.savedmodel",
-    "openvino": "model.xml",
-}
-_PLATFORMS = {
-    "onnxruntime_onnx": "onnxruntime",
-    "tensorrt_plan": "tensorrt",
-    "pytorch_libtorch": "pytorch",
-    "tensorflow_savedmodel": "tensorflow",
-}
-_CLASSIFIER = "classifier_"
-
-# The newest format of jpeg-build's reports that is understood.
-REPORT_FORMAT = 1
-_SHOWN = 40
-
-
-@dataclass(frozen=True)
-class _Field:
-    """A field of a report. kind: its type in JSON; a list is one of whole numbers. fields: of an object."""
-
-    kind: type
-    needed: bool = False
-    fields: Mapping[str, _Field] = field(default_factory=dict)
-
-
-# What is read here of a report. Earlier builds wrote fewer of the fields that are not needed.
-_FIELDS = {
-    "recipe": _Field(str, needed=True),
-    "recipe_sha256": _Field(str, needed=True),
-    "precision": _Field(str, needed=True),
-    "classes": _Field(int, needed=True),
-    "input": _Field(list, needed=True),
-    "artefact": _Field(dict, needed=True, fields={name: _Field(str, needed=True) for name in ("file", "sha256")}),
-    "requires": _Field(
-        dict,
-        fields={
-            **{name: _Field(str) for name in ("compute_capability", "tensorrt", "torch", "torch_tensorrt")},
-            **{name: _Field(bool) for name in ("hardware_compatible", "version_compatible")},
-        },
-    ),
-    "asked": _Field(dict, fields={name: _Field(bool) for name in ("trt", "per_gpu")}),
-}
-
-# Triton 2.51 takes every folder for a version whose name begins with a number, and leaves out those with a leading
-# zero. Tried: it loads 0, and looks for 5 where a folder is called 5x.
+# Triton 2.51 takes every folder for a version whose name begins with a number, and skips those with a leading zero.
+# Tried: it loads 0, and looks for 5 where a folder is called 5x.
 _VERSION = re.compile(r"[+-]?[0-9]+")
 _PROPER_VERSION = re.compile(r"0|[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: a file in the repository, with a line where there is one."""
+    """A reason why a repository cannot be served.
+
+    Attributes:
+        where: File in the repository, with a line where there is one.
+        message: The fault and its remedy.
+        reason: Stable code in snake_case.
+    """
 
     where: str
     message: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}"
+        return f"{self.where}: {self.message} [{self.reason}]"
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version folder. number: what Triton takes its name for."""
+    """A version folder.
+
+    Attributes:
+        number: The version that Triton takes the folder's name for.
+        folder: Its path.
+    """
 
     number: int
     folder: Path
@@ -95,7 +60,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Model:
-    """A folder of the repository with a config that could be parsed."""
+    """A folder of the repository with a config that can be parsed."""
 
     name: str
     folder: Path
@@ -109,39 +74,67 @@ class Model:
     @property
     def is_ensemble(self) -> bool:
         """Whether it runs other models."""
-        return bool(self.config.platform == "ensemble")
+        return bool(self.config.platform == ENSEMBLE_PLATFORM or self.config.HasField("ensemble_scheduling"))
 
     @property
     def backend(self) -> str:
-        """Name of the backend that runs it, also where the config gives a platform only."""
-        return str(self.config.backend or _PLATFORMS.get(self.config.platform, self.config.platform))
+        """Name of the backend that runs it, also where the config has a platform only."""
+        config = self.config
+        return str(config.backend or _backends_by_platform().get(config.platform, config.platform))
+
+    @property
+    def form(self) -> ClassifierForm | None:
+        """The classifier form that its backend serves, None for a model of another kind."""
+        return None if self.is_ensemble else form_of_backend(self.backend)
 
     @property
     def built_as(self) -> str:
-        """What jpeg-build calls it, after --backend; empty if it is no classifier."""
-        return self.name.removeprefix(_CLASSIFIER) if self.name.startswith(_CLASSIFIER) else ""
+        """Name of the classifier form that jpeg-build builds under this model's name; empty if it builds none."""
+        form = form_of_model(self.name)
+        return form.name if form is not None else ""
+
+    @property
+    def is_preprocess(self) -> bool:
+        """Whether it is this project's model that decodes."""
+        return self.name == PREPROCESS and self.backend == PYTHON
+
+    @property
+    def is_postprocess(self) -> bool:
+        """Whether it is this project's model that labels."""
+        return self.name == POSTPROCESS and self.backend == PYTHON
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a stage of this project, to which the contract between the stages applies."""
+        return self.is_preprocess or self.is_postprocess or self.form is not None
 
     @property
     def file(self) -> str | None:
-        """Name of what Triton loads from a version folder, None if that is the backend's secret."""
-        return self.config.default_model_filename or _DEFAULT_FILES.get(self.backend)
+        """Name of the file or folder that Triton loads from a version folder, None if it depends on the backend."""
+        default = PYTHON_MODEL if self.backend == PYTHON else self.form.artefact if self.form is not None else None
+        return self.config.default_model_filename or default
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parameters, names to texts."""
+        return model_config.parameters(self.config)
 
     def parameter(self, name: str) -> str:
-        """A parameter's text, empty if there is none."""
-        return str(self.config.parameters[name].string_value) if name in self.config.parameters else ""
+        """Return a parameter's text, empty if there is none."""
+        return self.parameters.get(name, "")
 
     def versions(self) -> list[Version]:
-        """The version folders that are there, the newest last."""
+        """Return the version folders that exist, the newest last."""
         found = []
         for folder in self.folder.iterdir():
             name = _VERSION.match(folder.name)
-            left_out = len(folder.name) > 1 and folder.name[0] == "0"
-            if folder.is_dir() and name is not None and not left_out:
+            skipped = len(folder.name) > 1 and folder.name[0] == "0"
+            if folder.is_dir() and name is not None and not skipped:
                 found.append(Version(int(name[0]), folder))
         return sorted(found, key=lambda version: version.number)
 
     def served(self) -> list[Version]:
-        """The versions that Triton serves, by the config's version_policy; without one, the newest.
+        """Return the versions that Triton serves, by the config's version_policy; without one, the newest.
 
         Source: ModelVersionPolicy in model_config.proto.
         """
@@ -154,22 +147,27 @@ class Model:
         return versions[max(0, len(versions) - count) :]
 
     def artefacts(self) -> list[tuple[Version, Path]]:
-        """What Triton may load of the versions that it serves, whether it is there or not."""
+        """Return the artefacts that Triton may load, of the versions that it serves; they may be missing."""
         if self.file is None:
             return []
         files = [*self.config.cc_model_filenames.values(), self.file]
         return [(version, version.folder / file) for version in self.served() for file in dict.fromkeys(files)]
 
     def missing_versions(self) -> list[int]:
-        """Versions that the policy names, and that are not there."""
-        there = {version.number for version in self.versions()}
-        return [number for number in self.config.version_policy.specific.versions if number not in there]
+        """Return the versions that the policy names and that do not exist."""
+        present = {version.number for version in self.versions()}
+        return [number for number in self.config.version_policy.specific.versions if number not in present]
 
 
 def read_models(repository: Path) -> tuple[dict[str, Model], list[Problem]]:
-    """The models of a repository by their names, and what keeps others from being read."""
+    """Read the configs of a repository.
+
+    Returns:
+        The models by their names, and the problems of those that cannot be read.
+    """
     if not repository.is_dir():
-        return {}, [Problem(str(repository), "there is no such folder; name it with --model-repository DIR")]
+        message = "there is no such folder; name it with --model-repository DIR"
+        return {}, [Problem(str(repository), message, "repository_missing")]
     models: dict[str, Model] = {}
     problems = []
     # A volume with a file system of its own has lost+found at its root.
@@ -177,107 +175,50 @@ def read_models(repository: Path) -> tuple[dict[str, Model], list[Problem]]:
     for folder in sorted(path for path in folders if path.is_dir()):
         where = f"{folder.name}/{CONFIG}"
         try:
-            text = (folder / CONFIG).read_text(encoding="utf-8")
-            models[folder.name] = Model(folder.name, folder, text_format.Parse(text, ModelConfig()))
-        except FileNotFoundError:
-            problems.append(Problem(where, "is missing; write it, or build the model with jpeg-build"))
-        except OSError as error:
-            problems.append(Problem(where, f"cannot be read: {error.strerror}"))
-        except UnicodeDecodeError as error:
-            problems.append(Problem(where, f"is not UTF-8 text (byte {error.start})"))
-        except text_format.ParseError as error:
-            line = error.GetLine()
-            # The message begins with line and column, which `where` says already.
-            message = str(error).split(" : ", 1)[-1].replace("\n", " ").strip()
-            problems.append(Problem(f"{where}:{line}" if line else where, f"cannot be parsed: {message}"))
+            models[folder.name] = Model(folder.name, folder, model_config.read(folder / CONFIG))
+        except ConfigError as error:
+            remedy = "; write it, or build the model with jpeg-build" if error.missing else ""
+            where = f"{where}:{error.line}" if error.line else where
+            problems.append(Problem(where, f"{error}{remedy}", error.reason))
     if not models and not problems:
-        problems.append(Problem(str(repository), "holds no model; build one with jpeg-build"))
+        problems.append(Problem(str(repository), "holds no model; build one with jpeg-build", "repository_empty"))
     return models, problems
 
 
-def served_models(models: dict[str, Model], load: Sequence[str] = ()) -> list[Model]:
-    """The models named by `load` and, through them, their steps; by default the ensembles, or all if there is none."""
+def served_models(models: Mapping[str, Model], load: Sequence[str] = ()) -> list[Model]:
+    """Return the models that Triton loads.
+
+    Args:
+        models: All models of the repository.
+        load: Names of the models to load; none takes the ensembles, or all models if there is no ensemble.
+
+    Returns:
+        These models and, through ensembles, their steps.
+    """
     ensembles = [model.name for model in models.values() if model.is_ensemble]
-    wanted = set(load or ensembles or models)
-    for model in models.values():
-        if model.name in wanted and model.is_ensemble:
-            wanted |= {step.model_name for step in model.config.ensemble_scheduling.step}
+    waiting = list(load or ensembles or models)
+    wanted: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in wanted or name not in models:
+            continue
+        wanted.add(name)
+        if models[name].is_ensemble:
+            waiting += step_names(models[name].config)
     return [model for model in models.values() if model.name in wanted]
 
 
+def step_names(config: ModelConfig) -> list[str]:
+    """Return the names of an ensemble's steps, in their order; none for another model."""
+    return [str(step.model_name) for step in config.ensemble_scheduling.step]
+
+
 def recipe_of(models: Mapping[str, Model]) -> str:
-    """Name of the recipe that the repository's geometry comes from, for remedies: of the first step that states one."""
-    names = [step.model_name for model in models.values() for step in model.config.ensemble_scheduling.step]
-    stated = (models[name].parameter("recipe") for name in [*names, *models] if name in models)
-    return next((recipe for recipe in stated if recipe), "")
+    """Return the name of the recipe that the repository is built from: that of the first step with one, else ""."""
+    names = [name for model in models.values() for name in step_names(model.config)]
+    recipes = (models[name].parameter("recipe") for name in [*names, *models] if name in models)
+    return next((recipe for recipe in recipes if recipe), "")
 
 
-def report_path(artefact: Path) -> Path:
-    """Where the report on an artefact lies: model.json beside model.plan, sm90.json beside sm90.plan."""
-    return artefact.with_suffix(".json")
-
-
-def read_report(artefact: Path) -> dict[str, Any] | str:
-    """The report on an artefact, or what is wrong with it, as a sentence without its subject."""
-    unknown = f"so nobody knows what {artefact.name} is"
-    try:
-        report = json.loads(report_path(artefact).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"is missing, {unknown}"
-    except (OSError, ValueError):
-        return f"is not JSON that can be read, {unknown}"
-    made = report.get("format") if isinstance(report, dict) else None
-    if not isinstance(made, int) or not _is_a(int, made) or made < 1:
-        return "is not a report of jpeg-build"
-    if made > REPORT_FORMAT:
-        return f"was written by a newer jpeg-build (in format {made}, and this jpeg-serve knows {REPORT_FORMAT})"
-    if wrong := _wrong_field(report, _FIELDS):
-        return f"is damaged ({wrong})"
-    return dict(report)
-
-
-def _wrong_field(report: Mapping[str, Any], fields: Mapping[str, _Field], inside: str = "") -> str:
-    """The first field that has not what jpeg-build writes there; empty if there is none."""
-    for name, known in fields.items():
-        if name not in report:
-            if known.needed:
-                return f"it has no {inside}{name}"
-            continue
-        value = report[name]
-        if not _is_a(known.kind, value):
-            said = json.dumps(value)
-            return f"its {inside}{name} is {said if len(said) < _SHOWN else said[:_SHOWN] + '...'}"
-        if known.kind is dict and (wrong := _wrong_field(value, known.fields, f"{inside}{name}.")):
-            return wrong
-    return ""
-
-
-def _is_a(kind: type, value: Any) -> bool:
-    """Whether a value is of a type of JSON: true is no number; a list is one of whole numbers."""
-    if kind is list:
-        return isinstance(value, list) and all(_is_a(int, each) for each in value)
-    return type(value) is kind
-
-
-def artefact_sha256(artefact: Path) -> str:
-    """SHA-256 of an artefact, as its report states it.
-
-    Of one file: of its bytes. Of a folder, or of the pair X.xml and X.bin: of the lines "<sha256>  <path>" over all
-    its files in the order of their paths.
-    """
-    if artefact.is_dir():
-        files = {file.relative_to(artefact).as_posix(): file for file in artefact.rglob("*") if file.is_file()}
-    elif artefact.suffix == ".xml":
-        files = {file.name: file for file in (artefact, artefact.with_suffix(".bin"))}
-    else:
-        return _file_sha256(artefact)
-    lines = "".join(f"{_file_sha256(files[path])}  {path}\n" for path in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _backends_by_platform() -> dict[str, str]:
+    return {form.platform: form.backend for form in FORMS.values() if form.platform}

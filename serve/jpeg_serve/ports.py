@@ -1,4 +1,4 @@
-"""Ports: free ones, and what to say of taken ones."""
+"""TCP ports: free ones, and the error for taken ones."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ LOOPBACK = "127.0.0.1"
 
 
 def reachable(address: str) -> str:
-    """An address to connect to, for one to listen on."""
+    """Return an address to connect to, for one to listen on."""
     return LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104  # compared, not bound
 
 
 def free_port(address: str) -> int:
-    """A TCP port that is free on `address` at this moment."""
-    with socket.create_server((address, 0)) as probe:
-        port: int = probe.getsockname()[1]
+    """Return a TCP port that is free on `address` at this moment."""
+    with socket.create_server((address, 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
 def require_free(address: str, port: int, option: str) -> None:
-    """Raises PortError if something listens on the port, or if it may not be used; `option` changes it."""
+    """Make sure that a port can be used.
+
+    Args:
+        address: IP address to listen on.
+        port: The port.
+        option: The command-line option that changes it.
+
+    Raises:
+        PortError: Another program listens on the port, or this user may not.
+    """
     try:
         # SO_REUSEADDR, which create_server sets, allows for connections that are still closing, as Triton does.
         with socket.create_server((address, port)):
             pass
     except OSError as error:
         # Python's own text names the address again.
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        cause = os.strerror(error.errno) if error.errno else str(error)
         raise PortError(
-            f"port {port} on {address} cannot be used ({reason}): choose another with {option} PORT, "
-            f"or a free one with {option} 0"
+            f"port {port} on {address} cannot be used ({cause}): choose another with {option} PORT, or a free one with "
+            f"{option} 0"
         ) from error

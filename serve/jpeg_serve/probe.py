@@ -1,56 +1,275 @@
-"""One real inference, for health checks: a server that is ready may still have a model that does not answer."""
+"""Real inferences as a health check: a server that is ready may still have a model that fails, or labels wrongly."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from jpeg_contract.forms import ClassifierForm, form_of_backend
+from jpeg_contract.probe_photo import PROBE_PHOTO
+from jpeg_contract.remedies import reload_command
+from jpeg_contract.report import KnownClass, Report, find_report
+from jpeg_contract.tensors import ENSEMBLE, ERROR, IMAGE, INDEX, LABEL, OUTPUT
+
 from jpeg_serve.errors import ProbeError
+from jpeg_serve.rebuild import rebuild_command
 
-# A gradient of 64 by 64 pixels, made for this.
-PHOTO = Path(__file__).with_name("probe.jpg")
+PHOTO = PROBE_PHOTO
+
+# How many copies of the photo the second request holds: rows of one batch must not mix.
+COPIES = 3
+DEFAULT_TIMEOUT_S = 10.0
+
+_OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
 
 
-def probe(address: str, model: str, timeout_s: float) -> str:
-    """Send a small JPEG to a model over HTTP; returns the best label.
+class ProbeSkipped(ProbeError):
+    """The model is not an image classifier of this project, or its requests need a key: there is nothing to compare.
 
-    address: HOST:PORT. timeout_s: for each step, to connect and to answer. Raises ProbeError if there is no label.
+    Reasons: not_a_classifier, inference_restricted.
     """
-    connection = http.client.HTTPConnection(address, timeout=timeout_s)
-    path = f"/v2/models/{quote(model, safe='')}/infer"
-    # The whole body is the one input, as documented under "raw binary request" in Triton's HTTP extensions.
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+
+    reason = "not_a_classifier"
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A successful probe.
+
+    Attributes:
+        label: The best label of the photo.
+        note: Why labels were not compared with a report; empty if they were.
+    """
+
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The result for one image."""
+
+    index: int
+    label: str
+    error: str
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """The statement of the classifier's report about the photo.
+
+    Attributes:
+        classes: Acceptable best classes.
+        build: The command that builds the classifier again.
+    """
+
+    classes: list[KnownClass]
+    build: str
+
+
+def probe(
+    address: str, model: str = ENSEMBLE, timeout_s: float = DEFAULT_TIMEOUT_S, repository: Path | None = None
+) -> ProbeResult:
+    """Let a server classify a photo over HTTP, in a request of one image and in one of three copies.
+
+    Args:
+        address: HOST:PORT.
+        model: The ensemble.
+        timeout_s: Time limit for each connection and each response, in seconds.
+        repository: The model repository that the server serves; None compares no labels.
+
+    Raises:
+        ProbeSkipped: The model is not an image classifier of this project, or its requests need a key.
+        ProbeError: The server does not classify the photo, or as another class than the classifier's report names.
+    """
+    server = _Server(address, model, timeout_s)
     try:
-        connection.request("POST", path, PHOTO.read_bytes(), headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        header = answer.headers.get("Inference-Header-Content-Length")
-    except TimeoutError as error:
-        raise ProbeError(f"{model} on {address} did not answer within {timeout_s:g} s") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise ProbeError(f"{address} cannot be asked: {str(error) or type(error).__name__}") from error
+        config = server.config(model)
+        if config is not None and not _is_classifier(config):
+            raise ProbeSkipped(
+                f"{model} on {address} is not an image classifier of this project: it needs the input {IMAGE} and the "
+                f"outputs {LABEL} and {INDEX}"
+            )
+        copies = min(COPIES, int((config or {}).get("max_batch_size", COPIES)))
+        responses = [server.classify(1)] + ([server.classify(copies)] if copies > 1 else [])
+        for rows in responses:
+            _require_labels(f"{model} on {address}", rows)
+        expected, note = _expected(server, config, repository)
     finally:
-        connection.close()
-    if answer.status != 200:
-        raise ProbeError(f"{model} on {address} answers {answer.status}: {body[:300].decode(errors='replace')}")
-    try:
-        return _best_label(body, int(header or 0))
-    except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise ProbeError(f"{model} on {address} answers something else than labels") from error
+        server.close()
+    if expected is not None:
+        for rows in responses:
+            _require_expected(f"{model} on {address}", rows, expected, repository)
+    return ProbeResult(responses[0][0].label, note)
 
 
-def _best_label(body: bytes, header: int) -> str:
-    """The first string of the output LABEL: each is its length, 4 bytes, little-endian, and its bytes."""
-    start = header
-    for output in json.loads(body[:header])["outputs"]:
+class _Server:
+    """A server's HTTP endpoint, for requests one after the other."""
+
+    def __init__(self, address: str, model: str, timeout_s: float) -> None:
+        self._address, self._model, self._timeout_s = address, model, timeout_s
+        self._connection = http.client.HTTPConnection(address, timeout=timeout_s)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def config(self, model: str) -> dict[str, Any] | None:
+        """Return a loaded model's config; None if it may not be read."""
+        return self._read(f"/v2/models/{quote(model, safe='')}/config", model)
+
+    def versions(self, model: str) -> list[int]:
+        """Return the loaded versions of a model."""
+        metadata = self._read(f"/v2/models/{quote(model, safe='')}", model)
+        return [int(version) for version in (metadata or {}).get("versions", [])]
+
+    def classify(self, copies: int) -> list[_Row]:
+        """Classify copies of the photo in one request."""
+        photo = PROBE_PHOTO.read_bytes()
+        if copies == 1:
+            # The whole body is the one input: "raw binary request" in Triton's HTTP extensions.
+            header, body = b"", photo
+        else:
+            body = (struct.pack("<I", len(photo)) + photo) * copies
+            tensor = {
+                "name": IMAGE,
+                "shape": [copies, 1],
+                "datatype": "BYTES",
+                "parameters": {"binary_data_size": len(body)},
+            }
+            header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        status, body, length = self._request(
+            "POST",
+            f"/v2/models/{quote(self._model, safe='')}/infer",
+            header + body,
+            {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))},
+        )
+        if status == _FORBIDDEN:
+            raise ProbeSkipped(f"{self._address} accepts inferences with a key only", reason="inference_restricted")
+        if status != _OK:
+            raise ProbeError(
+                f"{self._model} on {self._address} returns status {status}: {body[:300].decode(errors='replace')}",
+                reason="request_refused",
+            )
+        try:
+            return _rows(body, length)
+        except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            raise ProbeError(f"{self._model} on {self._address} returns no labels", reason="no_label") from error
+
+    def _read(self, path: str, model: str) -> dict[str, Any] | None:
+        status, body, _ = self._request("GET", path)
+        if status == _FORBIDDEN:
+            return None
+        if status != _OK:
+            # Triton returns 400 for a model that it does not know.
+            raise ProbeSkipped(f"{self._address} serves no model {model} (status {status})")
+        content: dict[str, Any] = json.loads(body)
+        return content
+
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, int]:
+        """Send a request; return status, body, and the length of the body's JSON part."""
+        try:
+            self._connection.request(method, path, body, headers or {})
+            response = self._connection.getresponse()
+            content = response.read()
+        except TimeoutError as error:
+            raise ProbeError(
+                f"{self._model} on {self._address} did not respond within {self._timeout_s:g} s", reason="timeout"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ProbeError(
+                f"{self._address} cannot be reached: {str(error) or type(error).__name__}", reason="unreachable"
+            ) from error
+        return response.status, content, int(response.headers.get("Inference-Header-Content-Length") or 0)
+
+
+def _is_classifier(config: dict[str, Any]) -> bool:
+    inputs = {tensor["name"] for tensor in config.get("input", [])}
+    outputs = {tensor["name"] for tensor in config.get("output", [])}
+    return inputs == {IMAGE} and {LABEL, INDEX} <= outputs
+
+
+def _rows(body: bytes, header_length: int) -> list[_Row]:
+    """Read a response with binary outputs: the best class of each image."""
+    at = header_length
+    outputs: dict[str, list[Any]] = {}
+    shapes: dict[str, list[int]] = {}
+    for output in json.loads(body[:header_length])["outputs"]:
         size = int(output["parameters"]["binary_data_size"])
-        if output["name"] == "LABEL":
-            (length,) = struct.unpack_from("<I", body, start)
-            label = body[start + 4 : start + 4 + length].decode()
-            if label:
-                return label
-        start += size
-    raise ValueError("no label")
+        data, at = body[at : at + size], at + size
+        shapes[output["name"]] = output["shape"]
+        if output["datatype"] == "BYTES":
+            outputs[output["name"]] = _strings(data)
+        elif output["datatype"] == "INT32":
+            outputs[output["name"]] = list(struct.unpack(f"<{size // 4}i", data))
+    images, k = shapes[LABEL]
+    errors = outputs.get(ERROR, [""] * images)
+    return [_Row(outputs[INDEX][row * k], outputs[LABEL][row * k], errors[row]) for row in range(images)]
+
+
+def _strings(data: bytes) -> list[str]:
+    """Read strings, each after its length: 4 bytes, little-endian."""
+    strings, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<I", data, at)
+        strings.append(data[at + 4 : at + 4 + length].decode())
+        at += 4 + length
+    return strings
+
+
+def _require_labels(subject: str, rows: list[_Row]) -> None:
+    for number, row in enumerate(rows, start=1):
+        if row.error or not row.label:
+            raise ProbeError(
+                f"{subject} gives no label in row {number} of {len(rows)}: {row.error or 'the label is empty'}",
+                reason="no_label",
+            )
+
+
+def _require_expected(subject: str, rows: list[_Row], expected: _Expected, repository: Path | None) -> None:
+    known = {each.index: each.label for each in expected.classes}
+    for number, row in enumerate(rows, start=1):
+        if known.get(row.index) != row.label:
+            names = " or ".join(f'"{label}" (class {index})' for index, label in known.items())
+            restart = reload_command(repository) if repository is not None else reload_command()
+            raise ProbeError(
+                f'{subject} labels the probe\'s photo "{row.label}" (class {row.index}) in row {number} of '
+                f"{len(rows)}, but the report on its classifier names {names}: pixels, network and labels do not "
+                f"belong together. Build them again: {expected.build}, then {restart}",
+                reason="wrong_label",
+            )
+
+
+def _expected(server: _Server, config: dict[str, Any] | None, repository: Path | None) -> tuple[_Expected | None, str]:
+    """Return the expected classes by the report on the serving version, or the reason why there are none."""
+    if repository is None:
+        return None, "labels are not compared, since the server's model repository is not known: --model-repository DIR"
+    steps = (config or {}).get("ensemble_scheduling", {}).get("step", [])
+    step = next((step for step in steps if OUTPUT in step.get("output_map", {})), None)
+    classifier = server.config(step["model_name"]) if step is not None else None
+    form = form_of_backend((classifier or {}).get("backend", ""))
+    if step is None or classifier is None or form is None:
+        return None, f"labels are not compared, since no step of the ensemble is a classifier with {OUTPUT}"
+    name, version = step["model_name"], int(step.get("model_version", -1))
+    if version == -1:
+        version = max(server.versions(name), default=-1)
+    reports = _reports(repository / name / str(version), classifier, form)
+    classes = {each.index: each for report in reports for each in report.probe}
+    if not classes:
+        cause = "names no class for the photo" if reports else "is missing"
+        return None, f"labels are not compared, since the report on {name}, version {version}, {cause}"
+    build = rebuild_command(form.name, repository, reports[0], version=None if version == 1 else version)
+    return _Expected(list(classes.values()), build), ""
+
+
+def _reports(folder: Path, config: dict[str, Any], form: ClassifierForm) -> list[Report]:
+    """Return the reports on a version's artefact, or on those for each kind of GPU."""
+    files = [*config.get("cc_model_filenames", {}).values(), config.get("default_model_filename") or form.artefact]
+    reports = (find_report(folder / file) for file in dict.fromkeys(files))
+    return [report for report in reports if report is not None]

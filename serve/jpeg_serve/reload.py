@@ -1,13 +1,13 @@
-"""A running server takes what the model repository holds now, without a request that fails.
+"""Loads the repository's content into a running server, without a failed request.
 
-How Triton 2.51 behaves was tried, and decides the order here:
+The order of the steps follows from how Triton 2.51 behaves (tried):
 
 - Loading an ensemble loads the new models among its steps, and again those whose files changed. Requests go to the old
   ones until the new ones are ready; a request keeps the models that it began with.
-- If a new step does not load, or the ensemble does not fit its steps, **the old ensemble is unloaded**. So the steps
+- If a new step does not load, or the ensemble does not match its steps, **the old ensemble is unloaded**. So the steps
   are loaded first, one by one, and the ensemble is tried under another name.
-- If a step that is in use does not load again, the old one stays; asked to load the ensemble, Triton says 200 to that,
-  asked to load the step, it says why.
+- If a step that is in use does not load again, the old one stays. A load of the ensemble then returns 200; a load of
+  the step returns the reason.
 - A step that is no longer used stays loaded.
 """
 
@@ -17,32 +17,41 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from jpeg_contract.command_line import Progress
+from jpeg_contract.model_config import ModelConfig, json_format, parameters
+from jpeg_contract.report import find_report
 
 from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import check_repository, models_to_load
 from jpeg_serve.errors import ReloadError, RepositoryProblems
 from jpeg_serve.machine import Machine
 from jpeg_serve.management import Management, reason
-from jpeg_serve.models import Model, read_models, read_report
+from jpeg_serve.models import Model, read_models, step_names
 from jpeg_serve.state import Running, find_running
-from jpeg_serve.triton_config import ModelConfig, json_format
 
-Say = Callable[[str], None]
-
-# A request looks up the steps right after it looked up the ensemble. One that did the second before the swap has long
-# done the first by then.
+# A request looks up the steps right after the ensemble. After this time, all requests that looked up the old ensemble
+# have found its steps.
 _GRACE_S = 1.0
 
 _TRIAL = ".trial"
 
 
 def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path, Running]:
-    """The running server of a model repository, or the one at a port; with its state's file.
+    """Find the running server of a model repository, or the one at a port.
 
-    Raises ReloadError if there is none, or more than one.
+    Args:
+        repository: The model repository, None for any.
+        http_port: The port, None for any.
+
+    Returns:
+        The file of its state, and the state.
+
+    Raises:
+        ReloadError: There is none, or more than one.
     """
     running = [found for found in find_running() if not found[1].is_orphaned()]
     wanted = str(repository.resolve()) if repository is not None else None
@@ -55,49 +64,60 @@ def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path,
         return chosen[0]
     if chosen:
         ports = ", ".join(str(_port(each)) for _, each in chosen)
-        raise ReloadError(f"several servers run here: choose one with --http-port, of {ports}")
-    asked = [f"that serves {wanted}"] if wanted is not None else []
-    asked += [f"with HTTP port {http_port}"] if http_port is not None else []
+        raise ReloadError(
+            f"several servers run here: choose one with --http-port, of {ports}", reason="several_servers"
+        )
+    conditions = [f"that serves {wanted}"] if wanted is not None else []
+    conditions += [f"with HTTP port {http_port}"] if http_port is not None else []
     others = ", ".join(f"{each.model_repository} at {each.http_address}" for _, each in running)
     raise ReloadError(
-        f"this user has no running jpeg-serve {' '.join(asked)}: start it, and it takes what is there now"
-        + (f"; running are {others}" if others else "")
+        f"this user has no running jpeg-serve {' '.join(conditions)}: start it, and it loads the current content"
+        + (f"; running are {others}" if others else ""),
+        reason="no_server",
     )
 
 
 def reload_server(
-    file: Path, running: Running, machine: Machine, say: Say, *, load_s: float, unload_s: float
+    file: Path, running: Running, machine: Machine, progress: Progress, *, load_s: float, unload_s: float
 ) -> list[str]:
-    """Let a server take what its model repository holds now; returns when it serves that.
+    """Load the current content of its model repository into a server, and wait until the server serves it.
 
-    load_s: how long one model may take to load. unload_s: how long to wait until models that are no longer used have
-    answered their last requests. Returns what is served now, by model that was asked for: of an ensemble its steps, of
-    each that was built its version, recipe and precision.
+    Args:
+        file: Of the server's state.
+        running: The server.
+        machine: Where it runs.
+        progress: Takes the steps of the work.
+        load_s: Time limit for one model to load, in seconds.
+        unload_s: Time limit for the last requests of models that are no longer used, in seconds.
 
-    Raises RepositoryProblems before anything is touched, ReloadError if something cannot be loaded: the server then
-    goes on with what it had.
+    Returns:
+        For each model that the server loads by name: of an ensemble its steps, of a built one its version, recipe and
+        precision.
+
+    Raises:
+        RepositoryProblems: The check found problems; nothing is changed.
+        ReloadError: A model does not load; the server continues with the models that it had.
     """
     repository = Path(running.model_repository)
     with _alone(file):
-        if problems := check_repository(repository, machine):
+        if problems := check_repository(repository, machine, load=running.load):
             lines = "\n".join(f"  {problem}" for problem in problems)
-            raise RepositoryProblems(f"{repository} cannot be served; the server goes on as it is:\n{lines}")
-        compile_models(repository)
+            raise RepositoryProblems(
+                f"{repository} cannot be served; the server continues unchanged:\n{lines}", problems
+            )
+        compile_models(repository, running.load)
         models, _ = read_models(repository)
         wanted = list(running.load) or models_to_load(repository)
-        absent = [name for name in wanted if name not in models]
-        if absent:
-            raise ReloadError(f"{repository} has no model {absent[0]}, which the server was told to load: restart it")
         with Management(running.grpc_address, running.keys, load_s=load_s) as server:
             steps, before = _used(models, wanted), _loaded(server, wanted)
             _refuse_mixtures(before, steps)
-            _take(server, steps, set(before), say)
+            _load(server, steps, set(before), progress)
             versions = _verify(server, steps)
-            _drop(server, before.keys() - steps.keys(), say, unload_s)
+            _unload(server, before.keys() - steps.keys(), progress, unload_s)
         return [_served(steps[name], steps, versions) for name in wanted]
 
 
-def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say: Say) -> None:
+def _load(server: Management, steps: Mapping[str, Model], in_use: set[str], progress: Progress) -> None:
     """Load the models, those first that no request reaches yet, then the ensembles over them."""
     ready = {state.name for state in server.states() if state.state == "READY"}
     ensembles = _inner_first(steps)
@@ -105,7 +125,7 @@ def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say:
     again: list[str] = []
     try:
         for loading in sorted(steps.keys() - set(ensembles), key=lambda name: (name in in_use, name)):
-            say(f"loading {loading}" if loading not in in_use else f"loading {loading} again, if it changed")
+            progress(f"loading {loading}" if loading not in in_use else f"loading {loading} again, if it changed")
             server.load(loading)
             again.append(loading)
         for loading in ensembles:
@@ -113,18 +133,19 @@ def _take(server: Management, steps: Mapping[str, Model], in_use: set[str], say:
             server.load(loading)
     except ReloadError as error:
         for name in steps.keys() - ready:
-            # What no request reaches need not hold memory.
+            # Models that no request reaches need not hold memory.
             with contextlib.suppress(ReloadError):
                 server.unload(name)
-        taken = [name for name in sorted(in_use) if name in again]
-        kept = f"; {', '.join(taken)} may be new already" if taken else ""
+        loaded = [name for name in sorted(in_use) if name in again]
+        kept = f"; {', '.join(loaded)} may be new already" if loaded else ""
         raise ReloadError(
-            f"{loading} was not loaded, and the server goes on with what it had{kept}: {error}"
+            f"{loading} was not loaded, and the server continues with its old models{kept}: {error}",
+            reason=error.reason,
         ) from error
 
 
 def _try(server: Management, ensemble: Model) -> None:
-    """Load an ensemble under another name: Triton unloads one that does not fit, before it says so."""
+    """Load an ensemble under another name: Triton unloads one that does not match, before it reports that."""
     config = ModelConfig()
     config.CopyFrom(ensemble.config)
     config.name = ensemble.name + _TRIAL
@@ -133,18 +154,20 @@ def _try(server: Management, ensemble: Model) -> None:
         # A model whose config comes with the call needs a version with a file in it, here an empty one.
         server.load(config.name, text, {"file:1/empty": b""})
     except ReloadError as error:
-        said = str(error).replace(config.name, ensemble.name)
-        # The one case in which Triton keeps the reason for its log.
-        raise ReloadError(f"{said}; the server's log says why" if "failed to poll" in said else said) from error
+        message = str(error).replace(config.name, ensemble.name)
+        # The one case in which Triton writes the reason to its log only.
+        hint = "; the server's log has the reason" if "failed to poll" in message else ""
+        raise ReloadError(f"{message}{hint}", reason=error.reason) from error
     finally:
         with contextlib.suppress(ReloadError):
             server.unload(config.name)
 
 
 def _verify(server: Management, steps: Mapping[str, Model]) -> dict[str, list[int]]:
-    """Every model is ready and nothing is said against it; each ensemble runs the steps that its config names.
+    """Make sure that every model is ready without an error, and that each ensemble runs the steps of its config.
 
-    Returns the versions that the server has ready of each model.
+    Returns:
+        The versions of each model that the server has ready.
     """
     states = list(server.states())
     versions: dict[str, list[int]] = {}
@@ -152,17 +175,26 @@ def _verify(server: Management, steps: Mapping[str, Model]) -> dict[str, list[in
         mine = [state for state in states if state.name == name]
         ready = [state for state in mine if state.state == "READY"]
         if not ready or any(state.reason for state in ready):
-            said = [state.reason for state in ready or mine if state.reason]
-            raise ReloadError(f"{name} was not loaded: {reason(said[0]) if said else 'Triton does not say why'}")
-        runs = _step_names(server.config(name) or ModelConfig())
-        if runs != _step_names(model.config):
-            raise ReloadError(f"{name} runs {' -> '.join(runs)} still; was its config edited meanwhile? Reload again")
+            causes = [state.reason for state in ready or mine if state.reason]
+            raise ReloadError(f"{name} was not loaded: {reason(causes[0]) if causes else 'Triton gives no reason'}")
+        runs = step_names(server.config(name) or ModelConfig())
+        if runs != step_names(model.config):
+            raise ReloadError(
+                f"{name} still runs {' -> '.join(runs)}: if its config was edited meanwhile, reload again"
+            )
         versions[name] = [int(state.version) for state in ready]
     return versions
 
 
 def _served(model: Model, models: Mapping[str, Model], versions: Mapping[str, list[int]], version: int = -1) -> str:
-    """A model as it is served, with what the reports say of it or of its steps. version: -1 for the newest."""
+    """Return a model as it is served, with the recipe and precision of it or of its steps.
+
+    Args:
+        model: The model.
+        models: All that are served.
+        versions: The served versions of each.
+        version: -1 for the newest.
+    """
     if model.is_ensemble:
         steps = [
             _served(models[step.model_name], models, versions, step.model_version)
@@ -170,16 +202,16 @@ def _served(model: Model, models: Mapping[str, Model], versions: Mapping[str, li
         ]
         return f"{model.name} = {' -> '.join(steps)}"
     number = max(versions[model.name]) if version == -1 else version
-    said = {
-        f"{report['recipe']} in {report['precision']}"
-        for each, artefact in model.artefacts()
-        if each.number == number and isinstance(report := read_report(artefact), dict)
+    built = {
+        f"{report.recipe} in {report.precision}"
+        for each, artefact in (model.artefacts() if model.form is not None else ())
+        if each.number == number and (report := find_report(artefact)) is not None
     }
-    return f"{model.name} (version {number}: {', '.join(sorted(said))})" if said else model.name
+    return f"{model.name} (version {number}: {', '.join(sorted(built))})" if built else model.name
 
 
-def _drop(server: Management, names: set[str], say: Say, unload_s: float) -> None:
-    """Unload models that nothing uses any more, and wait until their last requests are answered."""
+def _unload(server: Management, names: set[str], progress: Progress, unload_s: float) -> None:
+    """Unload models that nothing uses any more, and wait until their last requests are finished."""
     if not names:
         return
     time.sleep(_GRACE_S)
@@ -191,11 +223,15 @@ def _drop(server: Management, names: set[str], say: Say, unload_s: float) -> Non
         time.sleep(0.1)
         left = {state.name for state in server.states() if state.name in names and state.state == "UNLOADING"}
     for name in sorted(names):
-        say(f"{name} still answers requests, and is unloaded after them" if name in left else f"unloaded {name}")
+        progress(f"{name} still has open requests, and is unloaded after them" if name in left else f"unloaded {name}")
 
 
 def _refuse_mixtures(before: Mapping[str, ModelConfig], steps: Mapping[str, Model]) -> None:
-    """Steps are taken one after the other: what does not go with the other steps as they are needs a restart."""
+    """Refuse changes that do not go with the other steps as they are: steps are loaded one after the other.
+
+    Raises:
+        ReloadError: Such a change needs a restart.
+    """
     for name in sorted(steps.keys() & before.keys()):
         was, now = before[name], steps[name].config
         if steps[name].is_ensemble:
@@ -204,20 +240,20 @@ def _refuse_mixtures(before: Mapping[str, ModelConfig], steps: Mapping[str, Mode
         for kind, old, new in (("inputs", was.input, now.input), ("outputs", was.output, now.output)):
             if _tensors(old) != _tensors(new):
                 changed.append(f"its {kind}")
-        if _parameter(was, "recipe_sha256") != _parameter(now, "recipe_sha256"):
-            old, new = (f"{_parameter(said, 'recipe')} {_parameter(said, 'recipe_sha256')[:8]}" for said in (was, now))
-            changed.append(f"its recipe (from {old} to {new})")
+        if parameters(was).get("recipe_sha256", "") != parameters(now).get("recipe_sha256", ""):
+            changed.append(f"its recipe (from {_recipe(was)} to {_recipe(now)})")
         if now.max_batch_size < was.max_batch_size:
             changed.append(f"its max_batch_size (from {was.max_batch_size} to {now.max_batch_size})")
         if changed:
             raise ReloadError(
                 f"{name} changed in {' and '.join(changed)}, which concerns more than the classifier: for a moment old "
-                "and new steps would answer together. Restart the server instead; until then it goes on as it is"
+                "and new steps would run together. Restart the server instead; until then it continues unchanged",
+                reason="restart_needed",
             )
 
 
 def _loaded(server: Management, wanted: list[str]) -> dict[str, ModelConfig]:
-    """The configs that the server has of the wanted models and of what they use now, by name."""
+    """Return the configs that the server has of the wanted models and, now, of their steps, by name."""
     found: dict[str, ModelConfig] = {}
     waiting = list(wanted)
     while waiting:
@@ -225,28 +261,28 @@ def _loaded(server: Management, wanted: list[str]) -> dict[str, ModelConfig]:
         config = server.config(name) if name not in found else None
         if config is not None:
             found[name] = config
-            waiting += _step_names(config)
+            waiting += step_names(config)
     return found
 
 
 def _used(models: Mapping[str, Model], wanted: list[str]) -> dict[str, Model]:
-    """The wanted models, their steps, and the steps of those."""
+    """Return the wanted models, their steps, and the steps of those."""
     found: dict[str, Model] = {}
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found[name] = models[name]
-            waiting += _step_names(models[name].config)
+            waiting += step_names(models[name].config)
     return found
 
 
 def _inner_first(steps: Mapping[str, Model]) -> list[str]:
-    """The ensembles in an order in which each comes after those that it uses."""
+    """Return the ensembles, each after those that it uses."""
     ordered: list[str] = []
 
     def visit(name: str) -> None:
-        for step in _step_names(steps[name].config):
+        for step in step_names(steps[name].config):
             visit(step)
         if steps[name].is_ensemble and name not in ordered:
             ordered.append(name)
@@ -256,16 +292,13 @@ def _inner_first(steps: Mapping[str, Model]) -> list[str]:
     return ordered
 
 
-def _step_names(config: ModelConfig) -> list[str]:
-    return [str(step.model_name) for step in config.ensemble_scheduling.step]
-
-
-def _parameter(config: ModelConfig, name: str) -> str:
-    return str(config.parameters[name].string_value) if name in config.parameters else ""
+def _recipe(config: ModelConfig) -> str:
+    texts = parameters(config)
+    return f"{texts.get('recipe', '')} {texts.get('recipe_sha256', '')[:8]}"
 
 
 def _tensors(tensors: Any) -> dict[str, tuple[int, list[int]]]:
-    """Type and shape of each tensor by its name."""
+    """Return type and shape of each tensor by its name."""
     return {str(tensor.name): (int(tensor.data_type), list(tensor.dims)) for tensor in tensors}
 
 
@@ -275,15 +308,20 @@ def _port(running: Running) -> int:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """One reload of a server at a time. Raises ReloadError if another is at work, or the server has stopped."""
+    """Allow one reload of a server at a time. Raises ReloadError if another one runs, or the server has stopped."""
     try:
         handle = os.open(file, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise ReloadError("the server has stopped meanwhile: start it, and it takes what is there now") from error
+        raise ReloadError(
+            "the server has stopped meanwhile: start it, and it loads the current content", reason="server_stopped"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise ReloadError("another jpeg-serve reload is at work on this server: try again when it is done") from error
+        raise ReloadError(
+            "another jpeg-serve reload of this server is running: try again when it is done",
+            reason="reload_in_progress",
+        ) from error
     finally:
         os.close(handle)

@@ -11,17 +11,17 @@ FOLDER = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
 
 
 def new_prefix() -> str:
-    """A name prefix of its own for one server's segments, so that they can be told from all others."""
+    """Return a name prefix for the segments of one server, which no other server has."""
     return f"jpeg_serve_{os.getpid()}_{secrets.token_hex(4)}_"
 
 
 def segments(prefix: str) -> list[Path]:
-    """The segments that exist with this prefix."""
+    """Return the segments that exist with this prefix."""
     return list(FOLDER.glob(f"{prefix}*")) if FOLDER.is_dir() else []
 
 
 def remove(prefix: str) -> None:
-    """Remove what workers that were killed left behind. Only once they are gone."""
+    """Remove the segments of workers that were killed. Only for workers that have ended."""
     for segment in segments(prefix):
         with contextlib.suppress(FileNotFoundError):
             segment.unlink()

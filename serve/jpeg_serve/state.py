@@ -1,7 +1,7 @@
-"""What a running server leaves for `jpeg-serve reload`: where it listens, what it serves, the key to manage it.
+"""The state of a running server, for `jpeg-serve reload` and `probe`: its addresses, its repository, its keys.
 
-One file for each server, readable by its user only, in a folder that only he can enter. It goes when the server stops;
-what a killed one left is recognised by the process that is no more, and removed.
+One file for each server, readable by its user only, in a folder that only this user can enter. It is removed when the
+server stops; the file of a killed server is recognised by the process that no longer exists, and removed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from jpeg_serve.errors import PrerequisiteError
-from jpeg_serve.folders import cache_folders
+from jpeg_contract.folders import cache_folders
 
-_FORMAT = 2
+from jpeg_serve import COMMAND
+from jpeg_serve.errors import PrerequisiteError
+from jpeg_serve.machine import ServedWith
+
+_FORMAT = 3
 _FOLDER = "servers"
 
 
@@ -24,12 +27,23 @@ _FOLDER = "servers"
 class Running:
     """A running server.
 
-    pid, started: of tritonserver; the start, in clock ticks since boot, tells it from a later process of that number.
-    owner, owner_started: the same of the jpeg-serve that started it, without which it ends.
-    http_address, grpc_address, metrics_address: HOST:PORT. model_repository: absolute. load: the models that it was
-    told to load. keys: for each of Triton's protocols that is shut over gRPC, the key and its value that open it.
-    prefix, python: the Python environment that it runs in. natives: folder of the server's native backends.
-    visible_devices: CUDA_VISIBLE_DEVICES of the server, None if that is not set.
+    Attributes:
+        pid: Process id of tritonserver.
+        started: Its start in clock ticks since boot, which distinguishes it from a later process of that id.
+        owner: Process id of the jpeg-serve that started it, without which it ends.
+        owner_started: Start of the owner.
+        http_address: HOST:PORT.
+        grpc_address: HOST:PORT.
+        metrics_address: HOST:PORT.
+        model_repository: Absolute path.
+        prefix: The Python environment that it runs in.
+        python: The interpreter of that environment.
+        natives: Folder of the server's native backends.
+        backends: Folder of the Python-based backends.
+        served_with: Which backend serves, by the backend's name.
+        load: The models that it loads by name, none for the ensembles.
+        keys: For each of Triton's protocols that is restricted over gRPC, the key and its value that open it.
+        visible_devices: CUDA_VISIBLE_DEVICES of the server, None if that is not set.
     """
 
     pid: int
@@ -43,6 +57,8 @@ class Running:
     prefix: str
     python: str
     natives: str
+    backends: str
+    served_with: dict[str, ServedWith] = field(default_factory=dict)
     load: list[str] = field(default_factory=list)
     keys: dict[str, list[str]] = field(default_factory=dict)
     visible_devices: str | None = None
@@ -52,7 +68,7 @@ class Running:
         return started_at(self.pid) == self.started
 
     def is_orphaned(self) -> bool:
-        """Whether it only finishes its requests, since its jpeg-serve was killed."""
+        """Whether it only finishes its open requests, because its jpeg-serve was killed."""
         return self.is_alive() and started_at(self.owner) != self.owner_started
 
     def holds(self, port: int) -> bool:
@@ -62,9 +78,13 @@ class Running:
 
 
 def publish(running: Running) -> Path:
-    """Leave a server's state; returns the file, for `withdraw`.
+    """Write a server's state.
 
-    Raises PrerequisiteError if no folder can be written that other users cannot enter.
+    Returns:
+        The file, for `withdraw`.
+
+    Raises:
+        PrerequisiteError: No folder can be written that other users cannot enter.
     """
     content = json.dumps({"format": _FORMAT, "host": _host(), **asdict(running)}, indent=2).encode()
     refused: list[str] = []
@@ -82,7 +102,8 @@ def publish(running: Running) -> Path:
             refused.append(f"{error.filename}: {error.strerror}")
     raise PrerequisiteError(
         f"the server's state cannot be kept for jpeg-serve reload ({'; '.join(refused)}): set XDG_CACHE_HOME to a "
-        "folder that can be written"
+        "folder that can be written",
+        reason="cache_not_writable",
     )
 
 
@@ -93,11 +114,11 @@ def withdraw(file: Path) -> None:
 
 
 def find_running() -> list[tuple[Path, Running]]:
-    """The servers of this user that run on this machine, with their files. What dead ones left is removed."""
+    """Return the servers of this user that run on this machine, with their files. Files of ended ones are removed."""
     found = []
     for folder in _folders():
         if not _is_private(folder):
-            continue  # somebody else may have put there what he likes
+            continue  # another user may have written there
         for file in sorted(folder.glob("*.json")):
             running = _read(file)
             if running is None:
@@ -109,8 +130,19 @@ def find_running() -> list[tuple[Path, Running]]:
     return found
 
 
+def find_at(http_address: str) -> Running | None:
+    """Return the server of this user that listens on an HTTP address, None if there is none.
+
+    Args:
+        http_address: HOST:PORT.
+    """
+    host, _, port = http_address.rpartition(":")
+    wanted = f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
+    return next((running for _, running in find_running() if running.http_address == wanted), None)
+
+
 def started_at(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None if there is no such process, or it has ended.
+    """Return the start of a process in clock ticks since boot; None if there is no such process, or it has ended.
 
     Source: proc(5), field 22 of /proc/PID/stat.
     """
@@ -124,7 +156,7 @@ def started_at(pid: int) -> int | None:
 
 
 def _folders() -> list[Path]:
-    return [folder / _FOLDER for folder in cache_folders()]
+    return [folder / _FOLDER for folder in cache_folders(COMMAND)]
 
 
 def _is_private(folder: Path) -> bool:
@@ -136,20 +168,20 @@ def _is_private(folder: Path) -> bool:
 
 
 def _read(file: Path) -> Running | None:
-    """A state, or None if it is of another format, or of another machine or container that shares the folder."""
+    """Read a state; None if it has another format, or belongs to another machine or container on the same folder."""
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        if said["format"] != _FORMAT or said["host"] != _host():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT or content["host"] != _host():
             return None
-        return Running(**{each.name: said[each.name] for each in fields(Running)})
+        return Running(**{each.name: content[each.name] for each in fields(Running)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _host() -> str:
-    """What process ids mean something in: this boot of this machine, and this container."""
-    said = []
+    """Return the scope of process ids: this boot of this machine, and this container."""
+    parts = []
     with contextlib.suppress(OSError):  # some sandboxes have no such files
-        said.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
-        said.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # no path, but a name
-    return " ".join(said)
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # a name, not a path
+    return " ".join(parts)

@@ -1,32 +1,39 @@
 """Traces of requests, sent to an OpenTelemetry collector.
 
-Source: Triton's user_guide/trace.md. Triton speaks OTLP over HTTP only, which collectors take on port 4318, and sends
-JSON.
+Source: Triton's user_guide/trace.md. Triton sends OTLP over HTTP only, as JSON; collectors receive it on port 4318.
 """
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-# Where collectors take traces (https://opentelemetry.io/docs/specs/otlp/#otlphttp-request).
+# The path on which collectors receive traces (https://opentelemetry.io/docs/specs/otlp/#otlphttp-request).
 _PATH = "/v1/traces"
 _SERVICE = "jpeg-classifier"
 
 
 def collector_url(text: str) -> str:
-    """The address of a collector's traces, for one given as http://HOST:PORT, or whole.
+    """Return the URL of a collector's traces.
 
-    Raises ValueError if it is none.
+    Args:
+        text: http://HOST:PORT, or the whole URL.
+
+    Raises:
+        ValueError: It is not a URL of a collector.
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "," in text:
-        raise ValueError(f"{text!r} is no address of a collector: write http://HOST:4318")
+        raise ValueError(f"{text!r} is not the URL of a collector: write http://HOST:4318")
     return parts._replace(path=_PATH if parts.path in ("", "/") else parts.path).geturl()
 
 
 def trace_arguments(url: str, rate: int) -> list[str]:
-    """tritonserver's options. url: of `collector_url`. rate: every rate-th request is traced; with 0, only
-    those that bring the header `traceparent`, which always are."""
+    """Return tritonserver's options for traces.
+
+    Args:
+        url: Of `collector_url`.
+        rate: Every rate-th request is traced, and each with the header `traceparent`; 0: only those.
+    """
     settings = (
         "mode=opentelemetry",
         f"opentelemetry,url={url}",

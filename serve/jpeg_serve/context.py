@@ -1,0 +1,137 @@
+"""The context of a repository's checks: its models, the machine, and the commands that fix a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jpeg_contract.forms import FORMS, ONNX
+from jpeg_contract.remedies import use_command
+from jpeg_contract.report import Report, find_report
+
+from jpeg_serve.compatibility import gpus_used, incompatibilities, instance_incompatibilities
+from jpeg_serve.machine import Machine, ServedWith
+from jpeg_serve.models import Model, Version, recipe_of, served_models
+from jpeg_serve.rebuild import NO_RECIPE, rebuild_command
+from jpeg_serve.serving_backends import choose_backends
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """All models of a repository, and the machine that serves it.
+
+    Attributes:
+        models: By their names.
+        served: Those that Triton loads.
+        machine: The machine.
+        served_with: Which backend serves the models of each form, by the backend's name.
+        mixed: Names of steps that are built from another recipe than the repository. `check_recipes` reports them, so
+            that nothing else reports their shapes.
+    """
+
+    models: Mapping[str, Model]
+    served: Collection[Model]
+    machine: Machine
+    served_with: Mapping[str, ServedWith]
+    mixed: set[str] = field(default_factory=set)
+
+    @property
+    def recipe(self) -> str:
+        """Name of the repository's recipe, empty if no step names one."""
+        return recipe_of(self.models)
+
+    def build(
+        self, model: Model, version: Version | None = None, report: Report | None = None, recipe: str = ""
+    ) -> str:
+        """Return the command that builds a version of a classifier again, with the options of its last build.
+
+        Args:
+            model: A classifier; of another model, the command that builds its recipe.
+            version: The version, None for the newest.
+            report: Of the last build.
+            recipe: Its recipe, empty for that of the report or of the repository.
+        """
+        own = "" if report is None or model.name in self.mixed else report.recipe
+        # Without a number, the newest would be built again.
+        numbered = version is not None and (version.number != 1 or len(model.versions()) > 1)
+        return rebuild_command(
+            self._form_name(model),
+            model.folder.parent,
+            report,
+            recipe=recipe or own or self.recipe or NO_RECIPE,
+            version=version.number if version is not None and numbered else None,
+        )
+
+    def _form_name(self, model: Model) -> str:
+        """Return the form to build for a model: its own, else that of the classifier that is served."""
+        form = FORMS.get(model.built_as) or model.form
+        served = (each.form for each in self.served if each.form is not None)
+        return (form or next(served, ONNX)).name
+
+    def alternatives(self, model: Model) -> str:
+        """Return the alternatives to a classifier, as the end of a sentence; empty if no other one is built."""
+        commands = self.built_from({other.parameter("recipe_sha256") for other in self.models.values()})
+        return f"; or use {' or '.join(commands)}" if commands and model.form is not None else ""
+
+    def built_from(self, recipes: Collection[str]) -> list[str]:
+        """Return the commands that choose another classifier, built from one of these recipes, that runs here.
+
+        Args:
+            recipes: Digests.
+        """
+        return [
+            use_command(other.built_as, other.folder.parent)
+            for other in self.models.values()
+            if other not in self.served and self._can_serve(other, recipes)
+        ]
+
+    def built_versions(self, model: Model, recipe: str) -> list[str]:
+        """Return the commands that choose another version of a classifier, built from this recipe; the newest first."""
+        return [
+            use_command(model.built_as, model.folder.parent, version=version.number)
+            for version in reversed(model.versions())
+            if model.built_as and version.is_proper and self._is_built(model, version, [recipe])
+        ]
+
+    def gpus_of(self, model: Model, report: Report) -> dict[int, str]:
+        """Return the GPUs that a model runs on, if its artefact needs one: otherwise the driver is not queried."""
+        if not report.requires.compute_capability or self.machine.natives is None:
+            return {}
+        return gpus_used(model.config, self.machine.gpus.capabilities)
+
+    def _can_serve(self, model: Model, recipes: Collection[str]) -> bool:
+        if not model.built_as or not model.served():
+            return False
+        built = all(self._is_built(model, version, recipes) for version in model.served())
+        return built and not any(instance_incompatibilities(model.config, self.machine))
+
+    def _is_built(self, model: Model, version: Version, recipes: Collection[str]) -> bool:
+        """Whether a version exists, comes from one of these recipes, and runs here."""
+        form = model.form
+        if not model.file or form is None:
+            return False
+        artefact = version.folder / model.file
+        report = find_report(artefact)
+        if not artefact.exists() or report is None or report.recipe_sha256 not in recipes:
+            return False
+        gpus = self.gpus_of(model, report)
+        served_with = self.served_with.get(model.backend)
+        return not any(incompatibilities(form, report.requires, self.machine, served_with, gpus, build=""))
+
+
+def make_context(models: Mapping[str, Model], machine: Machine, load: Collection[str] = ()) -> CheckContext:
+    """Return the context of a repository's checks.
+
+    Args:
+        models: All models of the repository.
+        machine: The machine that serves.
+        load: Names of the models to load, none for the ensembles.
+    """
+    served = served_models(models, list(load))
+    return CheckContext(models, served, machine, choose_backends(models, served, machine))
+
+
+def where_of(model: Model, version: Version, file: Path | str = "") -> str:
+    """Return a version's folder, or a file in it, as problems name it."""
+    return "/".join(part for part in (model.name, version.folder.name, str(file)) if part)

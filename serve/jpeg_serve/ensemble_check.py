@@ -1,0 +1,268 @@
+"""Every edge of an ensemble, and whether its steps belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jpeg_contract.remedies import use_command
+from jpeg_contract.report import Report, find_report
+
+from jpeg_serve.config_check import dims_match, shape, type_name
+from jpeg_serve.context import CheckContext, where_of
+from jpeg_serve.models import Model, Problem, Version, step_names
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The source of a tensor of an ensemble. tensor: its declaration, None if the step cannot be read."""
+
+    name: str
+    tensor: Any
+
+
+def check_ensemble(ensemble: Model, context: CheckContext) -> Iterator[Problem]:
+    """Check that each input of a step is made before it, once, with the same type and shape, from one recipe."""
+    where, models = ensemble.where, context.models
+    steps = ensemble.config.ensemble_scheduling.step
+    if not steps:
+        yield Problem(where, "is an ensemble without steps", "ensemble_empty")
+        return
+    for step in steps:
+        model = models.get(step.model_name)
+        if model is None and (ensemble.folder.parent / step.model_name).is_dir():
+            continue  # its config cannot be read, which `read_models` reports
+        if model is None:
+            known = ", ".join(sorted(name for name, each in models.items() if not each.is_ensemble))
+            yield Problem(
+                where,
+                f'step "{step.model_name}": there is no model of this name; there are {known}',
+                "step_unknown",
+            )
+            continue
+        if ensemble.config.max_batch_size > model.config.max_batch_size:
+            yield Problem(
+                where,
+                f"max_batch_size is {ensemble.config.max_batch_size}, but step {model.name} takes "
+                f"{model.config.max_batch_size}: lower the one or raise the other",
+                "max_batch_size_mismatch",
+            )
+        yield from _check_step_version(where, step, model)
+        yield from _check_names(where, "input", step.model_name, step.input_map, model.config.input)
+        yield from _check_names(where, "output", step.model_name, step.output_map, model.config.output)
+    yield from check_recipes(
+        ensemble, [models[step.model_name] for step in steps if step.model_name in models], context
+    )
+    sources: dict[str, _Source] = {}
+    yield from _check_sources(ensemble, models, sources)
+    yield from _check_edges(ensemble, context, sources)
+    yield from _check_uses(ensemble, sources)
+    yield from _check_order(ensemble, models)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The recipe of a step, by its config or by the report on an artefact.
+
+    Attributes:
+        step: The model.
+        name: The model's, or the artefact's path if there are several.
+        digest: Of the recipe.
+        recipe: Its name.
+        version: Of the artefact, None for a config.
+        report: On the artefact.
+    """
+
+    step: Model
+    name: str
+    digest: str
+    recipe: str
+    version: Version | None = None
+    report: Report | None = None
+
+
+def check_recipes(ensemble: Model, steps: list[Model], context: CheckContext) -> Iterator[Problem]:
+    """Check that all steps come from one recipe: otherwise pixels, network and labels do not belong together.
+
+    Steps of another recipe than the first one's are added to `context.mixed`.
+    """
+    origins = [origin for step in steps for origin in _origins(step)]
+    others = [origin for origin in origins if origin.digest != origins[0].digest]
+    if not others:
+        return
+    context.mixed.update(origin.step.name for origin in others)
+    listed = ", ".join(f"{each.name} from {each.recipe} ({each.digest[:8]})" for each in origins)
+    yield Problem(
+        ensemble.where,
+        f"its steps are built from different recipes: {listed}: {_one_recipe(origins[0], others, steps, context)}",
+        "recipe_mismatch",
+    )
+
+
+def _origins(step: Model) -> Iterator[_Origin]:
+    if step.parameter("recipe_sha256"):
+        yield _Origin(step, step.name, step.parameter("recipe_sha256"), step.parameter("recipe"))
+    artefacts = step.artefacts() if step.form is not None else []
+    for version, artefact in artefacts:
+        report = find_report(artefact)
+        if report is not None:
+            name = where_of(step, version, artefact.name) if len(artefacts) > 1 else step.name
+            yield _Origin(step, name, report.recipe_sha256, report.recipe, version, report)
+
+
+def _one_recipe(wanted: _Origin, others: list[_Origin], steps: list[Model], context: CheckContext) -> str:
+    """Return the commands that give all steps the wanted recipe: another classifier that is built, else a build."""
+    classifiers = [step for step in steps if step.form is not None]
+    if not classifiers:
+        return "build them from one"
+    wrong = [other for other in others if other.version is not None]
+    uses = []
+    if len(wrong) == len(others):  # else the configs differ, which only a build writes
+        wrong_steps = [step for step in classifiers if step.name in context.mixed]
+        uses = [use for step in wrong_steps for use in context.built_versions(step, wanted.digest)[:1]]
+        uses += context.built_from([wanted.digest])
+    builds = [context.build(other.step, other.version, other.report, wanted.recipe) for other in wrong]
+    builds = builds or [context.build(step) for step in classifiers]
+    build = f"build from {wanted.recipe or 'one recipe'}: {' and '.join(dict.fromkeys(builds))}"
+    return f"{' or '.join(uses)}; or {build}" if uses else build
+
+
+def _check_sources(ensemble: Model, models: Mapping[str, Model], sources: dict[str, _Source]) -> Iterator[Problem]:
+    """Fill `sources`: the source of each tensor of the ensemble."""
+    for tensor in ensemble.config.input:
+        sources[tensor.name] = _Source(f"the ensemble's input {tensor.name}", tensor)
+    for step in ensemble.config.ensemble_scheduling.step:
+        model = models.get(step.model_name)
+        if model is None:
+            # Its tensors are not reported as missing in the steps after it.
+            sources.update({key: _Source(step.model_name, None) for key in step.output_map.values()})
+            continue
+        for tensor in model.config.output:
+            key = step.output_map.get(tensor.name)
+            if key and key in sources:
+                yield Problem(
+                    ensemble.where,
+                    f"tensor {key} is made twice: by {sources[key].name} and by step {model.name}",
+                    "edge_duplicate",
+                )
+            elif key:
+                sources[key] = _Source(f"output {tensor.name} of {model.name}", tensor)
+
+
+def _check_edges(ensemble: Model, context: CheckContext, sources: Mapping[str, _Source]) -> Iterator[Problem]:
+    where, steps = ensemble.where, ensemble.config.ensemble_scheduling.step
+    makers = {tensor: step.model_name for step in steps for tensor in step.output_map.values()}
+    for step in steps:
+        model = context.models.get(step.model_name)
+        for tensor in model.config.input if model is not None else ():
+            key = step.input_map.get(tensor.name)
+            if key and key not in sources:
+                yield Problem(
+                    where,
+                    f"step {step.model_name} takes tensor {key}, which no input and no step makes",
+                    "edge_without_source",
+                )
+            elif key:
+                # `check_recipes` reports steps of two recipes, with the remedy.
+                mixed = key in makers and (makers[key] in context.mixed) != (step.model_name in context.mixed)
+                target = f"input {tensor.name} of {step.model_name}"
+                yield from _check_edge(where, sources[key], target, tensor, any_dims=mixed)
+
+
+def _check_uses(ensemble: Model, sources: Mapping[str, _Source]) -> Iterator[Problem]:
+    """Check that every output has a source, and that every tensor is used: Triton refuses unused ones."""
+    where, steps = ensemble.where, ensemble.config.ensemble_scheduling.step
+    used = {key for step in steps for key in step.input_map.values()}
+    for tensor in ensemble.config.output:
+        if tensor.name not in sources:
+            yield Problem(where, f"output {tensor.name} is made by no step", "edge_without_source")
+        else:
+            yield from _check_edge(where, sources[tensor.name], f"the ensemble's output {tensor.name}", tensor)
+    for tensor in ensemble.config.input:
+        if tensor.name not in used:
+            yield Problem(where, f"input {tensor.name} is taken by no step", "edge_without_target")
+    outputs = {tensor.name for tensor in ensemble.config.output}
+    for step in steps:
+        if not step.output_map:
+            yield Problem(where, f"step {step.model_name} has no output_map", "edge_without_target")
+        for name, key in sorted(step.output_map.items()):
+            if key not in used | outputs:
+                yield Problem(
+                    where,
+                    f"tensor {key}, output {name} of step {step.model_name}, is used by no step and is no output: "
+                    "remove it from the output_map",
+                    "edge_without_target",
+                )
+
+
+def _check_names(where: str, kind: str, step: str, mapping: Any, tensors: Iterable[Any]) -> Iterator[Problem]:
+    known = {tensor.name: bool(getattr(tensor, "optional", False)) for tensor in tensors}
+    for name in mapping:
+        if name not in known:
+            yield Problem(
+                where,
+                f"step {step} maps {kind} {name}, which it does not have; it has {', '.join(known) or 'none'}",
+                "step_tensor_unknown",
+            )
+    for name, optional in known.items():
+        if kind == "input" and name not in mapping and not optional:
+            yield Problem(where, f"step {step} gets nothing for its input {name}", "step_input_missing")
+
+
+def _check_edge(where: str, source: _Source, target: str, taken: Any, *, any_dims: bool = False) -> Iterator[Problem]:
+    made = source.tensor
+    if made is None:
+        return
+    if made.data_type != taken.data_type:
+        yield Problem(where, f"{source.name} is {type_name(made)}, but {target} is {type_name(taken)}", "edge_type")
+    if not any_dims and not dims_match(made.dims, taken.dims):
+        yield Problem(where, f"{source.name} has dims {shape(made)}, but {target} has {shape(taken)}", "edge_shape")
+
+
+def _check_order(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Problem]:
+    """Find steps that wait for each other, and ensembles that run themselves."""
+    steps = ensemble.config.ensemble_scheduling.step
+    makers = {tensor: index for index, step in enumerate(steps) for tensor in step.output_map.values()}
+    waiting = {
+        index: {makers[tensor] for tensor in step.input_map.values() if tensor in makers}
+        for index, step in enumerate(steps)
+    }
+    while ready := [index for index, needs in waiting.items() if not needs & waiting.keys()]:
+        for index in ready:
+            del waiting[index]
+    if waiting:
+        names = ", ".join(sorted(steps[index].model_name for index in waiting))
+        yield Problem(ensemble.where, f"the steps {names} wait for each other", "ensemble_cycle")
+    reached: set[str] = set()
+    following = step_names(ensemble.config)
+    while following:
+        name = following.pop()
+        if name not in reached and name in models:
+            reached.add(name)
+            following += step_names(models[name].config)
+    if ensemble.name in reached:
+        yield Problem(ensemble.where, "runs itself, through its own steps", "ensemble_cycle")
+
+
+def _check_step_version(where: str, step: Any, model: Model) -> Iterator[Problem]:
+    served = [version.number for version in model.served()]
+    number = step.model_version
+    if number == -1 or number in served or not served:
+        return
+    stated = "has no model_version, which Triton takes for version 0" if number == 0 else f"names version {number}"
+    exists = number in {version.number for version in model.versions()}
+    remedy = (
+        f", or {use_command(model.built_as, model.folder.parent, version=number)}" if exists and model.built_as else ""
+    )
+    yield Problem(
+        where,
+        f"step {step.model_name} {stated}, but Triton serves {version_list(served)}: write model_version: -1 for the "
+        f"newest served one{remedy}",
+        "step_version",
+    )
+
+
+def version_list(versions: list[int]) -> str:
+    """Return version numbers as a sentence names them."""
+    return f"version {versions[0]}" if len(versions) == 1 else f"versions {', '.join(map(str, versions))}"
