@@ -1,10 +1,11 @@
-"""Ask a server of this project for the labels of images.
+"""Classify JPEG images on a running server.
 
-from jpeg_client import Client
+Example:
+    from jpeg_client import Client
 
-with Client("grpc://localhost:8001") as client:
-    for prediction in client.classify(["photo.jpg"], k=3):
-        print(prediction.labels, prediction.scores)
+    with Client("grpc://localhost:8001") as client:
+        for prediction in client.classify(["photo.jpg"], k=3):
+            print(prediction.labels, prediction.scores)
 
 Through a gateway: Client("grpcs://HOST:8443", api_key=..., ca=...).
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jpeg_client.client import Client, Image
     from jpeg_client.errors import (
         CertificateRefused,
+        InvalidArgument,
         JpegClientError,
         RequestRefused,
         ServerTimeout,
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     )
     from jpeg_client.prediction import Prediction
 
-_HOMES = {
+_MODULES = {
     "CertificateRefused": "errors",
     "Client": "client",
     "Image": "client",
+    "InvalidArgument": "errors",
     "JpegClientError": "errors",
     "Prediction": "prediction",
     "RequestRefused": "errors",
@@ -42,6 +45,7 @@ __all__ = [
     "CertificateRefused",
     "Client",
     "Image",
+    "InvalidArgument",
     "JpegClientError",
     "Prediction",
     "RequestRefused",
@@ -52,7 +56,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # On first use, so that a command can say which package is not installed, and answers --help at once.
-    if name not in _HOMES:
+    # Imported on first use: --help stays fast, and the command can name a package that is not installed.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m jpeg_client` is `jpeg-classify`."""
+"""Run `jpeg-classify` as `python -m jpeg_client`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where a server is, and what may be sent there."""
+"""Server addresses, and checks of the credentials for them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from jpeg_client.errors import InvalidArgument
+
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
 
-# What may follow "Bearer ": RFC 6750, section 2.1.
+# The token after "Bearer ": RFC 6750, section 2.1.
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True)
 class Address:
-    """A server's address: scheme grpc, grpcs, http or https; a host, IPv6 without brackets; a port."""
+    """The address of a server.
+
+    Attributes:
+        scheme: grpc, grpcs, http or https.
+        host: Name or IP address; IPv6 without brackets.
+        port: TCP port.
+    """
 
     scheme: str
     host: str
@@ -26,58 +34,92 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """SCHEME://HOST[:PORT]; raises ValueError for anything else."""
-        parts = urlsplit(url)
+        """Parse SCHEME://HOST[:PORT].
+
+        Raises:
+            InvalidArgument: The URL has another form.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # brackets without an IPv6 address, or a port out of range
+            raise _invalid_url(url) from None
         if "@" in parts.netloc or parts.query or parts.fragment:
-            # Whoever writes this means a secret, so the URL is not repeated.
-            raise ValueError("a server's URL has no user, password or query: give the key as api_key")
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path not in ("", "/"):
-            raise ValueError(
-                f"{url!r} is no address of a server: write grpc://HOST:PORT, http://HOST:PORT, "
-                "or with TLS grpcs://HOST:PORT, https://HOST:PORT"
+            # These parts hold a secret, so the message does not repeat the URL.
+            raise InvalidArgument(
+                "a server URL has no user, password, query or fragment: pass the key with Client(api_key=...) "
+                "or jpeg-classify --api-key-file FILE",
+                reason="invalid_url",
             )
-        return cls(parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
+        if parts.scheme not in _DEFAULT_PORTS or not host or parts.path not in ("", "/"):
+            raise _invalid_url(url)
+        return cls(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host_and_port}"
 
     @property
     def host_and_port(self) -> str:
-        """HOST:PORT, IPv6 in brackets."""
+        """HOST:PORT, with IPv6 in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def tls(self) -> bool:
-        """Whether what is sent is encrypted."""
+        """Whether the connection is encrypted."""
         return self.scheme in ("grpcs", "https")
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether what is sent stays here."""
+        """Whether the host is a loopback address or localhost."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def check_key(self, key: str) -> None:
-        """Raise ValueError for what is no API key, and for one that would be readable on its way here."""
+        """Check an API key for this address.
+
+        Raises:
+            InvalidArgument: The key is malformed, or would travel unencrypted to another machine.
+        """
         if not _KEY.fullmatch(key):
-            # It is not shown: all but one letter of it may be right.
-            raise ValueError("this is no API key: one has letters, digits and . _ ~ + / - only, and is not empty")
+            # Not shown: a key with a single wrong character is still a secret.
+            raise InvalidArgument(
+                "the API key is invalid: it consists of letters, digits and . _ ~ + / - with = only at the end",
+                reason="invalid_api_key",
+            )
         if not self.tls and not self.is_this_machine:
-            secure = f"{self.scheme}s"
-            raise ValueError(
-                f"the API key would be sent to {self.host} unencrypted, readable for everybody on the way: "
-                f"use {secure}://, or no key"
+            raise InvalidArgument(
+                f"the API key would travel to {self.host} unencrypted: use {self.scheme}s://, or no key",
+                reason="unencrypted_api_key",
             )
 
     def check_ca(self, ca: str | os.PathLike[str]) -> None:
-        """Raise ValueError for a file without certificates, and where there is no TLS; OSError if it is unreadable."""
+        """Check a file of trusted certificates for this address.
+
+        Raises:
+            InvalidArgument: The file holds no certificate, or the scheme has no TLS.
+            OSError: The file cannot be read.
+        """
         if not self.tls:
-            raise ValueError(f"certificates (ca) are for grpcs:// and https://, not for {self.scheme}://")
+            raise InvalidArgument(
+                f"trusted certificates (ca) require TLS: use {self.scheme}s:// instead of {self.scheme}://",
+                reason="ca_without_tls",
+            )
+        # An OSError from `ssl` does not name the file.
         with Path(ca).open("rb"):
-            pass  # for an error that names the file: the one of `ssl` does not
+            pass
         try:
             ssl.create_default_context(cafile=os.fspath(ca))
         except ssl.SSLError as error:
-            raise ValueError(f"{os.fspath(ca)} holds no certificate in PEM format") from error
+            raise InvalidArgument(f"{os.fspath(ca)} holds no certificate in PEM format", reason="invalid_ca") from error
+
+
+def _invalid_url(url: str) -> InvalidArgument:
+    # Text before an @ may be a password.
+    shown = "" if "@" in url else f" {url!r}"
+    return InvalidArgument(
+        f"invalid server URL{shown}: write grpc://HOST:PORT or http://HOST:PORT, or with TLS grpcs://HOST:PORT or "
+        "https://HOST:PORT",
+        reason="invalid_url",
+    )

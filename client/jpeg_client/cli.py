@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -10,176 +9,163 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from jpeg_contract.command_line import FAILED, OK, WRONG_CALL, Parameter, fail, make_app, positive, run_app
+
+from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.errors import InvalidArgument, JpegClientError
 
 if TYPE_CHECKING:
     from jpeg_client.client import Client
+    from jpeg_client.prediction import Prediction
+
+COMMAND = "jpeg-classify"
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
-# Files are read and sent in groups of this many, so that a folder of any size fits into memory.
-GROUP = 32
+# Images per call: bounds the memory for folders of any size.
+GROUP_SIZE = 32
 
 KEY_VARIABLE = "JPEG_API_KEY"
 
-# A key has some fifty characters; whatever is longer is another file.
+# Keys have about fifty characters; the limit bounds the memory if the path names another file.
 _MAX_KEY_BYTES = 4096
 
-EPILOG = """\
-For each image one line: its path, and its labels with their scores, best first.
-
-A gateway asks for an API key. It is read from a file or from the environment variable JPEG_API_KEY, and is no option
-itself: other users of this machine can read those in the list of processes.
-
-exit status: 0 every image has its labels; 1 one has not, or the server could not be asked; 2 the call was wrong
-"""
+app = make_app(
+    COMMAND,
+    "Classify JPEG images on a running server.",
+    # One line per paragraph: the help wraps them to the terminal.
+    "Each image gets one line of output: its path, then its labels and their scores, best first.\n\n"
+    f"A gateway requires an API key. It comes from a file or from the environment variable {KEY_VARIABLE}. No option "
+    "takes the key itself, because other users of this machine can read options in the process list.\n\n"
+    "Exit status: 0 every image has labels; 1 an image has none, or the request failed; 2 the call is invalid.",
+)
+app.usage = f"Usage: {COMMAND} PATH... [OPTIONS]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    options = _parser().parse_args(arguments)
-    # gRPC writes notes of its own to stderr when a connection fails; what matters is in our line.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        return _main(options)
-    except ModuleNotFoundError as error:
-        return _fail(
-            f"the package {error.name} is not installed: pip install -e '.[client]' in this project's folder", 1
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: None takes sys.argv.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    # Checked here, because the general error for an unknown option repeats its value.
+    if any(token.partition("=")[0] == "--api-key" for token in tokens):
+        return fail(
+            COMMAND,
+            "there is no option --api-key, because other users can read options in the process list: use "
+            f"--api-key-file FILE, or the environment variable {KEY_VARIABLE}",
+            WRONG_CALL,
+            reason="invalid_call",
         )
-    except BrokenPipeError:
-        # Whoever read the lines has seen enough; Python must not try to write the rest on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
+    return run_app(app, tokens, extra="client", statuses={InvalidArgument: WRONG_CALL, JpegClientError: FAILED})
 
 
-def _main(options: argparse.Namespace) -> int:
+@app.default
+def classify(
+    *paths: Annotated[Path, Parameter(name="PATH", required=True)],
+    url: str = DEFAULT_URL,
+    api_key_file: Path | None = None,
+    ca: Path | None = None,
+    k: Annotated[int | None, Parameter(name=("--k", "-k"), validator=positive)] = None,
+    timeout_s: Annotated[float, Parameter(validator=positive)] = DEFAULT_TIMEOUT_S,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Classify files, print the predictions to stdout, and return the exit status.
+
+    Args:
+        paths: Image files, or folders to search.
+        url: Server: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT.
+        api_key_file: Text file with the API key for a gateway. By default JPEG_API_KEY holds the key, if any.
+        ca: PEM file with the server's CA or self-signed certificate, for TLS. By default the public CAs are trusted.
+        k: Labels per image. By default the server decides: 5.
+        timeout_s: Time limit per request in seconds, including retries while the server limits the request rate.
+        as_json: Print one JSON object per line instead of text.
+    """
+    if api_key_file is not None and (not api_key_file.exists() or api_key_file.is_dir()):
+        # Not repeated: the value may be the key.
+        return fail(
+            COMMAND,
+            "--api-key-file does not name a file: it takes the path of a file, not the key itself",
+            WRONG_CALL,
+            reason="file_missing",
+        )
+    named = paths if ca is None else (*paths, ca)
+    if missing := [str(path) for path in named if not path.exists()]:
+        return fail(COMMAND, f"no such file or folder: {', '.join(missing)}", WRONG_CALL, reason="file_missing")
+
     from jpeg_client.client import Client
-    from jpeg_client.errors import JpegClientError
 
-    if options.api_key_file is not None and not options.api_key_file.exists():
-        # Not repeated: it may be the key.
-        return _fail("there is no file of the name given as --api-key-file, which takes a file, not the key itself", 2)
-    named = options.images if options.ca is None else [*options.images, options.ca]
-    missing = [str(path) for path in named if not path.exists()]
-    if missing:
-        return _fail(f"there is no file or folder {', '.join(missing)}", 2)
-    try:
-        with Client(options.url, api_key=_key(options), ca=options.ca, timeout_s=options.timeout_s) as client:
-            shown, failed = _classify(client, options)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except JpegClientError as error:
-        return _fail(str(error), 1)
-    if not shown:
-        return _fail(f"no image found; in folders, files ending in {', '.join(SUFFIXES)} count", 1)
-    return 1 if failed else 0
+    with Client(url, api_key=_read_key(api_key_file), ca=ca, timeout_s=timeout_s) as client:
+        found, failed = _classify_files(client, _find_files(paths), k, as_json=as_json)
+    if not found:
+        return fail(
+            COMMAND, f"no images found: folders are searched for {', '.join(SUFFIXES)}", FAILED, reason="no_images"
+        )
+    return FAILED if failed else OK
 
 
-def _classify(client: Client, options: argparse.Namespace) -> tuple[int, int]:
-    """Ask for every file and print the answers; returns how many files there were, and how many have no labels."""
-    shown = failed = 0
-    files = _files(options.images)
-    while group := list(islice(files, GROUP)):
-        readable = {path: data for path in group if (data := _read(path)) is not None}
-        answers = dict(zip(readable, client.classify(list(readable.values()), options.k), strict=True))
+def _classify_files(client: Client, files: Iterator[Path], k: int | None, *, as_json: bool) -> tuple[int, int]:
+    """Classify files and print the predictions.
+
+    Args:
+        client: Connection to the server.
+        files: Image files.
+        k: Labels per image; None takes the server's default.
+        as_json: Print JSON instead of text.
+
+    Returns:
+        Number of files, and number of files without labels.
+    """
+    found = failed = 0
+    while group := list(islice(files, GROUP_SIZE)):
+        readable = {path: data for path in group if (data := _read_image(path)) is not None}
+        predictions = dict(zip(readable, client.classify(list(readable.values()), k), strict=True))
         for path in group:
-            shown += 1
-            prediction = answers.get(path)
+            found += 1
+            prediction = predictions.get(path)
             if prediction is None or prediction.error is not None:
                 failed += 1
-            if prediction is None:
-                continue
-            if options.json:
-                print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
-            elif prediction.error is not None:
-                _fail(f"{path}: {prediction.error}", 1)
-            else:
-                pairs = zip(prediction.labels, prediction.scores, strict=True)
-                print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))
+            if prediction is not None:
+                _print_prediction(path, prediction, as_json=as_json)
         sys.stdout.flush()
-    return shown, failed
+    return found, failed
 
 
-def _key(options: argparse.Namespace) -> str | None:
-    """The API key, from the file or the environment; None if there is none in either."""
-    if options.api_key_file is None:
+def _print_prediction(path: Path, prediction: Prediction, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
+    elif prediction.error is not None:
+        fail(COMMAND, f"{path}: {prediction.error}", FAILED, reason="image_refused")
+    else:
+        pairs = zip(prediction.labels, prediction.scores, strict=True)
+        print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))
+
+
+def _read_key(file: Path | None) -> str | None:
+    """Read the API key from the file, or else from the environment; None if there is none."""
+    if file is None:
         return os.environ.get(KEY_VARIABLE) or None
-    with options.api_key_file.open("rb") as file:
-        # Every byte is a character of latin-1; which of them a key may have, the client says.
-        return str(file.read(_MAX_KEY_BYTES).decode("latin-1").strip())
+    with file.open("rb") as stream:
+        # latin-1 decodes any byte; the client refuses characters that a key cannot have.
+        return stream.read(_MAX_KEY_BYTES).decode("latin-1").strip()
 
 
-def _read(path: Path) -> bytes | None:
-    """The bytes of a file; None, and a line on stderr, if it cannot be read."""
+def _read_image(path: Path) -> bytes | None:
+    """Read a file; report a failure on stderr and return None."""
     try:
         return path.read_bytes()
     except OSError as error:
-        _fail(f"{path}: cannot be read: {error.strerror}", 1)
+        fail(COMMAND, f"{path}: cannot read the file: {error.strerror}", FAILED, reason="file_unreadable")
         return None
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Files as they are named; of folders, all JPEGs below, in the order of their names."""
+def _find_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield files as given, and the JPEG files below folders, sorted by path."""
     for path in paths:
         if path.is_dir():
             yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         else:
             yield path
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jpeg-classify",
-        description="Ask a running server for the labels of JPEG images.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --api-key KEY is no short form of anything
-    )
-    parser.add_argument("images", nargs="+", type=Path, metavar="PATH", help="image file, or folder to search through")
-    parser.add_argument(
-        "--url",
-        default="grpc://localhost:8001",
-        help="grpc://HOST:PORT or http://HOST:PORT; with TLS, as a gateway wants it, grpcs://HOST:PORT or "
-        "https://HOST:PORT (default: grpc://localhost:8001)",
-    )
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="text file with the API key that a gateway asks for, and nothing else "
-        f"(default: the key is in {KEY_VARIABLE}, or there is none)",
-    )
-    parser.add_argument(
-        "--ca",
-        type=Path,
-        metavar="FILE",
-        help="PEM file with the certificates to trust, for grpcs and https: those of the server's own authority, or "
-        "the server's if it signed it itself (default: the public authorities)",
-    )
-    parser.add_argument(
-        "-k", "--k", type=_natural, metavar="N", help="labels for each image (default: the server's, 5)"
-    )
-    parser.add_argument(
-        "--timeout-s",
-        type=float,
-        default=30,
-        metavar="SECONDS",
-        help="how long one request may take, with the waiting where there were too many (default: 30)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line (default: text)")
-    return parser
-
-
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of labels: give 1 or more")
-    return int(text)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"jpeg-classify: {message}", file=sys.stderr)
-    return status

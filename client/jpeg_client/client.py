@@ -11,43 +11,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
 
+from jpeg_contract.tensors import ENSEMBLE
+
 from jpeg_client.address import Address
-from jpeg_client.errors import RequestRefused, TooManyRequests
+from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.errors import InvalidArgument, RequestRefused, TooManyRequests
 from jpeg_client.prediction import Prediction
-from jpeg_client.transport import Arrays, GrpcTransport, HttpTransport, Transport
+from jpeg_client.transport import EnsembleOutputs, GrpcTransport, HttpTransport, Transport
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""A path, the encoded bytes, or a file opened in binary mode."""
+"""A path, encoded bytes, or a file open in binary mode."""
 
-DEFAULT_URL = "grpc://localhost:8001"
-MODEL = "jpeg_classifier"
-
-# Below the 64 MiB at which some servers stop reading an HTTP body.
+# Some servers stop reading an HTTP body at 64 MiB.
 MAX_REQUEST_BYTES = 48 * 2**20
-
-# A request in which no image could be answered is refused with a line for each image.
-_REFUSED_IMAGE = re.compile(r"^image \d+: (.*)$")
 
 MAX_TIMEOUT_S = 86_400
 
-_Answer = TypeVar("_Answer")
+# If all images of a request fail, the error has one such line for each (jpeg_contract.image_errors).
+_IMAGE_FAILURE = re.compile(r"^image \d+: (.*)$")
+
+_Response = TypeVar("_Response")
 
 
 class Client:
-    """A connection to one server; use it in a `with` block, or close it.
+    """A connection to one server: use it in a `with` block, or close it.
 
-    url: grpc://HOST:PORT or http://HOST:PORT; with TLS, as a gateway wants it, grpcs://HOST:PORT or https://HOST:PORT.
-    api_key: the key that a gateway asks for. It is sent encrypted, or to this machine, or not at all.
-    ca: file in PEM format with the certificates to trust instead of the public authorities: those of the server's own
-    authority, or the server's if it signed it itself. For TLS only.
-    timeout_s: how long one request may take, in seconds. If there were too many requests (HTTP 429,
-    RESOURCE_EXHAUSTED), the client waits as it is told and asks again, within this time. It repeats nothing else.
-    model: name of the ensemble.
+    A client is not thread-safe: create one per thread.
 
-    Not to be shared between threads: give each its own.
+    Args:
+        url: grpc://HOST:PORT or http://HOST:PORT; with TLS, as for a gateway, grpcs://HOST:PORT or https://HOST:PORT.
+        api_key: API key for a gateway. The client sends it over TLS or to this machine only.
+        ca: PEM file with the trusted certificates: the CA of the server, or its self-signed certificate. None trusts
+            the public CAs. Requires TLS.
+        timeout_s: Time limit per request in seconds, at most one day. While the server limits the request rate (HTTP
+            429, gRPC RESOURCE_EXHAUSTED), the client waits and retries within this time. It retries nothing else.
+        model: Name of the ensemble.
 
-    Raises ValueError for a URL it does not know, a time-out that is none, a key that is none or would be sent
-    unencrypted to another machine, or a `ca` without certificates; OSError if `ca` cannot be read.
+    Raises:
+        ValueError: The URL, timeout, key or CA file is invalid, or the key would travel unencrypted.
+        OSError: The CA file cannot be read.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class Client:
         *,
         api_key: str | None = None,
         ca: str | os.PathLike[str] | None = None,
-        timeout_s: float = 30.0,
-        model: str = MODEL,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        model: str = ENSEMBLE,
     ) -> None:
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise ValueError(f"timeout_s is {timeout_s}, but must be above 0 and at most {MAX_TIMEOUT_S} seconds")
+            raise InvalidArgument(
+                f"the timeout must be above 0 and at most {MAX_TIMEOUT_S} seconds, but is {timeout_s}",
+                reason="invalid_timeout",
+            )
         address = Address.parse(url)
         if api_key is not None:
             address.check_key(api_key)
@@ -84,45 +89,57 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. A server that is stopping waits for open ones."""
+        """Close the connection. A stopping server waits for open connections."""
         self._transport.close()
 
     def classify(self, images: Sequence[Image], k: int | None = None) -> list[Prediction]:
-        """The k best labels of each image, in the order given, in as few requests as the server allows.
+        """Classify images, in as few requests as the server's batch limit allows.
 
-        k: 1 to the number of classes. Default: the server's, which is 5, or all classes if there are fewer.
+        Args:
+            images: Encoded JPEGs.
+            k: Labels per image, 1 to the number of classes. None takes the server's default: 5, or all classes if
+                there are fewer.
 
-        An image that cannot be classified has its reason in `Prediction.error`, and costs no other its labels.
+        Returns:
+            One prediction per image, in order. An image that fails has `Prediction.error` set; the others keep their
+            labels.
 
-        Raises ServerUnavailable, ServerTimeout, CertificateRefused, or RequestRefused if a request is refused as a
-        whole, as for a `k` out of range or an API key that is not taken; TooManyRequests, which is one of these, if
-        there were too many, and no time is left to ask again; OSError if a path cannot be read; TypeError for anything
-        that is no list of images.
+        Raises:
+            ServerUnavailable: No server responds, or it is not ready.
+            ServerTimeout: The server does not respond within the timeout.
+            CertificateRefused: The server's certificate is not trusted.
+            RequestRefused: The server refuses a whole request, such as for k out of range or an unknown API key.
+            TooManyRequests: The server limits the request rate, and no time remains for a retry.
+            OSError: A path cannot be read.
+            TypeError: `images` is not a list of images.
+            ValueError: k does not fit into 32 bits.
         """
         if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)):
             raise TypeError("classify takes a list of images: write classify([image])")
         if k is not None and not -(2**31) <= k < 2**31:
-            raise ValueError(f"k is {k}, but no classifier has that many classes")
+            raise InvalidArgument(f"k must be from 1 to the number of classes, but is {k}", reason="invalid_k")
         encoded = [_read(image) for image in images]
-        return [prediction for batch in self._batches(encoded) for prediction in self._ask(batch, k)]
+        return [prediction for batch in self._batches(encoded) for prediction in self._classify_batch(batch, k)]
 
-    def _ask(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
+    def _classify_batch(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
         try:
-            return _predictions(self._patiently(lambda left_s: self._transport.infer(self.model, images, k, left_s)))
-        except RequestRefused as refusal:
-            found = _REFUSED_IMAGE.match(str(refusal).split("\n", 1)[0])
-            if found is None:
+            outputs = self._with_retries(lambda left_s: self._transport.infer(self.model, images, k, left_s))
+        except RequestRefused as error:
+            failure = _IMAGE_FAILURE.match(str(error).split("\n", 1)[0])
+            if failure is None:
                 raise
             if len(images) == 1:
-                return [Prediction((), (), (), error=found[1])]
-            # No image of the batch could be answered, and a long list of reasons is cut short: ask one by one.
-            return [prediction for image in images for prediction in self._ask([image], k)]
+                return [Prediction((), (), (), error=failure[1])]
+            # All images failed, but the server lists the first causes only.
+            return [prediction for image in images for prediction in self._classify_batch([image], k)]
+        return _predictions(outputs)
 
     def _batches(self, images: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Split images into batches within the server's batch size and MAX_REQUEST_BYTES."""
         batch: list[bytes] = []
         size = 0
         for image in images:
-            if batch and (len(batch) == self._limit() or size + len(image) > MAX_REQUEST_BYTES):
+            if batch and (len(batch) == self._batch_limit() or size + len(image) > MAX_REQUEST_BYTES):
                 yield batch
                 batch, size = [], 0
             batch.append(image)
@@ -130,28 +147,34 @@ class Client:
         if batch:
             yield batch
 
-    def _limit(self) -> int:
+    def _batch_limit(self) -> int:
+        """Return the model's max_batch_size, read once; 1 for a model without batching."""
         if self._max_batch_size is None:
             self._max_batch_size = max(
-                1, self._patiently(lambda left_s: self._transport.max_batch_size(self.model, left_s))
+                1, self._with_retries(lambda left_s: self._transport.max_batch_size(self.model, left_s))
             )
         return self._max_batch_size
 
-    def _patiently(self, ask: Callable[[float], _Answer]) -> _Answer:
-        """Ask, with the seconds that are left; again, after the wait that a refusal asks for, if there is time."""
-        end = time.monotonic() + self.timeout_s
-        left_s, tries = self.timeout_s, 0
+    def _with_retries(self, request: Callable[[float], _Response]) -> _Response:
+        """Send a request; while the server limits the request rate, wait and retry within the timeout.
+
+        Args:
+            request: Sends the request with a timeout in seconds.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        left_s, retries = self.timeout_s, 0
         while True:
             try:
-                return ask(left_s)
-            except TooManyRequests as refusal:
-                spare_s = end - time.monotonic() - refusal.wait_s
+                return request(left_s)
+            except TooManyRequests as error:
+                spare_s = deadline - time.monotonic() - error.wait_s
                 if spare_s <= 0:
                     raise
-                # Never sooner than told, and not all clients at once; half of what is left is kept for the answer.
-                time.sleep(refusal.wait_s + random.uniform(0, min(2**tries, spare_s / 2)))  # noqa: S311  # no secret
-                left_s = round(end - time.monotonic(), 3)
-                tries += 1
+                # Jitter spreads the retries of many clients; half of the spare time is kept for the response.
+                jitter_s = random.uniform(0, min(2**retries, spare_s / 2))  # noqa: S311  # not a secret
+                time.sleep(error.wait_s + jitter_s)
+                left_s = round(deadline - time.monotonic(), 3)
+                retries += 1
                 if left_s <= 0:
                     raise
 
@@ -162,17 +185,17 @@ def _read(image: Image) -> bytes:
     if isinstance(image, (str, os.PathLike)):
         return Path(image).read_bytes()
     if not hasattr(image, "read"):
-        raise TypeError(f"an image is a path, bytes or an open file, not {type(image).__name__}")
+        raise TypeError(f"an image must be a path, bytes or an open file, but is {type(image).__name__}")
     data = image.read()
     if not isinstance(data, bytes):
-        raise TypeError("the file is open as text: open it in binary mode, 'rb'")
+        raise TypeError("the file is open in text mode: open it in binary mode, 'rb'")
     return data
 
 
-def _predictions(arrays: Arrays) -> list[Prediction]:
+def _predictions(outputs: EnsembleOutputs) -> list[Prediction]:
     predictions = []
     for labels, scores, indices, (error,) in zip(
-        arrays.labels, arrays.scores, arrays.indices, arrays.errors, strict=True
+        outputs.labels, outputs.scores, outputs.indices, outputs.errors, strict=True
     ):
         if error:
             predictions.append(Prediction((), (), (), error=error.decode()))

@@ -1,46 +1,79 @@
-"""What can go wrong between a client and a server.
+"""Errors of the client. Each has a stable reason code in `reason`.
 
 JpegClientError
-├── ServerUnavailable      nobody answers there, or the server is not ready
-├── ServerTimeout          no answer in time
-├── CertificateRefused     the server's certificate is not one to be trusted
-└── RequestRefused         the server, or the gateway before it, refused the request as a whole
-    └── TooManyRequests    for now, since there were too many
+├── ServerUnavailable      no server responds, or it is not ready
+├── ServerTimeout          no response within the timeout
+├── CertificateRefused     the server's certificate is not trusted
+└── RequestRefused         the server or its gateway refuses the whole request
+    └── TooManyRequests    the request rate exceeds the limit
 
-A single image that cannot be classified is no error of these: it is in its Prediction.
+InvalidArgument            an argument is invalid; a ValueError
+
+An image that cannot be classified raises none of these: `Prediction.error` holds the cause.
 """
 
+from __future__ import annotations
 
-class JpegClientError(Exception):
-    """Base of all errors that the client raises."""
+from jpeg_contract.errors import ReasonedError
 
 
-class ServerUnavailable(JpegClientError):  # says what is the case
-    """Nobody answers at the address, or the server is not ready."""
+class JpegClientError(ReasonedError):
+    """Base class of errors between client and server."""
+
+    reason = "client_error"
+
+
+class ServerUnavailable(JpegClientError):
+    """No server responds at the address, or the server is not ready."""
+
+    reason = "server_unavailable"
 
 
 class ServerTimeout(JpegClientError):
-    """The server did not answer within `timeout_s`."""
+    """The server does not respond within the timeout."""
+
+    reason = "server_timeout"
 
 
 class CertificateRefused(JpegClientError):
-    """The certificate that the server shows is out of date, for another host, or signed by nobody who is trusted."""
+    """The server's certificate has expired, names another host, or has no trusted issuer."""
+
+    reason = "certificate_refused"
 
 
 class RequestRefused(JpegClientError):
-    """The server refused the request as a whole.
+    """The server or its gateway refuses the whole request.
 
-    `status` is HTTP's or gRPC's word for it, such as "400" or "INVALID_ARGUMENT".
+    Args:
+        message: See `ReasonedError`.
+        status: HTTP or gRPC status, such as "400" or "INVALID_ARGUMENT".
+        reason: See `ReasonedError`.
     """
 
-    def __init__(self, message: str, status: str) -> None:
-        super().__init__(message)
+    reason = "request_refused"
+
+    def __init__(self, message: str, status: str, *, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
         self.status = status
 
 
 class TooManyRequests(RequestRefused):
-    """Too many requests came with this API key, or from this address; after `wait_s` seconds it may be asked again."""
+    """The request rate of this API key or client address exceeds the limit.
+
+    Args:
+        message: See `ReasonedError`.
+        status: See `RequestRefused`.
+        wait_s: Seconds until the next request is allowed.
+    """
+
+    reason = "too_many_requests"
 
     def __init__(self, message: str, status: str, wait_s: float) -> None:
         super().__init__(message, status)
         self.wait_s = wait_s
+
+
+class InvalidArgument(ReasonedError, ValueError):
+    """An argument of the client is invalid."""
+
+    reason = "invalid_argument"

@@ -1,4 +1,4 @@
-"""The answer for one image."""
+"""The result for one image."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prediction:
-    """The k best classes of one image, best first; or why there are none.
+    """The k best classes of one image, best first, or the cause of its failure.
 
-    labels: names. scores: softmax probabilities in [0, 1]. indices: class numbers.
-    error: None, or the reason why this image has no labels; the three are empty then.
+    Attributes:
+        labels: Class names, k of them.
+        scores: Scores in [0, 1], k of them: softmax probabilities, or sigmoid scores for a multi-label classifier.
+        indices: Class numbers, k of them.
+        error: Cause of the failure; None on success. Otherwise labels, scores and indices are empty.
     """
 
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""tritonclient's gRPC and HTTP, made alike."""
+"""One interface over tritonclient's gRPC and HTTP clients."""
 
 from __future__ import annotations
 
@@ -11,34 +11,50 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from jpeg_contract.tensors import ERROR, IMAGE, INDEX, LABEL, SCORE
 from numpy.typing import NDArray
 
 from jpeg_client.address import Address
-from jpeg_client.errors import JpegClientError, ServerTimeout, ServerUnavailable
-from jpeg_client.refusals import bad_certificate, refusal
-
-OUTPUTS = ("LABEL", "SCORE", "INDEX", "ERROR")
+from jpeg_client.error_responses import certificate_error, response_error
+from jpeg_client.errors import CertificateRefused, JpegClientError, ServerTimeout, ServerUnavailable
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """The ensemble's outputs for N images: (N, k) labels as bytes, scores, indices; (N, 1) errors as bytes."""
+class EnsembleOutputs:
+    """Outputs of the ensemble for N images.
 
-    labels: NDArray[Any]
+    Attributes:
+        labels: BYTES [N, k].
+        scores: FP32 [N, k].
+        indices: INT32 [N, k].
+        errors: BYTES [N, 1], empty for an image with labels.
+    """
+
+    labels: NDArray[np.object_]
     scores: NDArray[np.float32]
     indices: NDArray[np.int32]
-    errors: NDArray[Any]
+    errors: NDArray[np.object_]
 
 
 class Transport(Protocol):
-    """One connection to one server."""
+    """A connection to one server."""
 
     def max_batch_size(self, model: str, timeout_s: float) -> int:
-        """How many images the model takes in one request."""
+        """Return the largest number of images per request."""
         ...
 
-    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> Arrays:
-        """Ask for the k best labels of each image; None asks for as many as the server likes."""
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+        """Classify one batch.
+
+        Args:
+            model: Name of the ensemble.
+            images: Encoded JPEGs, at most `max_batch_size`.
+            k: Labels per image; None takes the server's default.
+            timeout_s: Time limit in seconds.
+
+        Raises:
+            JpegClientError: The request fails.
+        """
         ...
 
     def close(self) -> None:
@@ -46,27 +62,39 @@ class Transport(Protocol):
         ...
 
 
-class _Tritonclient(ABC):
-    """What the two modules of tritonclient have in common."""
+class _TritonTransport(ABC):
+    """The part that tritonclient's gRPC and HTTP modules share.
+
+    Args:
+        module: `tritonclient.grpc` or `tritonclient.http`.
+        client: Its client.
+        address: Address of the server.
+        api_key: API key for a gateway, or None.
+    """
 
     def __init__(self, module: Any, client: Any, address: Address, api_key: str | None) -> None:
         self._module, self._client, self._address = module, client, address
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
 
-    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> Arrays:
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
         """See Transport."""
-        tensor = self._module.InferInput("IMAGE", [len(images), 1], "BYTES")
-        # dtype object: NumPy's own bytes type would cut trailing zero bytes off.
+        tensor = self._module.InferInput(IMAGE, [len(images), 1], "BYTES")
+        # dtype object: NumPy's bytes type drops trailing zero bytes.
         tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
-        outputs = [self._module.InferRequestedOutput(name) for name in OUTPUTS]
+        outputs = [self._module.InferRequestedOutput(name) for name in (LABEL, SCORE, INDEX, ERROR)]
         parameters = {} if k is None else {"k": k}
-        with self._asking(timeout_s) as options:
+        with self._call_options(timeout_s) as options:
             result = self._client.infer(model, [tensor], outputs=outputs, parameters=parameters, **options)
-        return Arrays(*(result.as_numpy(name) for name in OUTPUTS))
+        return EnsembleOutputs(
+            labels=result.as_numpy(LABEL),
+            scores=result.as_numpy(SCORE),
+            indices=result.as_numpy(INDEX),
+            errors=result.as_numpy(ERROR),
+        )
 
     def max_batch_size(self, model: str, timeout_s: float) -> int:
         """See Transport."""
-        with self._asking(timeout_s) as options:
+        with self._call_options(timeout_s) as options:
             return self._read_max_batch_size(model, options)
 
     def close(self) -> None:
@@ -74,108 +102,133 @@ class _Tritonclient(ABC):
         self._client.close()
 
     @contextmanager
-    def _asking(self, timeout_s: float) -> Iterator[dict[str, Any]]:
-        """For one call: the options that it takes, and its errors as ours."""
+    def _call_options(self, timeout_s: float) -> Iterator[dict[str, Any]]:
+        """Yield the options of one call, and map its exceptions to JpegClientError."""
         try:
-            with self._limited(timeout_s) as options:
-                # A new one for each call, since tritonclient writes into it.
+            with self._time_limit(timeout_s) as options:
+                # A copy per call: tritonclient modifies the headers.
                 yield {**options, "headers": dict(self._headers)}
         except Exception as error:
-            raise self._translate(error, timeout_s) from error
+            raise self._client_error(error, timeout_s) from error
 
     @abstractmethod
-    def _limited(self, timeout_s: float) -> AbstractContextManager[dict[str, Any]]: ...
+    def _time_limit(self, timeout_s: float) -> AbstractContextManager[dict[str, Any]]:
+        """Limit the time of a call, and yield the options of tritonclient for it."""
 
     @abstractmethod
     def _read_max_batch_size(self, model: str, options: dict[str, Any]) -> int: ...
 
     @abstractmethod
-    def _translate(self, error: Exception, timeout_s: float) -> JpegClientError: ...
+    def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
+        """Map an exception of a call to one of ours."""
 
     def _timed_out(self, timeout_s: float) -> ServerTimeout:
-        return ServerTimeout(f"{self._address} did not answer within {timeout_s:g} s")
+        return ServerTimeout(f"{self._address} did not respond within {timeout_s:g} s")
 
-    def _nobody(self) -> ServerUnavailable:
-        return ServerUnavailable(f"no Triton answers at {self._address}: is it running, and is that the right port?")
+    def _unreachable(self) -> ServerUnavailable:
+        return ServerUnavailable(
+            f"no Triton server responds at {self._address}: check that it is running and that the port is right"
+        )
 
-    def _no_tls(self) -> ServerUnavailable:
-        return ServerUnavailable(f"what answers at {self._address} does not speak TLS: is that the right port?")
+    def _without_tls(self) -> ServerUnavailable:
+        return ServerUnavailable(
+            f"the server at {self._address} does not speak TLS: check the port", reason="tls_mismatch"
+        )
 
-    def _refused(self, status: str, message: str, retry_after: str | None = None) -> JpegClientError:
+    def _response_error(self, status: str, message: str, retry_after: str | None = None) -> JpegClientError:
         has_key = bool(self._headers)
-        return refusal(str(self._address), status, message, has_key=has_key, retry_after=retry_after)
+        return response_error(str(self._address), status, message, has_key=has_key, retry_after=retry_after)
+
+    def _certificate_error(self, reason: str) -> CertificateRefused:
+        return certificate_error(str(self._address), reason)
+
+    def _unexpected(self, error: Exception) -> JpegClientError:
+        return JpegClientError(f"{self._address}: {error}")
 
 
-class GrpcTransport(_Tritonclient):
-    """gRPC, the faster one: binary, one connection for many requests."""
+class GrpcTransport(_TritonTransport):
+    """gRPC: faster than HTTP, with one connection for all requests.
+
+    Args:
+        address: Address of the server.
+        api_key: API key for a gateway, or None.
+        ca: PEM file with the trusted certificates; None trusts the public CAs.
+    """
 
     def __init__(self, address: Address, *, api_key: str | None, ca: str | None) -> None:
-        import tritonclient.grpc as module  # only the chosen protocol is imported
+        import tritonclient.grpc as module  # here, so that one protocol is imported, not both
 
         arguments = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         if address.is_this_machine:
-            # gRPC takes a proxy from the environment even to get from here to here, with a key that is not encrypted.
+            # gRPC applies the proxy of the environment to localhost as well, and the key is not encrypted there.
             arguments.append(("grpc.enable_http_proxy", 0))
         client = module.InferenceServerClient(
             address.host_and_port,
             ssl=address.tls,
-            # As HTTP does; where it is None, both take the list of authorities that they carry.
+            # The same CAs as over HTTP; if the system has none, both libraries fall back to their own.
             root_certificates=ca or ssl.get_default_verify_paths().cafile,
             channel_args=arguments,
         )
         super().__init__(module, client, address, api_key)
 
     @contextmanager
-    def _limited(self, timeout_s: float) -> Iterator[dict[str, Any]]:
+    def _time_limit(self, timeout_s: float) -> Iterator[dict[str, Any]]:
         yield {"client_timeout": timeout_s}
 
     def _read_max_batch_size(self, model: str, options: dict[str, Any]) -> int:
         return int(self._client.get_model_config(model, **options).config.max_batch_size)
 
-    def _translate(self, error: Exception, timeout_s: float) -> JpegClientError:
+    def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
         if not isinstance(error, self._module.InferenceServerException):
-            return JpegClientError(f"{self._address}: {error}")
+            return self._unexpected(error)
         status = (error.status() or "").removeprefix("StatusCode.")
         message = error.message()
-        # Something answered that is no gRPC server.
+        # A server of another protocol.
         if status in ("UNIMPLEMENTED", "UNKNOWN") and "http2" in message.lower():
-            return self._nobody()
-        if status == "UNAVAILABLE" and _is_connection(message):
+            return self._unreachable()
+        if status == "UNAVAILABLE" and _is_connection_failure(message):
             if reason := re.search(r"CERTIFICATE_VERIFY_FAILED(?:: ([\w -]+))?|[^:]*not in peer certificate", message):
-                return bad_certificate(str(self._address), reason[1] or reason[0])
+                return self._certificate_error(reason[1] or reason[0])
             if reason := re.search("Hostname Verification Check failed", message):
-                return bad_certificate(str(self._address), reason[0])
-            return self._no_tls() if "WRONG_VERSION_NUMBER" in message else self._nobody()
-        # These are gRPC's own words: a gateway has others for its servers.
+                return self._certificate_error(reason[0])
+            return self._without_tls() if "WRONG_VERSION_NUMBER" in message else self._unreachable()
+        # gRPC's message for our own timeout; a gateway has another for the timeout of its server.
         if status == "DEADLINE_EXCEEDED" and message == "Deadline Exceeded":
             return self._timed_out(timeout_s)
-        return self._refused(status, message)
+        return self._response_error(status, message)
 
 
-class HttpTransport(_Tritonclient):
-    """HTTP/1.1 with the binary tensor extension."""
+class HttpTransport(_TritonTransport):
+    """HTTP/1.1 with Triton's binary tensor extension.
+
+    Args:
+        address: Address of the server.
+        timeout_s: Time limit to connect, and for each read, in seconds.
+        api_key: API key for a gateway, or None.
+        ca: PEM file with the trusted certificates; None trusts the public CAs.
+    """
 
     def __init__(self, address: Address, timeout_s: float, *, api_key: str | None, ca: str | None) -> None:
-        import gevent  # type: ignore[import-untyped]  # what tritonclient's HTTP runs on
+        import gevent  # type: ignore[import-untyped]  # tritonclient's HTTP client runs on it
         import gevent.ssl  # type: ignore[import-untyped]
         import tritonclient.http as module
 
-        class Client(module.InferenceServerClient):  # type: ignore[misc]  # tritonclient has no types
-            """Keeps a header that tritonclient's errors do not have."""
+        class RetryAfterClient(module.InferenceServerClient):  # type: ignore[misc]  # tritonclient has no types
+            """Keep the Retry-After header, which tritonclient's exceptions lack."""
 
             retry_after: str | None = None
 
             def _get(self, *arguments: Any, **options: Any) -> Any:
-                return self._note(super()._get(*arguments, **options))
+                return self._keep_header(super()._get(*arguments, **options))
 
             def _post(self, *arguments: Any, **options: Any) -> Any:
-                return self._note(super()._post(*arguments, **options))
+                return self._keep_header(super()._post(*arguments, **options))
 
-            def _note(self, response: Any) -> Any:
+            def _keep_header(self, response: Any) -> Any:
                 self.retry_after = response.get("retry-after")
                 return response
 
-        client = Client(
+        client = RetryAfterClient(
             address.host_and_port,
             connection_timeout=timeout_s,
             network_timeout=timeout_s,
@@ -187,34 +240,36 @@ class HttpTransport(_Tritonclient):
         super().__init__(module, client, address, api_key)
 
     @contextmanager
-    def _limited(self, timeout_s: float) -> Iterator[dict[str, Any]]:
-        # The connection's own time-outs are for each of its reads. tritonclient's would be the server's queue policy.
+    def _time_limit(self, timeout_s: float) -> Iterator[dict[str, Any]]:
+        # The connection's timeouts apply to each read, and tritonclient's `timeout` to the server's queue.
         with self._gevent.Timeout(timeout_s, TimeoutError()):
             yield {}
 
     def _read_max_batch_size(self, model: str, options: dict[str, Any]) -> int:
         return int(self._client.get_model_config(model, **options)["max_batch_size"])
 
-    def _translate(self, error: Exception, timeout_s: float) -> JpegClientError:
+    def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
         if isinstance(error, self._module.InferenceServerException):
             status, message = error.status() or "", error.message()
-            # Without a status there was no answer: the connection was cut.
+            # No status: the connection closed before a response.
             if not status:
-                return self._nobody()
+                return self._unreachable()
             if status == "400" and not self._address.tls and re.search("is malformed|sent to HTTPS port", message):
-                return ServerUnavailable(f"what answers at {self._address} speaks TLS: write https://")
-            return self._refused(status, message, self._client.retry_after)
+                return ServerUnavailable(
+                    f"the server at {self._address} speaks TLS: use https://", reason="tls_mismatch"
+                )
+            return self._response_error(status, message, self._client.retry_after)
         if isinstance(error, TimeoutError):
             return self._timed_out(timeout_s)
         if isinstance(error, ssl.SSLCertVerificationError):
-            return bad_certificate(str(self._address), error.verify_message)
+            return self._certificate_error(error.verify_message)
         if isinstance(error, ssl.SSLError):
-            return self._no_tls()
+            return self._without_tls()
         if isinstance(error, OSError):
-            return self._nobody()
-        # What answers speaks another protocol; geventhttpclient has no public name for that error.
-        return self._nobody() if "Expected HTTP/" in str(error) else JpegClientError(f"{self._address}: {error}")
+            return self._unreachable()
+        # geventhttpclient's exception for a server of another protocol is not public.
+        return self._unreachable() if "Expected HTTP/" in str(error) else self._unexpected(error)
 
 
-def _is_connection(message: str) -> bool:
+def _is_connection_failure(message: str) -> bool:
     return any(words in message.lower() for words in ("connect", "socket", "dns", "name resolution"))
