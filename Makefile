@@ -6,7 +6,7 @@ TENSORFLOW_VENV ?= .venv-tensorflow
 RECIPE ?= mobilenet_v2
 BIN := $(VENV)/bin
 export VENV
-# A classifier, if none is built yet.
+# Builds a classifier, if there is none yet.
 BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 
 .DEFAULT_GOAL := help
@@ -23,10 +23,10 @@ serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" p
 	@$(BUILT)
 	@exec $(BIN)/jpeg-serve $(SERVE)
 
-build: setup ## build the classifier of RECIPE (default mobilenet_v2), checked against the network
+build: setup ## build the classifier of RECIPE (default mobilenet_v2) and check it against the network
 	@$(BIN)/jpeg-build $(RECIPE)
 
-check: setup ## check the model repository without serving it
+check: setup ## check the model repository, and load it once
 	@$(BIN)/jpeg-serve check
 
 test: setup-dev ## all tests, with a real tritonserver; TEST="tests/unit -k topk" chooses
@@ -45,25 +45,25 @@ image: ## the server image, with Docker; TARGET=gpu for NVIDIA's Triton
 test-image: setup-dev ## build the server image without Docker and test it (as root; buildah, debootstrap, runc)
 	@scripts/test_image.sh $(TEST)
 
-bench: setup-dev ## how fast: this machine, this server, other servers; some 20 minutes. BENCH="--quick --without-peers"
+bench: setup-dev ## measure this machine, this server, other servers; some 20 minutes. BENCH="--quick --without-peers"
 	@$(BUILT)
 	@ls .bench/own-choice/classifier_*/*/*.json > /dev/null 2>&1 || \
 	  $(BIN)/jpeg-build $(RECIPE) --backend openvino --precision auto --model-repository .bench/own-choice > /dev/null
-	@$(BIN)/jpeg-bench compare --own-choice .bench/own-choice $(BENCH) > /dev/null
+	@$(BIN)/python -m comparison run --own-choice .bench/own-choice $(BENCH) > /dev/null
 
-up: ## server, gateway, Prometheus and Grafana, with Docker Compose; UP_OPTIONS=--build builds the image
+up: ## start server, gateway, Prometheus and Grafana with Docker Compose; UP_OPTIONS=--build builds the image
 	@deploy/up.sh
 
-down: ## stop them; DOWN_OPTIONS=--volumes forgets models and metrics, too
+down: ## stop them; DOWN_OPTIONS=--volumes deletes models and metrics, too
 	@docker compose -f deploy/compose.yaml --profile '*' down $(DOWN_OPTIONS)
 
-audit: setup-dev ## look for known holes in the locked packages, where the package index answers such questions
+audit: setup-dev ## look for known vulnerabilities in the locked packages, if the package index has such data
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/audit.sh
 
-lint: setup-dev ## ruff, mypy --strict, and the arrows between the rooms
+lint: setup-dev ## ruff, mypy --strict, and the imports between the packages
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
 
-configs: setup ## write model_repository/ anew, as jpeg-build makes it for every backend
+configs: setup ## write model_repository/ again, as jpeg-build makes it for every backend
 	@$(BIN)/python scripts/renew_configs.py
 
 format: setup-dev ## format the code
@@ -72,7 +72,7 @@ format: setup-dev ## format the code
 lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 	@scripts/lock.sh
 
-clean: ## remove what was built here; the virtual environment stays
+clean: ## remove built files and caches; the virtual environment stays
 	@rm -rf model_repository/classifier_*/[0-9]* model_repository/.staging-* model_repository/.jpeg-build.lock \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,203 +1,229 @@
-"""Builds, verifies, serves and measures classifiers of several backends and precisions on this machine.
+"""Builds, verifies, serves and measures classifiers of several forms and precisions on this machine.
 
-Usage: classifiers.py RECIPE --results FILE [--build BACKEND:PRECISION[:OPTION,...] ...]
-
-For each --build (default: onnx and openvino in fp32, fp16 and int8): jpeg-build, jpeg-build verify --speed (the
-classifier alone, from host memory to host memory), then a real tritonserver on free ports, whose ensemble classifies
-the project's photos and is measured with raw JPEGs: one request at a time, and many at once. One JSON file holds all
-results, with machine and versions. What fails is in it with its reason, and the next one goes on.
-
-OPTIONs are options of jpeg-build, without the dashes: torch_tensorrt:fp32:no-trt.
-
-Engines take minutes to build, and several build at once without loss; nothing else may run while one is measured. So
-the two can be done apart: `--repositories FOLDER --only build` for each of them, at once, then the same without --only,
-which measures what is built there.
+For each --build: jpeg-build, jpeg-build verify --speed, then a tritonserver on free ports that classifies the photos of
+this project and is measured under two closed loops. One JSON file holds all results, the machine and the versions. A
+failure is part of the result, and does not affect the other builds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
-import os
-import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from jpeg_client import Client, JpegClientError
-from jpeg_serve import ServeError, ServerOptions, TritonServer
+from jpeg_contract.command_line import (
+    FAILED,
+    OK,
+    Parameter,
+    PositiveInteger,
+    PositiveSeconds,
+    Progress,
+    make_app,
+    note,
+    run_app,
+)
+from jpeg_contract.command_line import progress as show_progress
+from jpeg_contract.errors import ReasonedError
 
-ROOT = Path(__file__).resolve().parents[1]
-PHOTOS = sorted((ROOT / "photos").glob("*.jpg"))
+COMMAND = "classifiers.py"
+CHECKOUT = Path(__file__).resolve().parents[1]
+PHOTOS = CHECKOUT / "photos"
 
-DEFAULT = [f"{backend}:{precision}" for backend in ("onnx", "openvino") for precision in ("fp32", "fp16", "int8")]
-SECONDS = 5.0
-IMAGES_A_REQUEST = 8
+BUILDS = tuple(f"{form}:{precision}" for form in ("onnx", "openvino") for precision in ("fp32", "fp16", "int8"))
+
+app = make_app(
+    COMMAND,
+    "Build, verify, serve and measure classifiers of several forms and precisions on this machine.",
+    "Engines take minutes to build, and several builds can run at the same time. Nothing else must run during a "
+    "measurement. So build first, with `--repositories DIR --only-build`, and then measure without --only-build.\n\n"
+    "Exit status: 0 all measured; 1 a build or a measurement failed; 2 the call is invalid.",
+)
+app.usage = f"Usage: {COMMAND} RECIPE --results FILE [OPTIONS]"
 
 
 def main() -> int:
-    options = parser().parse_args()
-    results: dict[str, Any] = {"recipe": Path(options.recipe).stem, "machine": machine(), "classifiers": []}
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for entry in options.build or DEFAULT:
-            repository = (options.repositories or Path(folder)) / re.sub(r"[^\w.-]+", "-", entry)
-            found = build(options, repository, entry)
-            if "error" not in found and options.only != "build":
-                measure(options, repository, found)
-            if options.repositories is None:
+    """Run the command and return its exit status."""
+    return run_app(app, None, extra="bench", statuses={ReasonedError: FAILED})
+
+
+@app.default
+def measure_all(
+    recipe: str,
+    /,
+    *,
+    results: Path,
+    build: Annotated[tuple[str, ...], Parameter(show_default=" ".join(BUILDS))] = BUILDS,
+    weights: Literal["recipe", "none"] = "recipe",
+    checkpoint: Path | None = None,
+    repositories: Path | None = None,
+    only_build: bool = False,
+    concurrency: PositiveInteger = 4,
+    batch_size: PositiveInteger = 8,
+    seconds: PositiveSeconds = 5.0,
+) -> int:
+    """Build and measure classifiers, and return the exit status.
+
+    Args:
+        recipe: Name or path of the recipe.
+        results: JSON file to write.
+        build: FORM:PRECISION, or FORM:PRECISION:OPTION,... with options of jpeg-build without dashes. Can be repeated.
+        weights: none takes random weights.
+        checkpoint: File with weights.
+        repositories: Folder that keeps the built repositories. By default they are deleted.
+        only_build: Build without measuring.
+        concurrency: Concurrent requests of the second closed loop; the first has one request of one image.
+        batch_size: Images per request of the second closed loop.
+        seconds: Duration of each measurement in seconds.
+    """
+    from jpeg_bench.machine import describe_machine
+    from jpeg_bench.results import write_result
+
+    weight_options = ["--checkpoint", str(checkpoint)] if checkpoint else ["--weights", weights]
+    result: dict[str, Any] = {"recipe": Path(recipe).stem, "machine": describe_machine(), "classifiers": []}
+    with ExitStack() as stack:
+        progress = stack.enter_context(show_progress(COMMAND))
+        folder = repositories or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for entry in build:
+            repository = folder / re.sub(r"[^\w.-]+", "-", entry)
+            progress(f"{entry}: build")
+            found = build_classifier(repository, recipe, entry, weight_options)
+            if "error" not in found and not only_build:
+                progress(f"{entry}: measure")
+                options = ["--recipe", recipe, *weight_options]
+                measure_classifier(repository, found, options, (concurrency, batch_size, seconds))
+            if repositories is None:
                 shutil.rmtree(repository, ignore_errors=True)
-            results["classifiers"].append(found)
-            # After each: what was measured is not lost if the next one takes the machine down.
-            aside = options.results.with_suffix(".part")
-            aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            aside.replace(options.results)
-            print(line(found), flush=True)
-    return 0 if all("error" not in found for found in results["classifiers"]) else 1
+            result["classifiers"].append(found)
+            # After each: a crash of the machine loses one measurement.
+            write_result(results, result)
+            report(progress, found)
+    note(COMMAND, f"written: {results}")
+    return FAILED if any("error" in found for found in result["classifiers"]) else OK
 
 
-def build(options: argparse.Namespace, repository: Path, entry: str) -> dict[str, Any]:
-    """What building it said, and what of that is worth keeping; from an earlier call if it is built already."""
-    noted = repository / "built.json"
-    if noted.is_file():
-        known: dict[str, Any] = json.loads(noted.read_text(encoding="utf-8"))
+def build_classifier(repository: Path, recipe: str, entry: str, weight_options: list[str]) -> dict[str, Any]:
+    """Build a classifier, or read the result of an earlier build.
+
+    Args:
+        repository: Folder of the model repository and of the result.
+        recipe: Name or path of the recipe.
+        entry: FORM:PRECISION or FORM:PRECISION:OPTION,...
+        weight_options: Options of jpeg-build for the weights.
+
+    Returns:
+        Duration and report of the build, or its error.
+    """
+    result_file = repository / "built.json"
+    if result_file.is_file():
+        known: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         return known
-    backend, precision, *rest = entry.split(":", 2)
-    extra = [f"--{option}" for option in rest[0].split(",")] if rest else []
-    found: dict[str, Any] = {"backend": backend, "precision": precision, "options": extra}
-    asked = ["jpeg_build", options.recipe, "--backend", backend, "--precision", precision]
-    begun = time.monotonic()
-    built = run([*asked, *weights(options), "--model-repository", str(repository / "model_repository"), *extra])
-    found["build_s"] = round(time.monotonic() - begun, 1)
+    form, precision, *rest = entry.split(":", 2)
+    options = [f"--{option}" for option in rest[0].split(",")] if rest else []
+    found: dict[str, Any] = {"backend": form, "precision": precision, "options": options}
+    begin = time.monotonic()
+    built = run_jpeg_build(
+        ["build", recipe, "--backend", form, "--precision", precision, *weight_options, *options],
+        repository / "model_repository",
+    )
+    found["build_s"] = round(time.monotonic() - begin, 1)
     if isinstance(built, str):
         return {**found, "error": built}
-    found |= {key: built[key] for key in ("artefact", "requires", "details", "parity", "versions")}
-    noted.write_text(json.dumps(found), encoding="utf-8")
+    found |= {key: built.get(key, {}) for key in ("artefact", "requires", "details", "parity", "versions")}
+    result_file.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
-def weights(options: argparse.Namespace) -> list[str]:
-    if options.checkpoint:
-        return ["--checkpoint", options.checkpoint]
-    return ["--weights", "none"] if options.weights == "none" else []
+def measure_classifier(
+    repository: Path, found: dict[str, Any], options: list[str], load: tuple[int, int, float]
+) -> None:
+    """Add the throughput of the classifier alone and of the ensemble to `found`, or an error.
 
+    Args:
+        repository: See `build_classifier`.
+        found: Result of the build.
+        options: Options of jpeg-build verify.
+        load: Concurrency, images per request and duration in seconds.
+    """
+    from jpeg_bench.target_server import start_server
 
-def measure(options: argparse.Namespace, repository: Path, found: dict[str, Any]) -> None:
-    """Adds speeds and labels to `found`, or why there are none."""
     models = repository / "model_repository"
-    where = ["--model-repository", str(models)]
-    asked = ["jpeg_build", "verify", found["backend"], "--speed", "--recipe", options.recipe]
-    verified = run([*asked, *weights(options), *where])
+    verified = run_jpeg_build(["verify", found["backend"], "--speed", *options], models)
     if isinstance(verified, str):
         found["error"] = verified
         return
     found["alone_images_per_s"] = verified["images_per_second"]
-    log = options.results.with_name(f"{options.results.stem}-{found['backend']}-{found['precision']}.log")
-    settings = ServerOptions(
-        model_repository=models, backends=ROOT / "backends", http_port=0, grpc_port=0, metrics_port=0
-    )
     try:
-        with log.open("wb") as sink, TritonServer(settings, log=sink) as server:
-            found["ensemble"] = ensemble(server.grpc_address, options.processes, options.seconds)
-        log.unlink()
-    except (ServeError, JpegClientError, RuntimeError, OSError) as error:
+        with start_server(models) as server:
+            found["ensemble"] = measure_ensemble(server.addresses["grpc"], load)
+    except (ReasonedError, OSError) as error:
         found["error"] = f"{type(error).__name__}: {error}"
 
 
-def ensemble(address: str, processes: int, seconds: float) -> dict[str, Any]:
-    """Labels of the photos, then the speed: one request at a time, then from several processes at once."""
+def measure_ensemble(address: str, load: tuple[int, int, float]) -> dict[str, Any]:
+    """Classify the photos, then apply two closed loops over gRPC.
+
+    Args:
+        address: HOST:PORT of the server.
+        load: Concurrency, images per request and duration in seconds of the second closed loop.
+
+    Returns:
+        Labels of the photos, median latency of single images, and throughput and median latency of the second loop.
+    """
+    from jpeg_bench.ensemble_requests import prepare_requests
+    from jpeg_bench.load import Load
+    from jpeg_bench.load_generator import run_load
+    from jpeg_bench.photos import read_photos
+    from jpeg_client import Client
+
+    concurrency, batch_size, seconds = load
+    photos = read_photos(PHOTOS)
     with Client(f"grpc://{address}") as client:
         labels = {
-            photo.name: f"{prediction.labels[0]} {prediction.scores[0]:.3f}"
-            for photo, prediction in zip(PHOTOS, client.classify(PHOTOS, k=1), strict=True)
+            name: f"{prediction.labels[0]} {prediction.scores[0]:.3f}"
+            for name, prediction in zip(photos.names, client.classify(list(photos.data), k=1), strict=True)
         }
-    alone = ask(address, 1, seconds / 2)
-    # Fresh processes, not forks: gRPC does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        list(pool.map(ask, [address] * processes, [IMAGES_A_REQUEST] * processes, [1.0] * processes))
-        asked = [pool.submit(ask, address, IMAGES_A_REQUEST, seconds) for _ in range(processes)]
-        busy = [future.result() for future in asked]
+    single = run_load(prepare_requests("grpc", address, photos.data), Load(concurrency=1, seconds=seconds / 2))
+    requests = prepare_requests("grpc", address, photos.data, batch_size=batch_size)
+    batched = run_load(requests, Load(concurrency=concurrency, seconds=seconds))
     return {
         "labels": labels,
-        "one_at_a_time_p50_ms": round(statistics.median(alone) * 1e3, 2),
-        "processes": processes,
-        "images_a_request": IMAGES_A_REQUEST,
-        # Each process for the time that its own requests took: the last one ends after the others.
-        "images_per_s": round(sum(len(times) / sum(times) for times in busy) * IMAGES_A_REQUEST, 1),
-        "request_p50_ms": round(statistics.median(time for times in busy for time in times) * 1e3, 2),
+        "single_p50_ms": round(single.p50_ms, 2),
+        "concurrency": concurrency,
+        "batch_size": batch_size,
+        "images_per_s": round(batched.images_per_s, 1),
+        "p50_ms": round(batched.p50_ms, 2),
     }
 
 
-def ask(address: str, images: int, seconds: float) -> list[float]:
-    """Ask again and again; the time of each request, in seconds."""
-    data = [photo.read_bytes() for photo in PHOTOS]
-    batch = (data * images)[:images]
-    times = []
-    with Client(f"grpc://{address}") as client:
-        client.classify(batch)
-        end = time.perf_counter() + seconds
-        while (begun := time.perf_counter()) < end:
-            client.classify(batch)
-            times.append(time.perf_counter() - begun)
-    return times
+def run_jpeg_build(arguments: list[str], repository: Path) -> dict[str, Any] | str:
+    """Run jpeg-build, and return its JSON result or its last lines of stderr."""
+    command = [sys.executable, "-m", "jpeg_build", *arguments, "--model-repository", str(repository), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return "\n".join(done.stderr.strip().splitlines()[-3:]) or f"exit status {done.returncode}"
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def run(arguments: list[str]) -> Any:
-    """A command of this project: what it prints as JSON, or, as text, why it failed."""
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    return "\n".join(done.stderr.strip().splitlines()[-8:]) or f"exit status {done.returncode}"
-
-
-def machine() -> dict[str, Any]:
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    gpus = subprocess.run(asked, capture_output=True, text=True, check=False).stdout if shutil.which(asked[0]) else ""
-    rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((row.split(":")[1].strip() for row in rows if "model name" in row), "")
-    return {
-        "gpus": gpus.strip().splitlines(),
-        "cpu": model or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-    }
-
-
-def line(found: dict[str, Any]) -> str:
+def report(progress: Progress, found: dict[str, Any]) -> None:
+    """Report a result on one line."""
     name = f"{found['backend']} {found['precision']}"
     if "error" in found:
-        return f"{name}: FAILED: {found['error'].splitlines()[-1][:200]}"
-    built = f"{name}: parity {found['parity']['relative_difference']:.2g}, built in {found['build_s']} s"
-    if "ensemble" not in found:
-        return built
-    served = found["ensemble"]
-    return (
-        f"{built}, alone {found['alone_images_per_s']} images/s, ensemble {served['images_per_s']} images/s, "
-        f"p50 {served['one_at_a_time_p50_ms']} ms"
-    )
-
-
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("recipe", metavar="RECIPE", help="name or path, as jpeg-build takes it")
-    found.add_argument("--results", type=Path, required=True, metavar="FILE", help="JSON file to write")
-    found.add_argument("--build", action="append", metavar="BACKEND:PRECISION[:OPTION,...]", help="can be repeated")
-    found.add_argument("--weights", choices=["recipe", "none"], default="recipe", help="none: random (default: recipe)")
-    found.add_argument("--checkpoint", metavar="FILE", help="weights, as jpeg-build takes them")
-    found.add_argument("--repositories", type=Path, metavar="FOLDER", help="where to build, and keep what was built")
-    found.add_argument("--only", choices=["build"], help="build: do not measure")
-    found.add_argument("--processes", type=int, default=4, metavar="N", help="that ask at once (default: 4)")
-    found.add_argument("--seconds", type=float, default=SECONDS, help=f"of each measurement (default: {SECONDS:g})")
-    return found
+        progress(f"{name} failed: {found['error'].splitlines()[-1][:200]}")
+        return
+    line = f"{name}: parity {found['parity']['relative_difference']:.2g}, built in {found['build_s']} s"
+    if "ensemble" in found:
+        ensemble = found["ensemble"]
+        line += f", alone {found['alone_images_per_s']} images/s, ensemble {ensemble['images_per_s']} images/s"
+        line += f", single image p50 {ensemble['single_p50_ms']} ms"
+    progress(line)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How fast this machine can classify JPEGs, how near to that the server comes, and what other servers reach."""
+"""Measures how fast this machine classifies JPEGs, and how close a server comes to that limit."""

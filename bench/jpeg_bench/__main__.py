@@ -1,4 +1,4 @@
-"""`python -m jpeg_bench` is `jpeg-bench`."""
+"""`python -m jpeg_bench` runs `jpeg-bench`."""
 
 import sys
 

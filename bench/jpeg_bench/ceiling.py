@@ -1,102 +1,61 @@
-"""The limit of this machine: decode alone, classifier alone, and both in one process, without any server.
+"""The limit of this machine without a server: decoder alone, classifier alone, and both in one process.
 
-What arrangement of threads and batches is fastest is not assumed: each is tried, and the best is the ceiling.
+Several arrangements of threads and batches are measured; the fastest is the ceiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jpeg_preprocess.cpus import usable_cpus
+from jpeg_contract.command_line import Progress
+from jpeg_contract.cpus import usable_cpus
 
-from jpeg_bench.ceiling_work import Arrangement, What, prepare, prepare_alone
-from jpeg_bench.errors import BenchError
-from jpeg_bench.processes import START_S, together
-from jpeg_bench.steps import Steps
+from jpeg_bench.ceiling_worker import Arrangement, Memory, Part, Timing, prepare_single_image, prepare_worker
+from jpeg_bench.errors import BenchError, InvalidOption
+from jpeg_bench.pipeline import Pipeline
+from jpeg_bench.worker_processes import PREPARE_TIMEOUT_S, run_together
+
+PARTS: tuple[Part, ...] = ("decode", "classifier", "both")
+
+_WARM_UP_S = 0.5
+_CPU_BATCHES = (1, 4, 8)
+_GPU_BATCHES = (32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Rate:
-    """What an arrangement reached; images_per_s is NaN, and `failure` says why, if it could not be run."""
+class Throughput:
+    """The throughput of one arrangement.
+
+    Attributes:
+        arrangement: The arrangement.
+        images_per_s: Images per second; NaN if it failed.
+        failure: Error message if it failed, otherwise empty.
+    """
 
     arrangement: Arrangement
     images_per_s: float
     failure: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        said: dict[str, Any] = {"images_per_s": round(self.images_per_s, 1)} if not self.failure else {}
-        return {**asdict(self.arrangement), **said, **({"failure": self.failure} if self.failure else {})}
-
-
-def arrangements(steps: Steps, what: What, batch_sizes: Sequence[int] = ()) -> list[Arrangement]:
-    """What is worth trying on this machine."""
-    cpus = usable_cpus()
-    if steps.on_gpu:
-        return _on_gpu(steps, what, batch_sizes, cpus)
-    sizes = [size for size in (batch_sizes or (1, 4, 8)) if size <= steps.max_batch_size]
-    single = steps.can_be_one_thread or what == "decode"
-    found = [Arrangement(what, "workers", 1, cpus, size) for size in sizes if single]
-    if what == "decode":
-        # Processes that share no interpreter: is it in the way?
-        found += [Arrangement(what, "workers", cpus, 1, size) for size in sizes] if cpus > 1 else []
-    if what == "both" and single:
-        # While a thread waits for memory or for the interpreter, another may compute.
-        found.append(Arrangement(what, "workers", 1, cpus + 1, max(sizes)))
-    found += [Arrangement(what, "whole", batch=max(size, cpus)) for size in sorted({sizes[0], sizes[-1]})]
-    if what == "both":
-        found.append(Arrangement(what, "overlapped", batch=max(sizes)))
-    return found
-
-
-def _on_gpu(steps: Steps, what: What, batch_sizes: Sequence[int], cpus: int) -> list[Arrangement]:
-    # Each takes some seconds until its process holds the GPU: few, and far apart.
-    sizes = list(batch_sizes or (32, 64, 128))
-    largest = sizes[-2:]
-    if what == "classifier":
-        places: tuple[tuple[Literal["host", "device"], int, list[int]], ...] = (
-            ("device", 1, [1, *sizes]),
-            ("device", 2, largest),
-            ("host", 2, sizes[-1:]),
-        )
-        return [Arrangement(what, "workers", 1, threads, size, place)
-                for place, threads, each in places for size in each]  # fmt: skip
-    if what == "decode" and not steps.decodes_on_gpu:
-        return [Arrangement(what, "workers", *spread, 8) for spread in ((1, cpus), (cpus, 1))]
-    if what == "decode":
-        spreads = ((1, 1), (2, 2), (4, 1), (4, 2))
-        return [Arrangement(what, "workers", *spread, size) for spread in spreads for size in largest]
-    if not steps.decodes_on_gpu:
-        return [Arrangement(what, "overlapped", batch=size) for size in largest]
-    return [Arrangement(what, "workers", 1, threads, size) for threads in (2, 4) for size in largest]
-
-
-def rate(
-    steps: Steps, photos: Sequence[bytes], arrangement: Arrangement, seconds: float, warmup_s: float = 0.5
-) -> Rate:
-    """Run one arrangement, in processes of its own."""
-    jobs = [(steps, tuple(photos), arrangement, index, (warmup_s, seconds)) for index in range(arrangement.processes)]
-    try:
-        _, counts = together(prepare, jobs, limit_s=warmup_s + seconds + START_S)
-    except BenchError as error:
-        return Rate(arrangement, float("nan"), str(error))
-    return Rate(arrangement, sum(counts) / seconds)
-
-
-def best(rates: Sequence[Rate]) -> Rate:
-    """The fastest. Raises BenchError, with the first reason, if none could be run."""
-    ran = [each for each in rates if not each.failure]
-    if not ran:
-        raise BenchError(f"no ceiling: {rates[0].failure}")
-    return max(ran, key=lambda each: each.images_per_s)
+        """Return the arrangement with its throughput or failure."""
+        outcome = {"failure": self.failure} if self.failure else {"images_per_s": round(self.images_per_s, 1)}
+        return {**asdict(self.arrangement), **outcome}
 
 
 @dataclass(frozen=True)
-class Alone:
-    """Milliseconds from the bytes of one JPEG to its labels, one after the other, nothing else running."""
+class SingleImageLatency:
+    """Latency from one encoded image to its labels in one process that does nothing else, in milliseconds.
+
+    Attributes:
+        p50_ms: Median.
+        p90_ms: 90th percentile.
+        p99_ms: 99th percentile.
+        images: Number of images.
+    """
 
     p50_ms: float
     p90_ms: float
@@ -104,71 +63,176 @@ class Alone:
     images: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """Return the latencies as JSON values."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
-
-
-def alone(steps: Steps, photos: Sequence[bytes], seconds: float) -> Alone:
-    """Decode in the calling thread, classify with all CPUs (or the GPU), and make labels, in one process.
-
-    Raises BenchError.
-    """
-    _, found = together(prepare_alone, [(steps, tuple(photos), seconds)], limit_s=seconds + START_S)
-    p50, p90, p99 = (float(value) for value in np.percentile(found[0], (50, 90, 99)))
-    return Alone(p50, p90, p99, len(found[0]))
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """All that was tried, in images/s, and the latency of one image alone."""
+    """The throughput of all arrangements, and the latency of a single image.
 
-    rates: tuple[Rate, ...]
-    alone: Alone
+    Attributes:
+        throughputs: One for each arrangement.
+        single_image: Latency of a single image.
+    """
 
-    def best(self, what: What) -> Rate:
-        """The fastest arrangement. Raises BenchError if none could be run."""
-        return best([each for each in self.rates if each.arrangement.what == what])
+    throughputs: tuple[Throughput, ...]
+    single_image: SingleImageLatency
+
+    def fastest(self, part: Part) -> Throughput:
+        """Return the fastest arrangement of a part. Raises BenchError if all failed."""
+        return fastest([each for each in self.throughputs if each.arrangement.part == part])
 
     @property
-    def smaller_images_per_s(self) -> float:
-        """Of decode alone and classifier alone, which do not share a processor on a GPU."""
-        return min(self.best("decode").images_per_s, self.best("classifier").images_per_s)
+    def separate_images_per_s(self) -> float:
+        """The smaller throughput of decoder alone and classifier alone: the ceiling if they share no processor."""
+        return min(self.fastest("decode").images_per_s, self.fastest("classifier").images_per_s)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        parts: dict[str, Any] = {
-            what: {
-                "images_per_s": round(self.best(what).images_per_s, 1),
-                "best": self.best(what).to_json(),
-                "tried": [each.to_json() for each in self.rates if each.arrangement.what == what],
-            }
-            for what in WHATS
-        }
+        """Return the ceiling as JSON values."""
         return {
-            **parts,
-            "smaller_of_decode_and_classifier_images_per_s": round(self.smaller_images_per_s, 1),
-            "one_at_a_time": self.alone.to_json(),
+            **{
+                part: {
+                    "images_per_s": round(self.fastest(part).images_per_s, 1),
+                    "fastest": self.fastest(part).to_json(),
+                    "tried": [each.to_json() for each in self.throughputs if each.arrangement.part == part],
+                }
+                for part in PARTS
+            },
+            "smaller_of_decode_and_classifier_images_per_s": round(self.separate_images_per_s, 1),
+            "single_image": self.single_image.to_json(),
         }
-
-
-WHATS: tuple[What, ...] = ("decode", "classifier", "both")
 
 
 def measure_ceiling(
-    steps: Steps,
+    pipeline: Pipeline,
     photos: Sequence[bytes],
     seconds: float,
     *,
     batch_sizes: Sequence[int] = (),
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Ceiling:
-    """Try everything, each for so many seconds. Raises BenchError if nothing can be run."""
-    rates = []
-    for what in WHATS:
-        for arrangement in arrangements(steps, what, batch_sizes):
-            found = rate(steps, photos, arrangement, seconds)
-            tell(f"{arrangement}: {found.failure or f'{found.images_per_s:.1f} images/s'}")
-            rates.append(found)
-    one = alone(steps, photos, seconds)
-    tell(f"one at a time: p50 {one.p50_ms:.2f} ms, p99 {one.p99_ms:.2f} ms")
-    return Ceiling(tuple(rates), one)
+    """Measure all arrangements, and the latency of a single image.
+
+    Args:
+        pipeline: The ensemble.
+        photos: Encoded images.
+        seconds: Duration of each measurement.
+        batch_sizes: Images per batch; empty takes the defaults of `arrangements`.
+        progress: Called with each arrangement before its measurement.
+
+    Raises:
+        BenchError: A single image cannot be classified.
+        InvalidOption: Every batch size exceeds the maximum of the classifier.
+    """
+    throughputs = []
+    for part in PARTS:
+        for arrangement in arrangements(pipeline, part, batch_sizes):
+            progress(f"ceiling: {arrangement}")
+            throughputs.append(measure_throughput(pipeline, photos, arrangement, seconds))
+    progress("ceiling: single image")
+    return Ceiling(tuple(throughputs), measure_single_image(pipeline, photos, seconds))
+
+
+def arrangements(pipeline: Pipeline, part: Part, batch_sizes: Sequence[int] = ()) -> list[Arrangement]:
+    """Return the arrangements to try on this machine.
+
+    Args:
+        pipeline: The ensemble.
+        part: Stages to run.
+        batch_sizes: Images per batch; empty takes 1, 4 and 8, or on a GPU 32, 64 and 128.
+
+    Raises:
+        InvalidOption: Every batch size exceeds the maximum of the classifier.
+    """
+    cpus = usable_cpus()
+    if pipeline.on_gpu:
+        return _gpu_arrangements(pipeline, part, batch_sizes or _GPU_BATCHES, cpus)
+    sizes = [size for size in batch_sizes or _CPU_BATCHES if size <= pipeline.max_batch_size]
+    if not sizes:
+        raise InvalidOption(f"every batch size exceeds max_batch_size, which is {pipeline.max_batch_size}")
+    found = [Arrangement(part, "workers", 1, cpus, size) for size in sizes]
+    if part == "decode" and cpus > 1:
+        # Whether the interpreter's lock limits the decoder: processes do not share it.
+        found += [Arrangement(part, "workers", cpus, 1, size) for size in sizes]
+    if part == "both":
+        # One more thread computes while another waits for memory or for the interpreter's lock.
+        found.append(Arrangement(part, "workers", 1, cpus + 1, max(sizes)))
+    found += [Arrangement(part, "sequential", batch=max(size, cpus)) for size in sorted({sizes[0], sizes[-1]})]
+    if part == "both":
+        found.append(Arrangement(part, "pipelined", batch=max(sizes)))
+    return found
+
+
+def _gpu_arrangements(pipeline: Pipeline, part: Part, sizes: Sequence[int], cpus: int) -> list[Arrangement]:
+    # Each takes seconds to initialise the GPU: few, with distant values.
+    largest = sizes[-2:]
+    if part == "classifier":
+        places: tuple[tuple[Memory, int, Sequence[int]], ...] = (
+            ("device", 1, [1, *sizes]),
+            ("device", 2, largest),
+            ("host", 2, sizes[-1:]),
+        )
+        return [
+            Arrangement(part, "workers", 1, threads, size, memory)
+            for memory, threads, batches in places
+            for size in batches
+        ]
+    if part == "decode" and not pipeline.decodes_on_gpu:
+        return [Arrangement(part, "workers", *spread, 8) for spread in ((1, cpus), (cpus, 1))]
+    if part == "decode":
+        spreads = ((1, 1), (2, 2), (4, 1), (4, 2))
+        return [Arrangement(part, "workers", *spread, size) for spread in spreads for size in largest]
+    if not pipeline.decodes_on_gpu:
+        return [Arrangement(part, "pipelined", batch=size) for size in largest]
+    return [Arrangement(part, "workers", 1, threads, size) for threads in (2, 4) for size in largest]
+
+
+def measure_throughput(
+    pipeline: Pipeline,
+    photos: Sequence[bytes],
+    arrangement: Arrangement,
+    seconds: float,
+    warmup_s: float = _WARM_UP_S,
+) -> Throughput:
+    """Measure one arrangement in worker processes. A failure is part of the result.
+
+    Args:
+        pipeline: The ensemble.
+        photos: Encoded images.
+        arrangement: The arrangement.
+        seconds: Duration of the measurement.
+        warmup_s: Seconds before the measurement.
+    """
+    timing = Timing(warmup_s, seconds)
+    jobs = [(pipeline, tuple(photos), arrangement, index, timing) for index in range(arrangement.processes)]
+    try:
+        _, images = run_together(prepare_worker, jobs, timeout_s=warmup_s + seconds + PREPARE_TIMEOUT_S)
+    except BenchError as error:
+        return Throughput(arrangement, math.nan, str(error))
+    return Throughput(arrangement, sum(images) / seconds)
+
+
+def measure_single_image(pipeline: Pipeline, photos: Sequence[bytes], seconds: float) -> SingleImageLatency:
+    """Measure the latency of single images in one process, with all CPUs or the GPU.
+
+    Args:
+        pipeline: The ensemble.
+        photos: Encoded images.
+        seconds: Duration of the measurement.
+
+    Raises:
+        BenchError: An image cannot be classified.
+    """
+    jobs = [(pipeline, tuple(photos), seconds)]
+    _, (latencies,) = run_together(prepare_single_image, jobs, timeout_s=seconds + PREPARE_TIMEOUT_S)
+    p50, p90, p99 = (float(value) for value in np.percentile(latencies, (50, 90, 99)))
+    return SingleImageLatency(p50, p90, p99, len(latencies))
+
+
+def fastest(throughputs: Sequence[Throughput]) -> Throughput:
+    """Return the fastest arrangement. Raises BenchError with the first failure if all failed."""
+    succeeded = [each for each in throughputs if not each.failure]
+    if not succeeded:
+        raise BenchError(f"the ceiling cannot be measured: {throughputs[0].failure}", reason="ceiling_failed")
+    return max(succeeded, key=lambda each: each.images_per_s)

@@ -2,238 +2,329 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jpeg_bench.arguments import count, numbers, one_of, positive, rates, seconds, size, words
+from jpeg_client.errors import InvalidArgument
+from jpeg_contract.command_line import (
+    FAILED,
+    WRONG_CALL,
+    Parameter,
+    PositiveInteger,
+    PositiveSeconds,
+    make_app,
+    note,
+    positive,
+    print_json,
+    run_app,
+)
+from jpeg_contract.command_line import progress as show_progress
+from jpeg_contract.errors import ReasonedError
 
-DEFAULT_REPOSITORY = Path("model_repository")
-PROJECT = Path(__file__).resolve().parents[2]
+from jpeg_bench.cross_check import Tool
+from jpeg_bench.errors import InvalidOption
+from jpeg_bench.options import (
+    CLIENTS,
+    OPEN_LOOP,
+    OUTPUT,
+    PHOTOS,
+    REPOSITORY,
+    TARGET,
+    TIME,
+    ClientOptions,
+    OpenLoopOptions,
+    OutputOptions,
+    PhotoOptions,
+    PositiveIntegers,
+    PositiveNumbers,
+    RepositoryOptions,
+    TargetOptions,
+    TimeOptions,
+)
 
-EPILOG = """\
-commands:
-  ceiling  how fast this machine can be without any server: decode alone, classifier alone, both in one process
-  serve    put loads on a server, its own or any that runs: images/s, latency, batches, CPU, memory
-  sweep    how cost grows with requests in flight, images of a request, image size, instances
-  peers    other servers with the same network, runtime, threads and photos
-  compare  all of it in turn, several rounds, and the ratios; writes JSON, a Markdown table and a plot
-  plot     draw the plot of a result anew
+if TYPE_CHECKING:
+    from jpeg_bench.load import Protocol
+    from jpeg_bench.photos import Photos
+    from jpeg_bench.target_server import TargetServer
 
-Each has its own --help. The result goes to stdout as JSON, talk to stderr.
+COMMAND = "jpeg-bench"
 
-exit status: 0 measured; 1 it failed, or a server answered wrongly; 2 the call was wrong
-"""
+app = make_app(
+    COMMAND,
+    "Measure how fast JPEGs are classified on this machine.",
+    "A summary, or with --json the whole result, goes to stdout; progress goes to stderr.\n\n"
+    "Exit status: 0 measured; 1 the measurement failed, or a response was wrong; 2 the call is invalid.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    options = _parser().parse_args(arguments)
-    # gRPC writes notes of its own to stderr when a connection fails; what matters is in our line.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        return _main(options)
-    except ModuleNotFoundError as error:
-        return _fail(
-            f"the package {error.name} is not installed: pip install -e '.[bench]' in this project's folder", 1
-        )
-    except BrokenPipeError:
-        # Whoever read the result has seen enough; Python must not try to write the rest on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: None takes sys.argv.
+    """
+    statuses: dict[type[Exception], int] = {
+        InvalidOption: WRONG_CALL,
+        InvalidArgument: WRONG_CALL,
+        ReasonedError: FAILED,
+    }
+    return run_app(app, arguments, extra="bench", statuses=statuses)
 
 
-def _main(options: argparse.Namespace) -> int:
-    from jpeg_bench import commands
-    from jpeg_bench.errors import BenchError
+@app.command
+def ceiling(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    batch_size: PositiveIntegers = (),
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Measure the limit of this machine without a server.
 
-    run: Callable[[argparse.Namespace], dict[str, Any]] = getattr(commands, options.command)
-    try:
-        result = run(options)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except BenchError as error:
-        return _fail(str(error), 1)
-    json.dump(result, sys.stdout, indent=2)
-    print()
-    return 0
+    Args:
+        repository: Model repository.
+        photos: Photos.
+        time: Duration.
+        batch_size: Images per batch, separated by commas. By default 1,4,8, or on a GPU 32,64,128.
+        output: Output.
+    """
+    from jpeg_bench.ceiling import measure_ceiling
+    from jpeg_bench.pipeline import read_pipeline
+    from jpeg_bench.summary import summarize_ceiling
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jpeg-bench",
-        description="Measure how fast JPEGs are classified on this machine.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    ceiling = commands.add_parser("ceiling", help="the limit of this machine, without any server")
-    _add_work(ceiling, default_s=3)
-    ceiling.add_argument(
-        "--batches",
-        type=numbers,
-        metavar="N,...",
-        help="batch sizes to try (default: 1,4,8; on a GPU 32,64,128)",
-    )
-
-    serve = commands.add_parser("serve", help="loads on a server")
-    _add_work(serve, default_s=5)
-    _add_clients(serve)
-    _add_server(serve)
-
-    sweep = commands.add_parser("sweep", help="how cost grows with load, batch, image size and instances")
-    _add_work(sweep, default_s=4, with_size=False)
-    _add_clients(sweep)
-    sweep.add_argument("--results", type=Path, metavar="FILE", help="JSON to write, and a .png beside (default: none)")
-
-    peers = commands.add_parser("peers", help="other servers")
-    _add_work(peers, default_s=None)
-    _add_clients(peers)
-    _add_comparison(peers)
-
-    compare = commands.add_parser("compare", help="ours, the ceiling and the peers, in turn")
-    _add_work(compare, default_s=None)
-    _add_clients(compare)
-    _add_comparison(compare)
-    compare.add_argument("--rounds", type=count, metavar="N", help="rounds (default: 3; with --quick 1)")
-    compare.add_argument(
-        "--own-choice",
-        type=Path,
-        metavar="DIR",
-        help="a second model repository of ours, for the comparison with the peers' documented defaults (default: the "
-        "first)",
-    )
-    compare.add_argument("--without-peers", action="store_true", help="ours and the ceiling only")
-    compare.add_argument(
-        "--results",
-        type=Path,
-        default=PROJECT / "bench" / "results" / "latest.json",
-        metavar="FILE",
-        help="JSON to write, and .md and .png beside (default: bench/results/latest.json of the project)",
-    )
-
-    plot = commands.add_parser("plot", help="draw the plot of a result anew")
-    plot.add_argument("result", type=Path, metavar="FILE", help="what compare or sweep wrote; the .png goes beside it")
-    return parser
+    pipeline, images = read_pipeline(repository.model_repository), photos.read()
+    with show_progress(COMMAND) as progress:
+        found = measure_ceiling(pipeline, images.data, time.seconds, batch_sizes=batch_size, progress=progress)
+    about = {"classifier": pipeline.classifier, "decoder": pipeline.preprocess.decoder}
+    _print({**_environment(images), **about, **found.to_json()}, output, summarize_ceiling)
 
 
-def _add_work(parser: argparse.ArgumentParser, *, default_s: float | None, with_size: bool = True) -> None:
-    parser.add_argument(
-        "--model-repository",
-        type=Path,
-        default=DEFAULT_REPOSITORY,
-        metavar="DIR",
-        help=f"whose files, settings and classifier are measured (default: {DEFAULT_REPOSITORY})",
-    )
-    parser.add_argument(
-        "--photos", type=Path, default=PROJECT / "photos", metavar="DIR", help="JPEGs (default: the project's photos)"
-    )
-    if with_size:
-        parser.add_argument(
-            "--photo-size",
-            type=size,
-            metavar="WIDTHxHEIGHT",
-            help="cut the photos to this size and encode them anew, quality 90 (default: as they are)",
-        )
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=default_s,
-        metavar="SECONDS",
-        help=f"of each measurement (default: {'5; with --quick 2' if default_s is None else default_s})",
-    )
+@app.command
+def serve(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    target: TargetOptions = TARGET,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    clients: ClientOptions = CLIENTS,
+    batch_size: PositiveIntegers = (1, 8),
+    concurrency: PositiveIntegers = (1, 8, 32, 64),
+    request_rate: PositiveNumbers = (),
+    peak_fraction: PositiveNumbers = (),
+    open_loop: OpenLoopOptions = OPEN_LOOP,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Measure a server under closed and open loops.
+
+    Args:
+        repository: Model repository.
+        target: Server.
+        photos: Photos.
+        time: Duration.
+        clients: Clients.
+        batch_size: Images per request, separated by commas.
+        concurrency: Concurrent requests of closed loops, separated by commas.
+        request_rate: Requests per second of open loops, separated by commas.
+        peak_fraction: Request rates of open loops as fractions of the highest measured throughput, such as 0.5,0.9.
+        open_loop: Open loops.
+        output: Output.
+    """
+    from jpeg_bench.load_point import measure_load, prepare_and_check
+    from jpeg_bench.summary import summarize_points
+
+    images = photos.read()
+    points: list[dict[str, Any]] = []
+    with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
+        for protocol in _protocols(target, server):
+            for size in batch_size:
+                requests = prepare_and_check(server, protocol, images.data, size)
+                peak = 0.0
+                for count in concurrency:
+                    load = clients.closed_loop(count, time.seconds)
+                    progress(f"{protocol}, batch size {size}, {load}")
+                    point = measure_load(server, requests, load)
+                    peak = max(peak, point.result.requests_per_s)
+                    points.append(point.to_json())
+                for rate in (*request_rate, *(fraction * peak for fraction in peak_fraction)):
+                    load = clients.open_loop(rate, open_loop.request_distribution, time.seconds)
+                    progress(f"{protocol}, batch size {size}, {load}")
+                    points.append(measure_load(server, requests, load).to_json())
+    result = {**_environment(images), "start_s": server.start_s, "idle": server.idle, "points": points}
+    _print(result, output, lambda found: summarize_points(found["points"]))
 
 
-def _add_clients(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--warmup-s", type=seconds, default=1.0, metavar="SECONDS", help="asked before, not counted (default: 1)"
-    )
-    parser.add_argument(
-        "--processes",
-        type=count,
-        metavar="N",
-        help="that ask at once; twice as many are tried if one is busy for 80 %% of the time (default: a quarter of "
-        "the CPUs)",
-    )
+@app.command
+def sweep(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    clients: ClientOptions = CLIENTS,
+    results: Path | None = None,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Measure how throughput and latency change with concurrency, batch size, image size and instances.
+
+    Args:
+        repository: Model repository.
+        photos: Photos.
+        time: Duration.
+        clients: Clients.
+        results: JSON file to write; a plot with the suffix .png is written beside it. By default none.
+        output: Output.
+    """
+    from jpeg_bench.plots import import_pyplot, plot_sweep
+    from jpeg_bench.results import write_result
+    from jpeg_bench.summary import summarize_points
+    from jpeg_bench.sweep import run_sweep, sweep_points
+
+    if results is not None:
+        import_pyplot()  # fails before the measurement, not after it
+    with show_progress(COMMAND) as progress:
+        load = clients.closed_loop(1, time.seconds)
+        found = run_sweep(repository.model_repository, photos.photos, photos.photo_size, load, progress)
+    if results is not None:
+        write_result(results, found)
+        plot_sweep(found, results.with_suffix(".png"))
+        note(COMMAND, f"written: {results} and {results.with_suffix('.png').name}")
+    _print(found, output, lambda result: summarize_points(sweep_points(result)))
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url",
-        metavar="URL",
-        help="a server that runs, grpc://HOST:PORT or http://HOST:PORT (default: start one on free ports)",
-    )
-    parser.add_argument(
-        "--model", default="jpeg_classifier", metavar="NAME", help="the ensemble to ask (default: jpeg_classifier)"
-    )
-    parser.add_argument(
-        "--protocols",
-        type=one_of(("grpc", "http")),
-        metavar="grpc,http",
-        help="which (default: those whose address is known)",
-    )
-    parser.add_argument(
-        "--images-a-request", type=numbers, default=[1, 8], metavar="N,...", help="of each kind (default: 1,8)"
-    )
-    parser.add_argument(
-        "--in-flight", type=numbers, default=[1, 8, 32, 64], metavar="N,...", help="closed loops (default: 1,8,32,64)"
-    )
-    parser.add_argument(
-        "--arrivals-per-s", type=rates, metavar="X,...", help="open loops, in requests per second (default: none)"
-    )
-    parser.add_argument(
-        "--shares",
-        type=rates,
-        metavar="X,...",
-        help="open loops at parts of the fastest closed one, 0.9 for nine tenths (default: none)",
-    )
-    parser.add_argument(
-        "--arrivals",
-        choices=["poisson", "even"],
-        default="poisson",
-        help="random or evenly spaced arrivals in open loops (default: poisson)",
-    )
-    parser.add_argument(
-        "--duration-s",
-        type=positive,
-        metavar="SECONDS",
-        help="let the open loops run so long, and say how latency and memory drift (default: no such run)",
-    )
-    parser.add_argument(
-        "--cross-check", action="store_true", help="let wrk put the closed loops on HTTP, too; it must be on the PATH"
-    )
+@app.command
+def soak(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    target: TargetOptions = TARGET,
+    photos: PhotoOptions = PHOTOS,
+    clients: ClientOptions = CLIENTS,
+    duration_s: PositiveSeconds = 600.0,
+    batch_size: PositiveInteger = 1,
+    request_rate: Annotated[float | None, Parameter(validator=positive)] = None,
+    peak_fraction: Annotated[float, Parameter(validator=positive)] = 0.9,
+    concurrency: PositiveInteger = 32,
+    peak_seconds: PositiveSeconds = 20.0,
+    open_loop: OpenLoopOptions = OPEN_LOOP,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Apply an open loop for a long time, and measure the drift of latency, CPU time per image and memory.
+
+    Args:
+        repository: Model repository.
+        target: Server. Without --protocol, the first protocol whose address is known.
+        photos: Photos.
+        clients: Clients.
+        duration_s: Duration of the open loop in seconds.
+        batch_size: Images per request.
+        request_rate: Requests per second. By default --peak-fraction decides.
+        peak_fraction: Request rate relative to the throughput of a closed loop, which is measured first.
+        concurrency: Concurrent requests of that closed loop.
+        peak_seconds: Duration of that closed loop in seconds.
+        open_loop: Open loop.
+        output: Output.
+    """
+    from jpeg_bench.load_point import measure_load, prepare_and_check
+    from jpeg_bench.soak import measure_soak
+    from jpeg_bench.summary import summarize_soak
+
+    images = photos.read()
+    with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
+        protocol = _protocols(target, server)[0]
+        requests = prepare_and_check(server, protocol, images.data, batch_size)
+        peak: dict[str, Any] | None = None
+        if request_rate is None:
+            load = clients.closed_loop(concurrency, peak_seconds)
+            progress(f"{protocol}, batch size {batch_size}, {load}")
+            point = measure_load(server, requests, load)
+            peak, request_rate = point.to_json(), peak_fraction * point.result.requests_per_s
+        load = clients.open_loop(request_rate, open_loop.request_distribution, duration_s)
+        progress(f"{protocol}, batch size {batch_size}, {load} for {duration_s:g} s")
+        found = measure_soak(server, requests, load)
+    result = {**_environment(images), "start_s": server.start_s, "idle": server.idle, "peak": peak, "soak": found}
+    _print(result, output, lambda each: summarize_soak(each["soak"]))
 
 
-def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a first look: 2 s each, one round")
-    parser.add_argument("--peers", type=words, metavar="NAME,...", help="which peers (default: all)")
-    parser.add_argument(
-        "--configurations",
-        type=one_of(("tuned", "default")),
-        default=["tuned", "default"],
-        metavar="NAME,...",
-        help="tuned for this machine, and their documented default (default: tuned,default)",
-    )
-    parser.add_argument(
-        "--in-flight", dest="many", type=count, default=32, metavar="N", help="single images in flight (default: 32)"
-    )
-    parser.add_argument(
-        "--batch", type=count, default=8, metavar="N", help="images of a request of several (default: 8)"
-    )
-    parser.add_argument(
-        "--batches-in-flight", type=count, default=8, metavar="N", help="such requests in flight (default: 8)"
-    )
+@app.command(name="cross-check")
+def cross_check(
+    *,
+    tool: Tool = "perf_analyzer",
+    repository: RepositoryOptions = REPOSITORY,
+    target: TargetOptions = TARGET,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    clients: ClientOptions = CLIENTS,
+    batch_size: PositiveIntegers = (1,),
+    concurrency: PositiveIntegers = (1, 32),
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Compare the load generator with an independent one under the same closed loops.
+
+    Args:
+        tool: Independent load generator, which must be on the PATH. wrk supports HTTP only.
+        repository: Model repository.
+        target: Server.
+        photos: Photos.
+        time: Duration.
+        clients: Clients.
+        batch_size: Images per request, separated by commas.
+        concurrency: Concurrent requests, separated by commas.
+        output: Output.
+    """
+    from jpeg_bench.cross_check import cross_check_load, require_tool, supported_protocols
+    from jpeg_bench.load_point import prepare_and_check
+    from jpeg_bench.summary import summarize_cross_checks
+
+    require_tool(tool)
+    images = photos.read()
+    checks: list[dict[str, Any]] = []
+    with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
+        for protocol in supported_protocols(tool, _protocols(target, server)):
+            for size in batch_size:
+                requests = prepare_and_check(server, protocol, images.data, size)
+                for count in concurrency:
+                    load = clients.closed_loop(count, time.seconds)
+                    progress(f"{protocol}, batch size {size}, {load}")
+                    checks.append(cross_check_load(tool, server, requests, images.data, load))
+    result = {**_environment(images), "tool": tool, "checks": checks}
+    _print(result, output, lambda found: summarize_cross_checks(found["checks"]))
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"jpeg-bench: {message}", file=sys.stderr)
-    return status
+@app.command
+def plot(result: Path, /) -> None:
+    """Plot a result of `sweep` to a file with the suffix .png beside it.
+
+    Args:
+        result: JSON file.
+    """
+    from jpeg_bench.plots import plot_sweep
+    from jpeg_bench.results import read_result
+
+    plot_sweep(read_result(result, "concurrency"), result.with_suffix(".png"))
+    note(COMMAND, f"written: {result.with_suffix('.png')}")
+
+
+def _open_server(repository: RepositoryOptions, target: TargetOptions) -> AbstractContextManager[TargetServer]:
+    from jpeg_bench.target_server import find_server, start_server
+
+    if target.url is None:
+        return start_server(repository.model_repository, target.model)
+    return nullcontext(find_server(target.url, target.model))
+
+
+def _protocols(target: TargetOptions, server: TargetServer) -> tuple[Protocol, ...]:
+    return target.protocol or tuple(server.addresses)
+
+
+def _environment(photos: Photos) -> dict[str, Any]:
+    from jpeg_bench.machine import describe_machine, package_versions
+
+    return {"machine": describe_machine(), "versions": package_versions(), "photos": photos.to_json()}
+
+
+def _print(result: dict[str, Any], output: OutputOptions, summarize: Callable[[dict[str, Any]], str]) -> None:
+    if output.as_json:
+        print_json(result)
+    else:
+        print(summarize(result))

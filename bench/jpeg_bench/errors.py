@@ -1,7 +1,17 @@
-"""What can go wrong in a measurement, as sentences."""
+"""Errors of the bench. Each has a stable reason code in `reason`."""
 
 from __future__ import annotations
 
+from jpeg_contract.errors import ReasonedError
 
-class BenchError(Exception):
-    """The measurement cannot be made, or means nothing; the message says why and what to do."""
+
+class BenchError(ReasonedError):
+    """The measurement failed, or its result would be meaningless."""
+
+    reason = "measurement_failed"
+
+
+class InvalidOption(ReasonedError, ValueError):
+    """An option has an unusable value."""
+
+    reason = "invalid_option"

@@ -1,16 +1,16 @@
-"""What a result says of the machine and of the versions that it was measured with."""
+"""Describes the machine and the installed versions for a result."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from jpeg_preprocess.cpus import usable_cpus
+import psutil
+from jpeg_contract.cpus import usable_cpus
 
 _PACKAGES = (
     "triton-jpeg-classifier",
@@ -26,23 +26,20 @@ _PACKAGES = (
 )
 
 
-def machine() -> dict[str, Any]:
-    """CPU, cores, memory and GPUs; no name or address of it."""
-    rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((row.split(":")[1].strip() for row in rows if row.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+def describe_machine() -> dict[str, Any]:
+    """Return CPU, cores, memory and GPUs; neither host name nor address."""
     return {
-        "cpu": model,
+        "cpu": _cpu_model(),
         "cores": usable_cpus(),
-        "memory_gib": round(memory, 1),
+        "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
         "gpus": _gpus(),
         "system": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that matter, as far as they are installed."""
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that affect a result, as far as they are installed."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -52,9 +49,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _cpu_model() -> str:
+    # psutil does not report it, and platform.processor() is empty on Debian.
+    rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((row.split(":")[1].strip() for row in rows if row.startswith("model name")), platform.processor())
+
+
 def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    return said.stdout.strip().splitlines() if said.returncode == 0 else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []

@@ -1,4 +1,4 @@
-"""Which photos are classified."""
+"""The photos that are classified."""
 
 from __future__ import annotations
 
@@ -8,64 +8,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from jpeg_contract.resources import PHOTOS
 
 from jpeg_bench.errors import BenchError
 
-PROJECT = Path(__file__).resolve().parents[2]
-DEFAULT_FOLDER = PROJECT / "photos"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
-# What a camera or a web site makes of a photo; no others are needed for work that can be compared.
+# Typical of cameras and web sites. Fixed, so that results are comparable.
 _QUALITY, _SUBSAMPLING = 90, "4:2:0"
 
 
 @dataclass(frozen=True)
 class Photos:
-    """JPEGs, in the order of their names. sizes: (width, height) of each."""
+    """JPEGs, sorted by file name.
+
+    Attributes:
+        names: File names.
+        data: Encoded images.
+        sizes: (width, height) of each in pixels.
+    """
 
     names: tuple[str, ...]
     data: tuple[bytes, ...]
     sizes: tuple[tuple[int, int], ...]
 
+    @property
+    def mean_bytes(self) -> int:
+        """Mean length of an encoded image."""
+        return round(sum(map(len, self.data)) / len(self.data))
+
     def to_json(self) -> dict[str, Any]:
-        """What a result says of them."""
+        """Return count, mean length, sizes and names."""
         return {
             "count": len(self.data),
-            "mean_bytes": round(sum(map(len, self.data)) / len(self.data)),
+            "mean_bytes": self.mean_bytes,
             "sizes": [f"{width}x{height}" for width, height in self.sizes],
             "names": list(self.names),
         }
 
 
-def read_photos(folder: Path = DEFAULT_FOLDER, size: tuple[int, int] | None = None) -> Photos:
-    """The JPEGs that lie in a folder (not below it).
+def read_photos(folder: Path = PHOTOS, size: tuple[int, int] | None = None) -> Photos:
+    """Read the JPEGs of a folder, without its subfolders.
 
-    size: (width, height) that all of them are cut to in the middle, resized and encoded anew (quality 90, 4:2:0), so
-    that decoding them is the same work everywhere. Raises BenchError if there are none.
+    Args:
+        folder: The folder.
+        size: (width, height) in pixels to resize all photos to, centre-cropped and encoded again with quality 90 and
+            4:2:0 subsampling. None leaves them unchanged.
+
+    Raises:
+        BenchError: The folder does not exist or holds no JPEG.
     """
     if not folder.is_dir():
-        raise BenchError(f"{folder} is no folder: name one that holds JPEGs with --photos DIR")
+        raise BenchError(f"no such folder: {folder}; name a folder with JPEGs: --photos DIR", reason="photos_missing")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise BenchError(f"{folder} holds no file that ends in {', '.join(SUFFIXES)}")
-    read = [file.read_bytes() if size is None else _encoded(file, size) for file in files]
-    return Photos(tuple(file.name for file in files), tuple(read), tuple(_size(data) for data in read))
+        raise BenchError(f"{folder} has no files with the suffix {', '.join(SUFFIXES)}", reason="photos_missing")
+    data = [file.read_bytes() if size is None else _resize(file, size) for file in files]
+    return Photos(tuple(file.name for file in files), tuple(data), tuple(_size(image) for image in data))
 
 
-def batches(photos: Sequence[bytes], images: int) -> list[list[bytes]]:
-    """Requests of so many images, one for each photo: each begins with another one and goes on in rotation."""
-    return [[photos[(first + index) % len(photos)] for index in range(images)] for first in range(len(photos))]
+def rotate_batches(photos: Sequence[bytes], batch_size: int) -> list[list[bytes]]:
+    """Return one batch per photo: it begins with that photo and continues in rotation.
+
+    Args:
+        photos: Encoded images.
+        batch_size: Images per batch.
+    """
+    return [[photos[(first + index) % len(photos)] for index in range(batch_size)] for first in range(len(photos))]
 
 
 def _size(data: bytes) -> tuple[int, int]:
+    from PIL import Image
+
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         return width, height
 
 
-def _encoded(file: Path, size: tuple[int, int]) -> bytes:
-    from PIL import ImageOps
+def _resize(file: Path, size: tuple[int, int]) -> bytes:
+    from PIL import Image, ImageOps
 
     with Image.open(file) as image:
         fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)

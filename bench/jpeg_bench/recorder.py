@@ -1,4 +1,4 @@
-"""What one client process notes down: when each request was due and done, and what failed."""
+"""Records the requests of one client process."""
 
 from __future__ import annotations
 
@@ -6,62 +6,85 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
-# What is asked in vain so often, one request after the other, is not asked any more.
-_GIVE_UP_AFTER = 100
-_MESSAGES = 5
-_MESSAGE_LENGTH = 300
+MAX_CONSECUTIVE_FAILURES = 100
+"""Abort the load after this many consecutive failures."""
 
-clock = time.monotonic  # one for all processes of the machine (CLOCK_MONOTONIC)
+MAX_FAILURE_MESSAGES = 5
+_MAX_MESSAGE_LENGTH = 300
+
+clock = time.monotonic  # CLOCK_MONOTONIC: the same for all processes of the machine
 
 
 @dataclass
-class Notes:
-    """Of one process. due, done: seconds on `clock`, of each request answered rightly that ended after `begin`.
+class Records:
+    """The records of one client process.
 
-    asks: its number among the asks. answers: the last answer to each ask. cpu_s: of the process, from `begin` to `end`.
+    Attributes:
+        scheduled: Scheduled time of each successful request that completed after the warm-up, in seconds on `clock`.
+        completed: Time of the last byte of its response.
+        requests: Its index in the list of prepared requests.
+        responses: Last response to each prepared request, by index.
+        failures: Number of failed requests.
+        delayed: See `LoadResult.delayed`.
+        reconnects: See `LoadResult.reconnects`.
+        failure_messages: Different failures.
+        cpu_s: CPU seconds of the process during the measurement.
     """
 
-    due: array[float] = field(default_factory=lambda: array("d"))
-    done: array[float] = field(default_factory=lambda: array("d"))
-    asks: array[int] = field(default_factory=lambda: array("H"))
-    answers: dict[int, bytes] = field(default_factory=dict)
+    scheduled: array[float] = field(default_factory=lambda: array("d"))
+    completed: array[float] = field(default_factory=lambda: array("d"))
+    requests: array[int] = field(default_factory=lambda: array("H"))
+    responses: dict[int, bytes] = field(default_factory=dict)
     failures: int = 0
-    held_back: int = 0
+    delayed: int = 0
     reconnects: int = 0
-    messages: list[str] = field(default_factory=list)
+    failure_messages: list[str] = field(default_factory=list)
     cpu_s: float = 0.0
 
 
 class Recorder:
-    """Notes for the window from `begin` to `end`, in seconds on `clock`."""
+    """Records the requests of a measurement.
+
+    Args:
+        begin: Begin of the measurement, in seconds on `clock`.
+        end: End of the measurement.
+    """
 
     def __init__(self, begin: float, end: float) -> None:
         self.begin, self.end = begin, end
-        self.notes = Notes()
-        self._vain = 0
+        self.records = Records()
+        self._consecutive_failures = 0
 
     @property
-    def gave_up(self) -> bool:
-        """Whether nothing but failures came for so long that there is no sense in asking on."""
-        return self._vain >= _GIVE_UP_AFTER
+    def aborted(self) -> bool:
+        """Whether the load is aborted because of too many consecutive failures."""
+        return self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES
 
-    def answered(self, due: float, done: float, ask: int, answer: bytes) -> None:
-        """A right answer."""
-        self._vain = 0
-        if done < self.begin:
-            return
-        notes = self.notes
-        notes.due.append(due)
-        notes.done.append(done)
-        notes.asks.append(ask)
-        notes.answers[ask] = answer
+    def succeeded(self, scheduled: float, completed: float, request: int, response: bytes) -> None:
+        """Record a successful request.
 
-    def failed(self, done: float, message: str) -> None:
-        """An answer that is not right, or none."""
-        self._vain += 1
-        if done < self.begin and not self.gave_up:
+        Args:
+            scheduled: Scheduled time.
+            completed: Time of the last byte of the response.
+            request: Index of the prepared request.
+            response: The gRPC message or the whole HTTP response.
+        """
+        self._consecutive_failures = 0
+        if completed < self.begin:
             return
-        self.notes.failures += 1
-        message = message[:_MESSAGE_LENGTH]
-        if len(self.notes.messages) < _MESSAGES and message not in self.notes.messages:
-            self.notes.messages.append(message)
+        records = self.records
+        records.scheduled.append(scheduled)
+        records.completed.append(completed)
+        records.requests.append(request)
+        records.responses[request] = response
+
+    def failed(self, completed: float, message: str) -> None:
+        """Record a failed request. Failures during the warm-up count only if they abort the load."""
+        self._consecutive_failures += 1
+        if completed < self.begin and not self.aborted:
+            return
+        self.records.failures += 1
+        message = message[:_MAX_MESSAGE_LENGTH]
+        messages = self.records.failure_messages
+        if len(messages) < MAX_FAILURE_MESSAGES and message not in messages:
+            messages.append(message)

@@ -1,4 +1,4 @@
-"""Results as files."""
+"""Result files."""
 
 from __future__ import annotations
 
@@ -9,22 +9,34 @@ from typing import Any
 from jpeg_bench.errors import BenchError
 
 
-def write(file: Path, result: dict[str, Any], text: str = "") -> None:
-    """The result as JSON and, if there is one, its table beside it (.md): each written aside, then renamed."""
+def write_text(file: Path, text: str) -> None:
+    """Write a file atomically; make its folder if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    contents = {file: json.dumps(result, indent=2) + "\n", **({file.with_suffix(".md"): text} if text else {})}
-    for path, content in contents.items():
-        aside = path.with_name(f".{path.name}.part")
-        aside.write_text(content, encoding="utf-8")
-        aside.replace(path)
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
 
 
-def read(file: Path) -> dict[str, Any]:
-    """A result that was written. Raises BenchError if it is none."""
+def write_result(file: Path, result: dict[str, Any]) -> None:
+    """Write a result as JSON."""
+    write_text(file, json.dumps(result, indent=2) + "\n")
+
+
+def read_result(file: Path, key: str) -> dict[str, Any]:
+    """Read a result.
+
+    Args:
+        file: JSON file.
+        key: A key that every result of this kind has.
+
+    Raises:
+        BenchError: The file is not such a result.
+        OSError: The file cannot be read.
+    """
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BenchError(f"{file} is not JSON: {error}") from error
-    if not isinstance(result, dict) or not ({"rounds", "in_flight"} & {*result}):
-        raise BenchError(f"{file} is no result of jpeg-bench compare or jpeg-bench sweep")
+        raise BenchError(f"{file} is not JSON: {error}", reason="invalid_result_file") from error
+    if not isinstance(result, dict) or key not in result:
+        raise BenchError(f"{file} is not a result of this kind: {key} is missing", reason="invalid_result_file")
     return result

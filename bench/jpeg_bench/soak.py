@@ -1,4 +1,4 @@
-"""A load over a long time: does latency grow, or memory, or what an image costs?"""
+"""Measures whether latency, memory or the CPU time per image drift under a long load."""
 
 from __future__ import annotations
 
@@ -9,83 +9,98 @@ from typing import Any
 
 import numpy as np
 
-from jpeg_bench.asks import Ask, Load
-from jpeg_bench.load import sample
-from jpeg_bench.proc import Snapshot, snapshot
+from jpeg_bench.load import Load, PreparedRequest
+from jpeg_bench.load_generator import sample_load
+from jpeg_bench.process_usage import Usage, read_usage
 from jpeg_bench.recorder import clock
-from jpeg_bench.target import Target
+from jpeg_bench.target_server import TargetServer
 
 PARTS = 10
 
+_DRIFT_VALUES = ("p50_ms", "p99_ms", "cpu_ms_per_image", "pss_mib", "shm_mib")
 
-def soak(target: Target, asks: Sequence[Ask], load: Load) -> dict[str, Any]:
-    """Run a load, look at it in ten parts, and say how they drift over it: p50, p99, and, if the server is here, CPU
-    time for each image, and memory.
 
-    Memory is PSS and /dev/shm of the server, in MiB, at the end of each part. Close to the most that a server can do,
-    latency says above all how fast the machine is just then; CPU time for each image says what the server asks of it.
+def measure_soak(server: TargetServer, requests: Sequence[PreparedRequest], load: Load) -> dict[str, Any]:
+    """Apply a load, and measure its drift over ten parts of equal length.
+
+    Near saturation, latency follows the speed of the machine; the CPU time per image shows the cost in the server.
+
+    Args:
+        server: The server. CPU time and memory require that it runs on this machine.
+        requests: Sent in rotation.
+        load: The load.
+
+    Returns:
+        Load, result of the whole, and for each part throughput, latency, CPU time per image, stolen CPU time and, at
+        its end, memory (PSS and /dev/shm) of the server. `drift` has the output of `compute_drift` for each value.
+
+    Raises:
+        BenchError: No server responds.
     """
-    seen: list[tuple[float, Snapshot]] = []
+    usages: list[tuple[float, Usage]] = []
 
-    def watch(begin: float, end: float) -> None:
+    def read_usages(begin: float, end: float) -> None:
         for part in range(PARTS + 1):
             time.sleep(max(0.0, begin + (end - begin) * part / PARTS - clock()))
-            if target.pid is not None:
-                seen.append((clock(), snapshot(target.pid)))
+            if server.pid is not None:
+                usages.append((clock(), read_usage(server.pid)))
 
-    samples = sample(asks, load, watch)
+    samples = sample_load(requests, load, read_usages)
     length = load.seconds / PARTS
     parts: list[dict[str, Any]] = []
     for part in range(PARTS):
         begin = samples.begin + part * length
-        found = samples.between(begin, begin + length).measured()
+        result = samples.between(begin, begin + length).result()
         parts.append(
             {
                 "from_s": round(part * length, 1),
-                "images_per_s": round(found.images_per_s, 1),
-                "p50_ms": round(found.p50_ms, 3),
-                "p99_ms": round(found.p99_ms, 3),
-                **(_server(*seen[part], *seen[part + 1], found.images_per_s) if seen else {}),
+                "images_per_s": round(result.images_per_s, 1),
+                "p50_ms": round(result.p50_ms, 3),
+                "p99_ms": round(result.p99_ms, 3),
+                **(_server_usage(usages[part], usages[part + 1], result.images_per_s) if usages else {}),
             }
         )
-    names = [name for name in parts[0] if name not in ("from_s", "images_per_s", "stolen_cores")]
     return {
-        "protocol": asks[0].protocol,
-        "images_a_request": asks[0].images,
-        "arrivals_per_s": load.arrivals_per_s,
-        "whole": samples.measured().to_json(),
+        "protocol": requests[0].protocol,
+        "batch_size": requests[0].images,
+        **load.to_json(),
+        "whole": samples.result().to_json(),
         "parts": parts,
-        "drift": {name: drift([part[name] for part in parts]) for name in names},
+        "drift": {name: compute_drift([part[name] for part in parts]) for name in _DRIFT_VALUES if name in parts[0]},
     }
 
 
-def _server(
-    before: float, earlier: Snapshot, after: float, later: Snapshot, images_per_s: float
-) -> dict[str, float | None]:
-    """What the server used between two moments, and what memory it holds at the second."""
-    cores = later.cpu_since(earlier, after - before)
-    memory = later.memory()
+def compute_drift(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Compute the change of values that are evenly spaced in time.
+
+    Args:
+        values: In the order of time.
+
+    Returns:
+        `slope_percent`: slope of the least-squares line over the whole time, relative to the mean.
+        `halves_percent`: median of the second half relative to the median of the first half.
+        Both are None if a value is missing.
+    """
+    array = np.array(values, float)
+    if len(array) < 2 or not np.isfinite(array).all() or array.mean() == 0:
+        return {"slope_percent": None, "halves_percent": None}
+    slope = float(np.polyfit(np.linspace(0, 1, len(array)), array, 1)[0])
+    half = len(array) // 2
+    first, second = median(array[:half].tolist()), median(array[-half:].tolist())
     return {
-        "cpu_ms_an_image": round(1e3 * cores["all"] / images_per_s, 3) if images_per_s else None,
+        "slope_percent": round(100 * slope / float(array.mean()), 2),
+        "halves_percent": round(100 * (second / first - 1), 2) if first else None,
+    }
+
+
+def _server_usage(
+    earlier: tuple[float, Usage], later: tuple[float, Usage], images_per_s: float
+) -> dict[str, float | None]:
+    cores = later[1].cpu_cores_since(earlier[1], later[0] - earlier[0])
+    memory = later[1].memory()
+    return {
+        "cpu_ms_per_image": round(1e3 * cores["all"] / images_per_s, 3) if images_per_s else None,
         "stolen_cores": cores["stolen"],
         "pss_mib": memory["pss_mib"],
         "shm_mib": memory["shm_mib"],
-    }
-
-
-def drift(values: Sequence[float | None]) -> dict[str, float | None]:
-    """How a row of numbers, evenly spaced in time, changes from its first to its last, in percent.
-
-    slope_percent: of the straight line that fits best (least squares), over the whole time, of the mean.
-    halves_percent: the median of the second half against that of the first. None if there is nothing to compare.
-    """
-    known = np.array(values, float)
-    if len(known) < 2 or not np.isfinite(known).all() or known.mean() == 0:
-        return {"slope_percent": None, "halves_percent": None}
-    slope = float(np.polyfit(np.linspace(0, 1, len(known)), known, 1)[0])
-    half = len(known) // 2
-    first, second = median(known[:half].tolist()), median(known[-half:].tolist())
-    return {
-        "slope_percent": round(100 * slope / float(known.mean()), 2),
-        "halves_percent": round(100 * (second / first - 1), 2) if first else None,
     }

@@ -1,106 +1,155 @@
-"""How cost grows: with requests in flight, images of a request, size of the images, instances of the steps."""
+"""Measures how throughput and latency change with concurrency, batch size, image size and instances."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jpeg_bench.asks import Load
+from jpeg_contract.command_line import Progress
+from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS
+
 from jpeg_bench.errors import BenchError
-from jpeg_bench.machine import machine, versions
+from jpeg_bench.load import Load, Protocol
+from jpeg_bench.load_point import LoadPoint, measure_load, prepare_and_check
+from jpeg_bench.machine import describe_machine, package_versions
 from jpeg_bench.photos import read_photos
-from jpeg_bench.serve import Point, measure, prepared
-from jpeg_bench.steps import ENSEMBLE, read_steps
-from jpeg_bench.target import own_server
+from jpeg_bench.pipeline import read_pipeline
+from jpeg_bench.target_server import TargetServer, start_server
 
-IN_FLIGHT = (1, 2, 4, 8, 16, 32, 64)
-BATCHES = (1, 2, 4, 8, 16, 32)
-SIZES = ((250, 188), (500, 375), (1000, 750), (2000, 1500), (4000, 3000))
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+IMAGE_SIZES = ((250, 188), (500, 375), (1000, 750), (2000, 1500), (4000, 3000))
 INSTANCES = (1, 2, 3)
-_IN_FLIGHT = 32
-_IMAGES_IN_FLIGHT = 64
-
-Tell = Callable[[str], None]
+_CONCURRENCY = 32
+_CONCURRENT_IMAGES = 64
 
 
-def sweep(repository: Path, folder: Path, load: Load, tell: Tell) -> dict[str, Any]:
-    """Measure along each of the four, over gRPC (the first also over HTTP). Raises BenchError.
+def run_sweep(
+    repository: Path, folder: Path, size: tuple[int, int] | None, load: Load, progress: Progress
+) -> dict[str, Any]:
+    """Measure along each of the four dimensions over gRPC, and concurrency also over HTTP.
 
-    folder: of the photos. load: seconds, warm-up and processes of each point; requests in flight are set here.
+    Args:
+        repository: Model repository.
+        folder: Folder of JPEGs.
+        size: (width, height) in pixels to resize the photos to, except along image size; None leaves them unchanged.
+        load: Duration, warm-up and client processes of each measurement; its concurrency is replaced.
+        progress: Called before each measurement.
+
+    Raises:
+        BenchError: The server cannot be measured.
     """
 
-    def point(target: Any, protocol: Any, photos: Sequence[bytes], images: int, in_flight: int) -> dict[str, Any]:
-        asked = Load(in_flight=in_flight, processes=load.processes, warmup_s=load.warmup_s, seconds=load.seconds)
-        found = measure(target, prepared(target, protocol, photos, images), asked)
-        tell(str(found))
-        return _short(found)
+    def measure(
+        server: TargetServer,
+        photos: Sequence[bytes],
+        concurrency: int,
+        *,
+        batch_size: int = 1,
+        protocol: Protocol = "grpc",
+        subject: str = "",
+    ) -> dict[str, Any]:
+        progress(f"{protocol}, batch size {batch_size}, concurrency {concurrency}{subject}")
+        requests = prepare_and_check(server, protocol, photos, batch_size)
+        return _select(measure_load(server, requests, replace(load, concurrency=concurrency)))
 
-    photos = read_photos(folder).data
-    most = read_steps(repository).max_batch_size
-    result: dict[str, Any] = {"machine": machine(), "versions": versions(), "seconds": load.seconds}
-    with own_server(repository) as target:
-        result["in_flight"] = [
-            point(target, protocol, photos, 1, count) for protocol in ("grpc", "http") for count in IN_FLIGHT
+    photos = read_photos(folder, size).data
+    max_batch_size = read_pipeline(repository).max_batch_size
+    protocols: tuple[Protocol, ...] = ("grpc", "http")
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        "versions": package_versions(),
+        "seconds": load.seconds,
+        "image_size": [],
+        "instances": [],
+    }
+    with start_server(repository) as server:
+        result["concurrency"] = [
+            measure(server, photos, concurrency, protocol=protocol)
+            for protocol in protocols
+            for concurrency in CONCURRENCIES
         ]
-        result["batch"] = [
-            point(target, "grpc", photos, images, max(2, _IMAGES_IN_FLIGHT // images))
-            for images in BATCHES
-            if images <= most
+        result["batch_size"] = [
+            measure(server, photos, max(2, _CONCURRENT_IMAGES // size), batch_size=size)
+            for size in BATCH_SIZES
+            if size <= max_batch_size
         ]
-        result["image_size"] = []
-        for size in SIZES:
-            resized = read_photos(folder, size)
-            found = {
-                "size": f"{size[0]}x{size[1]}",
-                "megapixels": round(size[0] * size[1] / 1e6, 3),
-                "mean_bytes": resized.to_json()["mean_bytes"],
+        for width, height in IMAGE_SIZES:
+            resized = read_photos(folder, (width, height))
+            point = measure(server, resized.data, _CONCURRENCY, subject=f", images of {width}x{height}")
+            image = {
+                "size": f"{width}x{height}",
+                "megapixels": round(width * height / 1e6, 3),
+                "mean_bytes": resized.mean_bytes,
             }
-            result["image_size"].append({**found, **point(target, "grpc", resized.data, 1, _IN_FLIGHT)})
-    result["instances"] = []
+            result["image_size"].append({**image, **point})
     for count in INSTANCES:
-        with instances(repository, count) as changed, own_server(changed) as target:
-            tell(f"{count} instances of each step that may have several")
-            one = point(target, "grpc", photos, 1, 1)
-            many = point(target, "grpc", photos, 1, _IN_FLIGHT)
-            result["instances"].append({"instances": count, "one": one, "many": many})
+        with repository_with_instances(repository, count) as changed, start_server(changed) as server:
+            subject = f", {count} instances"
+            single = measure(server, photos, 1, subject=subject)
+            concurrent = measure(server, photos, _CONCURRENCY, subject=subject)
+            result["instances"].append({"instances": count, "single": single, "concurrent": concurrent})
     return result
 
 
+def sweep_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all load points of a sweep; `variant` names the image size or the number of instances."""
+    return [
+        *result["concurrency"],
+        *result["batch_size"],
+        *({**point, "variant": point["size"]} for point in result["image_size"]),
+        *(
+            {**each[name], "variant": f"{each['instances']} instances"}
+            for each in result["instances"]
+            for name in ("single", "concurrent")
+        ),
+    ]
+
+
 @contextmanager
-def instances(repository: Path, count: int) -> Iterator[Path]:
-    """A copy of a repository in which preprocess and the classifier run so many instances, while the block lasts."""
-    from google.protobuf import text_format
+def repository_with_instances(repository: Path, count: int) -> Iterator[Path]:
+    """Copy a model repository, with this many instances of preprocess and of the classifier, until the block ends.
+
+    Args:
+        repository: Model repository.
+        count: Number of instances.
+
+    Raises:
+        BenchError: The repository has no ensemble.
+    """
+    from jpeg_contract.model_config import CONFIG, text_format
     from jpeg_serve.models import read_models
 
     models, problems = read_models(repository)
     if ENSEMBLE not in models:
-        raise BenchError(f"{repository} has no ensemble {ENSEMBLE}{f' ({problems[0]})' if problems else ''}")
+        detail = f" ({problems[0]})" if problems else ""
+        raise BenchError(f"{repository} has no ensemble {ENSEMBLE}{detail}", reason="ensemble_missing")
     names = [step.model_name for step in models[ENSEMBLE].config.ensemble_scheduling.step]
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder) / "model_repository"
         shutil.copytree(repository, changed, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        if (beside := repository.resolve().parent / "backends").is_dir():  # where jpeg-serve looks for them first
-            (Path(folder) / "backends").symlink_to(beside)
+        # jpeg-serve prefers the Python-based backends beside a model repository.
+        if (backends := repository.resolve().parent / "backends").is_dir():
+            (Path(folder) / "backends").symlink_to(backends)
         for name in names:
-            if name != "postprocess":
+            if name != POSTPROCESS:
                 config = models[name].config
                 for group in config.instance_group:
                     group.count = count
-                (changed / name / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+                (changed / name / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
         yield changed
 
 
-def _short(point: Point) -> dict[str, Any]:
-    said = point.to_json()
-    kept = ("protocol", "images_a_request", "in_flight", "images_per_s", "p50_ms", "p99_ms", "failures")
-    memory = said["memory"]
+def _select(point: LoadPoint) -> dict[str, Any]:
+    values = point.to_json()
+    selected = ("protocol", "batch_size", "concurrency", "images_per_s", "p50_ms", "p99_ms", "failures")
     return {
-        **{name: said[name] for name in kept},
-        "client_limited": said["client_limited"],
-        "cpu_cores": said["cpu_cores"] and said["cpu_cores"]["all"],
-        "pss_mib": memory and memory["pss_mib"],
+        **{name: values[name] for name in (*selected, "client_limited")},
+        "cpu_cores": point.cpu_cores and point.cpu_cores["all"],
+        "pss_mib": point.memory and point.memory["pss_mib"],
     }

@@ -1,0 +1,83 @@
+"""Readable summaries of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align rows in columns: the first column to the left, the others to the right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (zip(line, widths, strict=True) for line in lines)
+    )
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Format a number; "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def summarize_points(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of load points (`LoadPoint.to_json`). An additional key `variant` adds a column."""
+    variants = any("variant" in point for point in points)
+    rows = []
+    for point in points:
+        load = str(point["concurrency"]) if "concurrency" in point else f"{point['request_rate']:.1f}/s"
+        rows.append(
+            [
+                point["protocol"],
+                *([point.get("variant", "-")] if variants else []),
+                str(point["batch_size"]),
+                load,
+                number(point["images_per_s"]),
+                number(point["p50_ms"]),
+                number(point["p99_ms"]),
+                str(point["failures"]),
+                "yes" if point["client_limited"] else "no",
+            ]
+        )
+    header = ["batch size", "concurrency", "images/s", "p50 ms", "p99 ms", "failures", "client-limited"]
+    return text_table(["protocol", *(["variant"] if variants else []), *header], rows)
+
+
+def summarize_ceiling(result: Mapping[str, Any]) -> str:
+    """Return a table of the fastest arrangements (`Ceiling.to_json`), and the latency of a single image."""
+    rows = [
+        [part, number(result[part]["images_per_s"]), describe_arrangement(result[part]["fastest"])]
+        for part in ("decode", "classifier", "both")
+    ]
+    single = result["single_image"]
+    latency = f"single image: p50 {single['p50_ms']:.2f} ms, p99 {single['p99_ms']:.2f} ms"
+    return f"{text_table(('part', 'images/s', 'arrangement'), rows)}\n{latency}"
+
+
+def describe_arrangement(arrangement: Mapping[str, Any]) -> str:
+    """Describe an arrangement of the ceiling on one line."""
+    spread = f"{arrangement['processes']} x {arrangement['threads']} " if arrangement["style"] == "workers" else ""
+    memory = ", pixels on the GPU" if arrangement["pixels"] == "device" else ""
+    return f"{spread}{arrangement['style']}, batch {arrangement['batch']}{memory}"
+
+
+def summarize_soak(soak: Mapping[str, Any]) -> str:
+    """Return a table of the parts of a soak, and their drift (`measure_soak`)."""
+    names = [name for name in soak["parts"][0] if name != "from_s"]
+    rows = [[f"{part['from_s']:g}", *(number(part[name]) for name in names)] for part in soak["parts"]]
+    drifts = [
+        f"drift of {name}: slope {number(drift['slope_percent'], 2)} %, halves {number(drift['halves_percent'], 2)} %"
+        for name, drift in soak["drift"].items()
+    ]
+    return "\n".join([text_table(("from s", *names), rows), *drifts, f"failures: {soak['whole']['failures']}"])
+
+
+def summarize_cross_checks(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of the throughput and latency of both load generators."""
+    rows = []
+    for check in checks:
+        load = [check["protocol"], str(check["batch_size"]), str(check["concurrency"])]
+        for tool, found in check["results"].items():
+            rows.append([tool, *load, *(number(found[name]) for name in ("images_per_s", "p50_ms", "p99_ms"))])
+    return text_table(("tool", "protocol", "batch size", "concurrency", "images/s", "p50 ms", "p99 ms"), rows)
