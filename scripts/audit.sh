@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks for known holes in every locked package (pip-audit, at the index that pip is set up with).
-# Usage: make audit     Exit status: 0 none known, or the index answers no such questions; 1 there are some.
+# Looks up known vulnerabilities of every locked package with pip-audit, at the index of pip's configuration.
+# Usage: make audit     Exit status: 0 none known, or the index has no vulnerability data; 1 some known.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-found=0 asked=0 silent=()
+audited=0 vulnerable=0 skipped=()
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 for lock in requirements/*.txt; do
@@ -17,19 +17,20 @@ except ValueError:
     packages = []
 known = [package for package in packages if "skip_reason" not in package]
 for package in known:
-    for hole in package["vulns"]:
-        print(package["name"], package["version"], hole["id"], "mended in", *hole["fix_versions"], file=sys.stderr)
+    for vulnerability in package["vulns"]:
+        fixed = ", ".join(vulnerability["fix_versions"]) or "no release"
+        print(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}", file=sys.stderr)
 print(len(known), sum(len(package["vulns"]) for package in known))
 EOF
   )
-  if [ "${counts% *}" = 0 ]; then silent+=("$lock"); fi
-  asked=$((asked + ${counts% *})) found=$((found + ${counts#* }))
-  echo "audit: $lock: ${counts% *} packages looked up, ${counts#* } holes known" >&2
+  if [ "${counts% *}" = 0 ]; then skipped+=("$lock"); fi
+  audited=$((audited + ${counts% *})) vulnerable=$((vulnerable + ${counts#* }))
+  echo "audit: $lock: ${counts% *} packages audited, ${counts#* } known vulnerabilities" >&2
 done
-if [ "$asked" = 0 ]; then
-  echo "audit: NOTHING WAS AUDITED: the package index answers no questions about holes" >&2
-elif [ "${#silent[@]}" != 0 ]; then
-  echo "audit: could not be audited, while others could: ${silent[*]}" >&2
+if [ "$audited" = 0 ]; then
+  echo "audit: NOTHING WAS AUDITED: the package index has no vulnerability data" >&2
+elif [ "${#skipped[@]}" != 0 ]; then
+  echo "audit: no data for these lock files, while others have some: ${skipped[*]}" >&2
   exit 1
 fi
-[ "$found" = 0 ]
+[ "$vulnerable" = 0 ]

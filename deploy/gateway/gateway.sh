@@ -1,16 +1,16 @@
 #!/bin/sh
-# The gateway: nginx over one configuration, nginx.conf.template, and the few things one does with it.
+# The gateway: nginx with one configuration, nginx.conf.template.
 #
-#   gateway.sh run          write the configuration and become nginx
-#   gateway.sh check        write the configuration and let nginx test it
-#   gateway.sh reload       the same, and let the running nginx take it: new keys, a new certificate, new addresses
+#   gateway.sh run          render the configuration and exec nginx
+#   gateway.sh check        render the configuration and test it with nginx
+#   gateway.sh reload       render, test, and reload the running nginx: new keys, certificate or addresses
 #   gateway.sh servers      list the servers: number, address, in or out
-#   gateway.sh out N        send server N nothing new, and wait until its open requests are answered
-#   gateway.sh in N         send server N requests again
-#   gateway.sh health       exit 0 if the gateway answers
+#   gateway.sh out N        stop sending requests to server N, and wait until its open requests have ended
+#   gateway.sh in N         send requests to server N again
+#   gateway.sh health       exit with 0 if the gateway responds
 #
-# Variables and their defaults are below; docs/gateway.md explains them. Needs nginx, envsubst, awk, getent; any user
-# but root. Exit status: 0, 1 (it failed), 2 (it was called wrongly).
+# docs/gateway.md documents the variables below. Needs nginx, envsubst, awk and getent; runs as any user except root.
+# Exit status: 0 success, 1 failure, 2 invalid call.
 set -eu
 
 : "${GATEWAY_SERVERS:=server:8000:8001}"
@@ -38,7 +38,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 conf=$GATEWAY_RUN/nginx.conf
 
-# How long an idle connection to a server is kept, in seconds; `out` waits for these, too.
+# Seconds that an idle connection to a server stays open; `out` waits for these, too.
 IDLE_S=4
 
 fail() {
@@ -46,8 +46,8 @@ fail() {
   exit "${2:-1}"
 }
 
-# What goes into nginx's configuration must not be able to bring directives of its own.
-must_match() { # NAME VALUE REGEX WHAT
+# Refuse a value that could add directives to nginx's configuration.
+must_match() { # NAME VALUE REGEX DESCRIPTION
   printf '%s' "$2" | LC_ALL=C awk -v pattern="^($3)\$" 'NR > 1 { exit 1 } $0 !~ pattern { exit 1 }' ||
     fail "$1 is '$2', but must be $4" 2
 }
@@ -59,7 +59,7 @@ check_variables() {
   path='/[A-Za-z0-9._/@+-]+'
   for name in PORT MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S HSTS_S; do
     value=$(value_of "$name")
-    must_match "GATEWAY_$name" "$value" "$whole" "a whole number"
+    must_match "GATEWAY_$name" "$value" "$whole" "an integer"
   done
   for name in MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S; do
     value=$(value_of "$name")
@@ -70,14 +70,14 @@ check_variables() {
     must_match "GATEWAY_$name" "$value" "$path" "an absolute path without spaces"
   done
   must_match GATEWAY_ADDRESS "$GATEWAY_ADDRESS" '[0-9.]+|[[][0-9a-f:]+[]]' "an IPv4 address, or an IPv6 address in []"
-  must_match GATEWAY_WORKERS "$GATEWAY_WORKERS" "auto|$whole" "auto or a whole number"
+  must_match GATEWAY_WORKERS "$GATEWAY_WORKERS" "auto|$whole" "auto or an integer"
   must_match GATEWAY_TRACE_CONTEXT "$GATEWAY_TRACE_CONTEXT" 'on|off' "on or off"
-  must_match GATEWAY_MODEL "$GATEWAY_MODEL" '[A-Za-z0-9_-]+' "the name of a model: letters, digits, _ and -"
-  must_match GATEWAY_PRIVATE_MODELS "$GATEWAY_PRIVATE_MODELS" '[A-Za-z0-9_ -]+' "names of models with spaces between"
+  must_match GATEWAY_MODEL "$GATEWAY_MODEL" '[A-Za-z0-9_-]+' "a model name: letters, digits, _ and -"
+  must_match GATEWAY_PRIVATE_MODELS "$GATEWAY_PRIVATE_MODELS" '[A-Za-z0-9_ -]+' "model names separated by spaces"
   for server in $GATEWAY_SERVERS; do
-    must_match GATEWAY_SERVERS "$server" '([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+:[0-9]+' "HOST:HTTP-PORT:GRPC-PORT, with spaces between"
+    must_match GATEWAY_SERVERS "$server" '([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+:[0-9]+' "HOST:HTTP-PORT:GRPC-PORT, separated by spaces"
   done
-  [ "$(count_servers)" -gt 0 ] || fail "GATEWAY_SERVERS is empty: write HOST:HTTP-PORT:GRPC-PORT" 2
+  [ "$(count_servers)" -gt 0 ] || fail "GATEWAY_SERVERS is empty: set it to HOST:HTTP-PORT:GRPC-PORT" 2
   [ "${#GATEWAY_MODEL}" -lt 100 ] || fail "GATEWAY_MODEL is longer than 99 characters" 2
 }
 
@@ -87,10 +87,10 @@ count_servers() {
   echo $#
 }
 
-# Server N, as HOST:HTTP-PORT:GRPC-PORT.
+# Print server N as HOST:HTTP-PORT:GRPC-PORT.
 server_number() {
-  must_match "the server's number" "$1" '[1-9][0-9]*' "one that gateway.sh servers lists"
-  [ "$1" -le "$(count_servers)" ] || fail "there is no server $1, but $(count_servers): gateway.sh servers lists them" 2
+  must_match "the server number" "$1" '[1-9][0-9]*' "a number from gateway.sh servers"
+  [ "$1" -le "$(count_servers)" ] || fail "there is no server $1, only $(count_servers): gateway.sh servers lists them" 2
   # shellcheck disable=SC2086 # words
   echo $GATEWAY_SERVERS | cut -d ' ' -f "$1"
 }
@@ -99,8 +99,8 @@ host_of() { echo "${1%:*:*}"; }
 http_port_of() { echo "$1" | awk -F: '{ print $(NF - 1) }'; }
 grpc_port_of() { echo "${1##*:}"; }
 
-# One list of all servers, and for each server one without it: who is out is a file that is looked for with every
-# request, so that nothing is reloaded and no client's connection is closed when a server is replaced.
+# Write an upstream of all servers, and for each server an upstream without it. nginx checks a file per request to
+# choose between them, so replacing a server needs no reload and closes no client's connection.
 upstreams() {
   upstream all 0
   if [ "$(count_servers)" -gt 1 ]; then
@@ -112,9 +112,9 @@ upstreams() {
   fi
 }
 
-# Kept connections for HTTP only. nginx's gRPC, when it asks a second server for a request that it had sent over a kept
-# connection, sends the old connection's stream number over the new one, and that request is lost (seen with 1.22.1 in
-# every third kill of a server: "upstream sent frame for unknown stream").
+# Keep-alive to the servers for HTTP only. When nginx's gRPC module repeats a request that it first sent over a kept
+# connection, it reuses the old stream id on the new connection and loses the request (1.22.1, one in three kills of a
+# server: "upstream sent frame for unknown stream").
 upstream() { # NAME NUMBER-LEFT-OUT
   for protocol in http grpc; do
     echo "  upstream ${protocol}_$1 {"
@@ -141,7 +141,7 @@ taken_out() {
   done
 }
 
-# For each name: length and name, the length as the one byte that writers use, or as a varint with padding.
+# Write a regex of each name with its length in front: one byte, as encoders write it, or a padded varint.
 private_names() {
   bar=""
   for name in $GATEWAY_PRIVATE_MODELS; do
@@ -150,7 +150,7 @@ private_names() {
   done
 }
 
-# Whether nginx is at least MAJOR.MINOR.PATCH.
+# Succeed if nginx is at least MAJOR.MINOR.PATCH.
 nginx_is_at_least() {
   "$GATEWAY_NGINX" -v 2>&1 | awk -v least="$1" '
     match($0, /[0-9]+\.[0-9]+\.[0-9]+/) {
@@ -162,17 +162,17 @@ nginx_is_at_least() {
 }
 
 render() {
-  [ "$(id -u)" -ne 0 ] || fail "not as root: the gateway needs no rights (setpriv, su, or the image's own user)" 2
+  [ "$(id -u)" -ne 0 ] || fail "not as root: run the gateway as an unprivileged user (setpriv, su, or the image's user)" 2
   check_variables
   for file in "$GATEWAY_KEYS" "$GATEWAY_CERTIFICATE" "$GATEWAY_CERTIFICATE_KEY"; do
-    [ -r "$file" ] || fail "$file cannot be read: secrets.sh makes keys and a certificate to try out"
+    [ -r "$file" ] || fail "cannot read $file: secrets.sh init creates keys and a self-signed certificate"
   done
   umask 077
   mkdir -p "$GATEWAY_RUN/out"
-  # `listen ... http2` went out of use, with a warning, when 1.25.1 brought the directive.
+  # nginx 1.25.1 deprecates `listen ... http2` in favour of the directive `http2`.
   LISTEN_HTTP2=" http2" HTTP2_ON=""
   if nginx_is_at_least 1.25.1; then LISTEN_HTTP2="" HTTP2_ON="http2 on;"; fi
-  # From 1.27.4 on, a reload leaves idle connections open so long that a request on its way is not lost.
+  # From 1.27.4 on, a reload keeps idle connections open long enough for a request in transit.
   KEEPALIVE_MIN=""
   if nginx_is_at_least 1.27.4; then KEEPALIVE_MIN="  keepalive_min_timeout 5s;"; fi
   SHUTDOWN_S=$((GATEWAY_TIMEOUT_S + GATEWAY_CLIENT_TIMEOUT_S))
@@ -188,7 +188,7 @@ render() {
   export GATEWAY_WEB_ROOT GATEWAY_RUN GATEWAY_ACCESS_LOG GATEWAY_MAX_BODY_MB GATEWAY_RATE GATEWAY_BURST
   export GATEWAY_OPEN_REQUESTS GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S GATEWAY_WORKERS GATEWAY_HSTS_S
   export GATEWAY_TRACE_CONTEXT
-  # Only names in braces are variables of ours: nginx's have none.
+  # Names in braces are ours; nginx's variables have no braces in the template.
   # shellcheck disable=SC2016 # the names, not the values
   names=$(grep -o '\${[A-Z0-9_]*}' "$here/nginx.conf.template" | sort -u | tr '\n' ' ')
   envsubst "$names" < "$here/nginx.conf.template" > "$conf.new"
@@ -196,12 +196,12 @@ render() {
 }
 
 running() {
-  [ -f "$GATEWAY_RUN/nginx.pid" ] || fail "no gateway runs from $GATEWAY_RUN"
+  [ -f "$GATEWAY_RUN/nginx.pid" ] || fail "no gateway is running in $GATEWAY_RUN"
 }
 
-# Connections from here to server N that carry a request, or may: TCP's state 01 is "established".
+# Count the connections to a server that may carry a request. TCP state 01 is ESTABLISHED.
 open_connections() { # HOST HTTP-PORT GRPC-PORT
-  # IPv4 addresses as /proc/net/tcp writes them; the order of bytes is that of x86 and ARM.
+  # IPv4 addresses in the format of /proc/net/tcp, in the byte order of x86 and ARM.
   addresses=$(getent ahostsv4 "$1" | awk '{ split($1, b, "."); printf "%02X%02X%02X%02X ", b[4], b[3], b[2], b[1] }')
   ports=$(printf '%04X %04X' "$2" "$3")
   cat /proc/net/tcp /proc/net/tcp6 2> /dev/null | awk -v addresses="$addresses" -v ports="$ports" '
@@ -218,22 +218,22 @@ open_connections() { # HOST HTTP-PORT GRPC-PORT
 take_out() {
   running
   server=$(server_number "$1")
-  [ "$(count_servers)" -gt 1 ] || fail "server $1 is the only one: nobody would be left to answer"
+  [ "$(count_servers)" -gt 1 ] || fail "server $1 is the only one"
   for other in "$GATEWAY_RUN"/out/*; do
     [ -e "$other" ] || continue
-    [ "${other##*/}" = "$1" ] || fail "server ${other##*/} is out: one at a time (gateway.sh in ${other##*/})"
+    [ "${other##*/}" = "$1" ] || fail "server ${other##*/} is out, and only one at a time can be: run gateway.sh in ${other##*/}"
   done
   : > "$GATEWAY_RUN/out/$1"
   limit=$((GATEWAY_TIMEOUT_S + IDLE_S + 5))
   waited=0
-  # A worker may have chosen this server just before: the first look is not at once.
+  # A worker may have chosen this server just before the file appeared.
   sleep 1
   while [ "$(open_connections "$(host_of "$server")" "$(http_port_of "$server")" "$(grpc_port_of "$server")")" -gt 0 ]; do
-    [ "$waited" -lt "$limit" ] || fail "server $1 gets nothing new, but after $limit s it still has open connections"
+    [ "$waited" -lt "$limit" ] || fail "server $1 is out, but still has open connections after $limit s"
     waited=$((waited + 1))
     sleep 1
   done
-  echo "gateway: server $1 ($server) is out and has nothing open: it can be stopped" >&2
+  echo "gateway: server $1 ($server) is out and has no open request: it can be stopped" >&2
 }
 
 list_servers() {
@@ -249,7 +249,7 @@ list_servers() {
 case "${1-}" in
   run)
     render
-    # A gateway that was killed leaves its socket, and nginx does not bind to one that is there.
+    # A killed gateway leaves its socket, and nginx does not bind to an existing one.
     rm -f "$GATEWAY_RUN/refusal.sock"
     exec "$GATEWAY_NGINX" -e stderr -c "$conf"
     ;;
@@ -270,7 +270,7 @@ case "${1-}" in
     ;;
   health)
     url="https://127.0.0.1:$GATEWAY_PORT/healthz"
-    # The certificate is for the outside; here only the answer counts.
+    # Without verification: the certificate names the public host, not 127.0.0.1.
     if command -v curl > /dev/null; then
       exec curl --silent --fail --insecure --max-time 5 --output /dev/null "$url"
     fi

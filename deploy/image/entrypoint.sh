@@ -1,37 +1,37 @@
 #!/bin/sh
-# Entrypoint of both server images. With nothing, or with options of jpeg-serve, it serves; anything else is run as it
-# is: docker run IMAGE jpeg-serve check.
+# Entrypoint of both server images. Without arguments, or with options of jpeg-serve, it serves; it runs any other
+# command as given: docker run IMAGE jpeg-serve check.
 #
-#   MODEL_REPOSITORY   what to serve (/models). If it holds no model yet, it gets the one in the image.
-#   ENGINE_PRECISION   fp32, fp16 or int8: build a TensorRT engine of this precision, if there is none for the GPU that
-#                      is here and the repository is the image's own; empty: never. The cpu image does not set it.
-#   ENGINE_OPTIONS     more options of jpeg-build for it, as "--max-batch 128 --calibration /photos".
+#   MODEL_REPOSITORY   the model repository to serve (/models). If it holds no model, the image's repository is copied.
+#   ENGINE_PRECISION   fp32, fp16 or int8: build a TensorRT engine of this precision for each kind of GPU that has none,
+#                      if the repository is the image's own. Empty: build none. The cpu image does not set it.
+#   ENGINE_OPTIONS     further options of jpeg-build for the engine: "--max-batch 128 --calibration /photos".
 #   RECIPE             the recipe that the image was built from.
 set -eu
 home=${JPEG_HOME:-/opt/triton-jpeg-classifier}
 models=${MODEL_REPOSITORY:-/models}
 lock=$models/.entrypoint.lock
-wanted=$models/.choose-tensorrt # there until the first engine is there
-checked=classifier_onnx/1/model.json # what engines are built from
+select=$models/.choose-tensorrt # exists until the first engine is built: the ensemble then selects TensorRT
+source_report=classifier_onnx/1/model.json # the artefact that engines are built from
 
-say() { echo "entrypoint: $*" >&2; }
+log() { echo "entrypoint: $*" >&2; }
 fail() {
-  say "$*"
+  log "$*"
   exit 1
 }
 
-# A shell that waits for a child in the foreground does not hear the signal that is to stop the container; and the first
-# process of a container gets no signal that it has not asked for.
+# A shell defers traps while a child runs in the foreground, and the kernel delivers to process 1 of a container only
+# the signals that it handles. So children run in the background.
 running=""
 stop() {
   if [ -n "$running" ] && [ -n "${!:-}" ]; then
     begun=$!
     kill -TERM "$begun" 2> /dev/null || true
-    # Once more: a child that is just being started may miss the first one. And not for ever.
+    # Again after a second: a child that has just been forked may miss the first signal. SIGKILL after 20 more.
     (sleep 1; kill -TERM "$begun"; sleep 20; kill -KILL "$begun") > /dev/null 2>&1 &
     wait "$begun" || true
   fi
-  say "stopped"
+  log "stopped"
   exit 143
 }
 trap stop TERM INT
@@ -44,42 +44,46 @@ run() {
   return "$status"
 }
 
-# Containers that share a volume take turns: the second one finds everything in place.
+# Containers that share a volume take turns: the second one finds the volume filled and the engines built.
 take_turn() {
   [ -w "$models" ] || return 0
   if ! [ -e "$lock" ]; then (: > "$lock") 2> /dev/null || true; fi
-  if ! [ -r "$lock" ]; then
-    say "$lock cannot be used: going on without it"
+  # For writing where possible: NFS refuses an exclusive lock on a file that is open for reading only.
+  if [ -w "$lock" ]; then
+    exec 9<> "$lock"
+  elif [ -r "$lock" ]; then
+    exec 9< "$lock"
+  else
+    log "cannot open $lock: continuing without a lock"
     return
   fi
-  exec 9< "$lock"
   if ! flock --nonblock 9; then
-    say "waiting: another container works on $models"
-    run flock 9 || say "$models knows no locks: going on without"
+    log "waiting: another container holds the lock of $models"
+    run flock 9 || log "the file system of $models has no locks: continuing without a lock"
   fi
 }
 
 holds_models() {
-  # With the slash, through a link; -L, since the models may be links, too.
+  # The slash follows a link; -L because the models may be links, too.
   [ -n "$(find -L "$models/" -mindepth 2 -maxdepth 2 -name config.pbtxt -print 2> /dev/null | head -n 1)" ]
 }
 
 fill_models() {
-  if [ -d "$models/.filling" ]; then # a container that was killed while it did this
-    say "$models: finishing what was begun"
+  if [ -d "$models/.filling" ]; then # a container was killed while it copied
+    log "$models: completing an interrupted copy"
   elif holds_models; then
     return
   elif ! [ -w "$models" ]; then
-    fail "$models holds no model and cannot be written by user $(id -u): mount a model repository, or let user" \
-      "$(id -u) write there (chown $(id -u), or fsGroup in Kubernetes)"
+    fail "$models holds no model and user $(id -u) cannot write to it: mount a model repository, or make it writable" \
+      "for user $(id -u) (chown $(id -u), or fsGroup in Kubernetes)"
   else
     for model in "$home"/model_repository/*; do
       if [ -e "$models/${model##*/}" ]; then
-        fail "$models/${model##*/} is there, but holds no model: move it away"
+        fail "$models/${model##*/} exists but holds no model: move it away"
       fi
     done
-    say "$models holds no model: copying the repository of $RECIPE into it"
-    if [ -n "${ENGINE_PRECISION:-}" ]; then : > "$wanted"; fi
+    log "$models holds no model: copying the repository of $RECIPE into it"
+    if [ -n "${ENGINE_PRECISION:-}" ]; then : > "$select"; fi
     mkdir "$models/.filling"
   fi
   cp -R "$home/model_repository/." "$models/.filling/"
@@ -91,17 +95,18 @@ fill_models() {
 }
 
 build_engines() {
-  if ! cmp -s "$home/model_repository/$checked" "$models/$checked"; then
-    say "$models is not the repository of this image: it is served as it is, and no engine is built." \
+  if ! cmp -s "$home/model_repository/$source_report" "$models/$source_report"; then
+    log "$models is not the repository of this image: no engine is built." \
       "jpeg-build RECIPE --from-onnx --backend tensorrt builds one"
     return
   fi
-  found=$(timeout 60 python3 "$home/serve/jpeg_serve/gpus.py") ||
-    fail "NVIDIA's driver does not answer: nvidia-smi in this container and on the machine may say more"
-  kinds=$(echo "$found" | python3 -c 'import json, sys; print(*json.load(sys.stdin)["capabilities"])')
+  # {"gpus": [["NVIDIA H100", "9.0"]], "why_none": ""}
+  found=$(timeout 60 python3 "$home/contract/jpeg_contract/gpus.py") ||
+    fail "the NVIDIA driver does not respond: run nvidia-smi in this container and on the host"
+  kinds=$(echo "$found" | python3 -c 'import json, sys; print(*(gpu[1] for gpu in json.load(sys.stdin)["gpus"]))')
   if [ -z "$kinds" ]; then
     why=$(echo "$found" | python3 -c 'import json, sys; print(json.load(sys.stdin)["why_none"])')
-    say "no GPU ($why): no engine is built, and what the ensemble names is served as it is. For a GPU, run the" \
+    log "no GPU ($why): no engine is built, and the ensemble's current classifier is served. For a GPU, run the" \
       "container with --gpus all"
     return
   fi
@@ -111,32 +116,32 @@ build_engines() {
     case " $built " in
       *" $kind "*) ;;
       *)
-        say "GPU $index, compute capability $kind: making sure of an engine in $ENGINE_PRECISION; the first time takes" \
-          "minutes, and the server is not ready until then"
-        # A name for this GPU, where there are others: jpeg-build builds for the first that it sees.
+        log "GPU $index, compute capability $kind: building an engine in $ENGINE_PRECISION unless there is one; this" \
+          "takes minutes, and the server is not ready until then"
+        # Restrict the process to this GPU: jpeg-build builds for the first GPU it finds.
         visible=${CUDA_VISIBLE_DEVICES-all}
         if [ "$visible" = all ]; then visible=$index; fi
-        set -f # options are words, and no patterns of files
+        set -f # the options are words, not file patterns
         # shellcheck disable=SC2086
         run env "CUDA_VISIBLE_DEVICES=$visible" jpeg-build "$RECIPE" --model-repository "$models" \
           --from-onnx --backend tensorrt --precision "$ENGINE_PRECISION" --tool trtexec --per-gpu --if-needed \
-          --timing-cache "$models/.timing-$kind" ${ENGINE_OPTIONS:-} > /dev/null ||
-          fail "the engine was not built; the lines above say why. ENGINE_PRECISION= serves without one, on the CPU"
+          --timing-cache "$models/.timing-$kind" ${ENGINE_OPTIONS:-} >&2 ||
+          fail "the engine was not built, see the lines above. ENGINE_PRECISION= serves without one, on the CPU"
         set +f
         built="$built $kind"
         ;;
     esac
     index=$((index + 1))
   done
-  if [ -e "$wanted" ]; then
-    run jpeg-build use tensorrt --model-repository "$models"
-    rm "$wanted"
+  if [ -e "$select" ]; then
+    run jpeg-build use tensorrt --model-repository "$models" >&2
+    rm "$select"
   fi
 }
 
 case "${1:-}" in
   '' | -*) ;;
-  # They have something to look at, also in a new volume.
+  # These commands read the repository: fill a new volume first.
   jpeg-serve | jpeg-build)
     take_turn
     fill_models

@@ -1,5 +1,5 @@
-# Sourced: lets uv reach the package index that the build's secrets name. Both are optional: /etc/pip.conf names a
-# package index, /run/ca.crt the certificates to trust.
+# Sourced. Configures uv for the package index that the build's secrets name. Both secrets are optional: /etc/pip.conf
+# names a package index, /run/ca.crt the certificates to trust.
 # shellcheck shell=sh
 if [ -s /run/ca.crt ]; then export SSL_CERT_FILE=/run/ca.crt; fi
 if [ -s /etc/pip.conf ]; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a virtual environment, if it is not there, and installs locked packages, and the project's own wheel if /tmp/wheel has it.
+# Creates a virtual environment if there is none, and installs a lock file into it, then the wheels in /tmp/wheel.
 # Usage: install.sh VENV LOCK [UV_OPTION ...]     In a stage of the Dockerfile, with uv on the PATH.
 set -eu
 venv=$1 lock=$2

@@ -1,4 +1,4 @@
-"""The image's bill of materials, CycloneDX JSON on stdout: Python packages, Debian packages, base, trained weights.
+"""Write the image's SBOM (CycloneDX JSON) to stdout: Python packages, Debian packages, base image, trained weights.
 
 Usage: sbom.py --environment PYTHON --models DIR --base IMAGE     In a stage of the Dockerfile, with cyclonedx-bom.
 """
@@ -16,10 +16,10 @@ from typing import Any
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the bill of materials of the image to stdout.")
-    parser.add_argument("--environment", required=True, metavar="PYTHON", help="the Python whose packages are listed")
+    parser = argparse.ArgumentParser(description="Write the SBOM of the image to stdout.")
+    parser.add_argument("--environment", required=True, metavar="PYTHON", help="Python of the environment to list")
     parser.add_argument("--models", required=True, type=Path, metavar="DIR", help="the model repository in the image")
-    parser.add_argument("--base", required=True, metavar="IMAGE", help="the base image, as it was named")
+    parser.add_argument("--base", required=True, metavar="IMAGE", help="name of the base image")
     options = parser.parse_args()
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-format", "JSON", options.environment]
     bill = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
@@ -30,14 +30,14 @@ def main() -> int:
         *debian_packages(),
         *weights(options.models),
     ]
-    # Two artefacts may be of the same weights.
+    # Several artefacts may share their weights.
     bill["components"] = list({component["bom-ref"]: component for component in components}.values())
     print(json.dumps(bill, indent=1))
     return 0
 
 
 def debian_packages() -> Iterator[dict[str, Any]]:
-    """What the base brings, as dpkg knows it; each with its package URL (the purl specification's type deb)."""
+    """Yield the Debian packages of the base image, each with its package URL (purl type deb)."""
     fields = "${Package}\t${Version}\t${Architecture}\n"
     distribution = platform.freedesktop_os_release()["ID"]
     listed = subprocess.run(["dpkg-query", "--show", f"--showformat={fields}"], stdout=subprocess.PIPE, check=True)
@@ -48,7 +48,7 @@ def debian_packages() -> Iterator[dict[str, Any]]:
 
 
 def weights(models: Path) -> Iterator[dict[str, Any]]:
-    """The trained weights that each artefact was built from, with their checksum, and the artefact with its own."""
+    """Yield each artefact of the repository and the trained weights it was built from, with their SHA-256."""
     for path in sorted(models.glob("*/*/model*.json")):
         report = json.loads(path.read_text())
         for name, digest in (

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* At most 40 characters: a pool's name and Kubernetes' own suffixes come after it, and 63 is the limit. */}}
+{{/* At most 40 characters: a pool's name and Kubernetes' suffixes follow, and the limit is 63. */}}
 {{- define "jpeg.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -29,7 +29,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/*
-The pools as JSON: a list of {name, fullname, labels, server}, where server is `server` with what the pool changes.
+The pools as JSON: a list of {name, fullname, labels, server}, where server is `server` merged with the pool's values.
 */}}
 {{- define "jpeg.pools" -}}
 {{- $root := . -}}
@@ -64,7 +64,7 @@ capabilities: { drop: [ALL] }
 seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
-{{/* The probe's own limit is shorter than Kubernetes': then its reason is read, and no process is left behind. */}}
+{{/* The probe's timeout is shorter than Kubernetes', so that its error is recorded and no process remains. */}}
 {{- define "jpeg.probe" -}}
 exec: { command: [jpeg-serve, probe, --timeout-s, {{ sub (int .timeoutSeconds) 2 | toString | quote }}] }
 periodSeconds: {{ int .periodSeconds }}
@@ -72,7 +72,7 @@ timeoutSeconds: {{ int .timeoutSeconds }}
 failureThreshold: {{ int .failureThreshold }}
 {{- end }}
 
-{{/* Whether the pool wants metrics that only Prometheus has. */}}
+{{/* Whether the pool scales on metrics from Prometheus. */}}
 {{- define "jpeg.fromPrometheus" -}}
 {{- if or .inFlightRequests .queueMilliseconds .imagesPerSecond }}true{{ end -}}
 {{- end }}
@@ -81,7 +81,7 @@ failureThreshold: {{ int .failureThreshold }}
 scaleUp:
   stabilizationWindowSeconds: 0
   selectPolicy: Max
-  policies: # doubling, or two more: a first step from 2 is not a crawl, and one from 20 not a flood
+  policies: # the larger of doubling and two more pods
     - { type: Percent, value: 100, periodSeconds: 60 }
     - { type: Pods, value: 2, periodSeconds: 60 }
 scaleDown:
@@ -91,22 +91,22 @@ scaleDown:
 {{- end }}
 
 {{/*
-What no schema can say: values that contradict each other. Each line names them and what to do.
+Contradictions between values, which the schema cannot express. Each message names the values and the remedy.
 */}}
 {{- define "jpeg.refuse" -}}
 {{- range (include "jpeg.pools" . | fromJson).pools -}}
 {{- $where := ternary (printf "pools.%s" .name) "server" (ne .name "") -}}
 {{- with .server -}}
 {{- if and (eq .models.source "claim") (not .models.claim.name) -}}
-{{- fail (printf "%s: models.source is claim: name a PersistentVolumeClaim in models.claim.name" $where) -}}
+{{- fail (printf "%s: models.source is claim: set models.claim.name to a PersistentVolumeClaim" $where) -}}
 {{- end -}}
 {{- if eq .models.source "objectStore" -}}
 {{- $image := .models.objectStore.image -}}
 {{- if not (and $image.repository (or $image.tag $image.digest) .models.objectStore.args) -}}
-{{- fail (printf "%s: models.source is objectStore: give models.objectStore an image (repository, and tag or digest) and args that copy a repository to /models" $where) -}}
+{{- fail (printf "%s: models.source is objectStore: set an image (repository, and tag or digest) and args that copy a repository to /models in models.objectStore" $where) -}}
 {{- end -}}
 {{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.egress) -}}
-{{- fail (printf "%s: models.source is objectStore, and networkPolicy.egress is empty: the download could not leave the pod. Allow the store and DNS in networkPolicy.egress" $where) -}}
+{{- fail (printf "%s: models.source is objectStore, and networkPolicy.egress is empty, which blocks the download: allow the store and DNS in networkPolicy.egress" $where) -}}
 {{- end -}}
 {{- end -}}
 {{- if not (or .image.tag .image.digest) -}}
@@ -114,22 +114,22 @@ What no schema can say: values that contradict each other. Each line names them 
 {{- end -}}
 {{- range list .image .models.objectStore.image -}}
 {{- if and (eq .tag "latest") (not .digest) -}}
-{{- fail (printf "%s: the tag latest of %s is another image tomorrow: name one that stays, or a digest" $where .repository) -}}
+{{- fail (printf "%s: the tag latest of %s changes over time: use a fixed tag or a digest" $where .repository) -}}
 {{- end -}}
 {{- end -}}
 {{- range concat .extraArgs .tritonArgs -}}
 {{- if regexMatch "^--(model-repository|address|drain-s|ready-timeout-s|(http|grpc|metrics)-port|exit-timeout-secs|grpc-max-connection-age(-grace)?)(=|$)" . -}}
-{{- fail (printf "%s: %s is set by the chart: use its value instead (ports stay as they are)" $where .) -}}
+{{- fail (printf "%s: %s is set by the chart: use the chart's value instead (ports are fixed)" $where .) -}}
 {{- end -}}
 {{- end -}}
 {{- if gt (mulf 1.1 .grpcMaxConnectionAgeSeconds | addf 5) (float64 .preStopSeconds) -}}
-{{- fail (printf "%s: preStopSeconds (%v) must be 1.1 * grpcMaxConnectionAgeSeconds (%v) + 5 or more: gRPC clients would still be connected when the server stops, and their requests would fail" $where .preStopSeconds .grpcMaxConnectionAgeSeconds) -}}
+{{- fail (printf "%s: preStopSeconds (%v) must be at least 1.1 * grpcMaxConnectionAgeSeconds (%v) + 5: otherwise gRPC clients are still connected when the server stops, and their requests fail" $where .preStopSeconds .grpcMaxConnectionAgeSeconds) -}}
 {{- end -}}
 {{- if lt (int .startSeconds) (int .loadSeconds) -}}
-{{- fail (printf "%s: startSeconds (%v) is less than loadSeconds (%v): the container would be restarted while it still loads" $where .startSeconds .loadSeconds) -}}
+{{- fail (printf "%s: startSeconds (%v) is less than loadSeconds (%v): Kubernetes would restart the container during loading" $where .startSeconds .loadSeconds) -}}
 {{- end -}}
 {{- if and (eq (int .update.maxSurge) 0) (eq (int .update.maxUnavailable) 0) -}}
-{{- fail (printf "%s: update.maxSurge and update.maxUnavailable are both 0: no update could ever begin" $where) -}}
+{{- fail (printf "%s: update.maxSurge and update.maxUnavailable are both 0, which blocks every update" $where) -}}
 {{- end -}}
 {{- with .autoscaling -}}
 {{- if .enabled -}}
@@ -140,15 +140,15 @@ What no schema can say: values that contradict each other. Each line names them 
 {{- fail (printf "%s: autoscaling is enabled without a target: set inFlightRequests, queueMilliseconds, imagesPerSecond or cpuPercent" $where) -}}
 {{- end -}}
 {{- if and (eq .by "keda") (include "jpeg.fromPrometheus" .) (not .prometheusAddress) -}}
-{{- fail (printf "%s: autoscaling.by is keda: give autoscaling.prometheusAddress" $where) -}}
+{{- fail (printf "%s: autoscaling.by is keda: set autoscaling.prometheusAddress" $where) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with .Values.ingress -}}
-{{- if and .enabled (not .host) }}{{ fail "ingress.enabled: give ingress.host; without one, requests for any host would be taken" }}{{ end -}}
-{{- if and .enabled .grpc.enabled (not .grpc.host) }}{{ fail "ingress.grpc.enabled: give ingress.grpc.host" }}{{ end -}}
+{{- if and .enabled (not .host) }}{{ fail "ingress.enabled: set ingress.host; without one, the Ingress accepts requests for any host" }}{{ end -}}
+{{- if and .enabled .grpc.enabled (not .grpc.host) }}{{ fail "ingress.grpc.enabled: set ingress.grpc.host" }}{{ end -}}
 {{- end -}}
-{{- if and .Values.route.enabled (not .Values.route.parentRefs) }}{{ fail "route.enabled: name the Gateway in route.parentRefs" }}{{ end -}}
+{{- if and .Values.route.enabled (not .Values.route.parentRefs) }}{{ fail "route.enabled: set route.parentRefs to the Gateway" }}{{ end -}}
 {{- end }}
