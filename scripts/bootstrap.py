@@ -2,8 +2,8 @@
 
 Usage: bootstrap.py demo|dev|tensorflow     (make does it; the last one into .venv-tensorflow)
 
-Does nothing if the environment already is what requirements/ and pyproject.toml say. Whatever is missing on the
-machine is said in one sentence with its remedy.
+Does nothing if the environment matches requirements/ and pyproject.toml already. It names a
+prerequisite that the machine lacks in one sentence, with its remedy.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ SETS = {
     "dev": ("dev.txt", "weights.txt"),
     "tensorflow": ("build-tensorflow.txt", "weights-tensorflow.txt"),
 }
-# Packages of these are large: what is in them, and the bytes to have free, with what is unpacked on the way.
+# Large lock files: their content, and the bytes that an installation needs on the disk.
 LARGE = {
     "demo.txt": ("about 6 GB with PyTorch", 7 * 10**9),
     "dev.txt": ("about 6 GB with PyTorch", 7 * 10**9),
@@ -102,7 +102,7 @@ def install(name):
             "with make VENV=DIR" % (free / 1e9, VENV.parent, needed // 10**9)
         )
     if not usable_venv():
-        say("making %s with Python %s" % (VENV, platform.python_version()))
+        progress("making %s with Python %s" % (VENV, platform.python_version()))
         run([sys.executable, "-m", "venv", "--clear", str(VENV)], "the virtual environment could not be made")
     python = str(BIN / "python")
     pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def install(name):
     if pip_version < OLDEST_PIP:
         raise Missing("pip in %s is too old or broken: delete that folder and run make again" % VENV)
 
-    say("installing uv, which installs the rest")
+    progress("installing uv, which installs the rest")
     lock = str(ROOT / "requirements" / "uv.txt")
     run(
         [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", lock],
@@ -118,10 +118,10 @@ def install(name):
     )
     for lock in SETS[name]:
         size = ": %s, some minutes the first time" % LARGE[lock][0] if lock in LARGE else ""
-        say("installing requirements/%s%s" % (lock, size))
+        progress("installing requirements/%s%s" % (lock, size))
         extra = ["--no-deps"] if lock.startswith("weights") else []
         uv(["--require-hashes", "-r", str(ROOT / "requirements" / lock)] + extra)
-    say("installing this project")
+    progress("installing this project")
     uv(["--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
     stamp.write_text(wanted)
 
@@ -131,12 +131,12 @@ def usable_venv():
     python = BIN / "python"
     if not python.exists():
         return False
-    asked = [
+    command = [
         str(python),
         "-c",
         "import pip, sys; print(sys.version_info[:2] == %r)" % (sys.version_info[:2],),
     ]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return answer.stdout.strip() == "True"
 
 
@@ -145,12 +145,11 @@ def uv(arguments):
     run(command, "packages could not be installed", env=dict(os.environ, **settings_of_pip()))
 
 
-def settings_of_pip():
-    """The package index and the certificates that pip is set up with: uv does not read pip's settings."""
-    asked = [str(BIN / "python"), "-m", "pip", "config", "list"]
-    listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    # Lines such as global.cert='FILE', which pip's versions list in different orders. What comes first here wins, as in
-    # pip itself.
+def settings_of_pip(python=None):
+    """Return the package index and the certificates of pip's settings, which uv does not read."""
+    command = [str(python or BIN / "python"), "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    # Lines such as global.cert='FILE', in an order that differs between versions of pip. The precedence below is pip's.
     found = re.findall(r"^(:env:|global|site|user)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE)
     set_up = {}
     for place in (":env:", "site", "user", "global"):
@@ -168,30 +167,30 @@ def settings_of_pip():
 
 
 def run(command, failure, env=None):
-    """Run a command; what it prints goes to stderr."""
+    """Run a command; its output goes to stderr."""
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     done = threading.Event()
-    threading.Thread(target=tell_time, args=(done,), daemon=True).start()
-    said = []
+    threading.Thread(target=report_time, args=(done,), daemon=True).start()
+    lines = []
     for line in process.stdout:
-        said.append(line)
-        # pip talks of places in its configuration that hold nothing.
+        lines.append(line)
+        # pip reports places in its configuration that do not exist.
         if "is ignored: it is neither a file nor a directory" not in line:
             sys.stderr.write("  " + line)
             sys.stderr.flush()
     status = process.wait()
     done.set()
     if status != 0:
-        if any("No space left on device" in line or "os error 28" in line for line in said):
+        if any("No space left on device" in line or "os error 28" in line for line in lines):
             raise Missing("the disk is full: make room and run make again")
         raise Missing("%s; the lines above say why (a package index must be reachable)" % failure)
 
 
-def tell_time(done):
-    """A line every ten seconds, as long as a step lasts."""
+def report_time(done):
+    """Print a line every ten seconds, as long as a step lasts."""
     begun = time.monotonic()
     while not done.wait(10):
-        say("still at it after %d s" % (time.monotonic() - begun))
+        progress("still running after %d s" % (time.monotonic() - begun))
 
 
 def fingerprint(name):
@@ -201,7 +200,7 @@ def fingerprint(name):
     return digest.hexdigest()
 
 
-def say(message):
+def progress(message):
     print("setup: %s ..." % message, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
-"""Builds the demo classifier if need be, serves it, and classifies real photos over gRPC and HTTP.
+"""Builds the demo classifier if necessary, serves it, and classifies real photos over gRPC and HTTP.
 
-Usage: demo.py [RECIPE]     (make demo does it; without RECIPE, what was built last, else mobilenet_v2)
+Usage: demo.py [RECIPE]     (make demo runs it; without RECIPE: the recipe that was built last, else mobilenet_v2)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(recipe: str | None) -> int:
     begun = time.monotonic()
     held = recipe_in_repository()
     if recipe is None and held not in (None, DEFAULT_RECIPE):
-        say(f"model_repository holds {held}: showing that; to go back, .venv/bin/jpeg-build {DEFAULT_RECIPE}")
+        progress(f"model_repository holds {held}: using that; to go back, .venv/bin/jpeg-build {DEFAULT_RECIPE}")
     else:
         wanted = recipe or DEFAULT_RECIPE
         build = [sys.executable, "-m", "jpeg_build", wanted, "--if-needed", "--model-repository", str(REPOSITORY)]
@@ -33,27 +33,27 @@ def main(recipe: str | None) -> int:
             return 1
     photos = sorted((ROOT / "photos").glob("*.jpg"))
     with tempfile.TemporaryFile() as log:
-        say("starting tritonserver on free ports of 127.0.0.1")
+        progress("starting tritonserver on free ports of 127.0.0.1")
         server = TritonServer(
             ServerOptions(model_repository=REPOSITORY, http_port=0, grpc_port=0, metrics_port=0), log=log
         )
         try:
             with server:
-                say(f"ready (pid {server.pid}, gRPC {server.grpc_address}, HTTP {server.http_address})")
+                progress(f"ready (pid {server.pid}, gRPC {server.grpc_address}, HTTP {server.http_address})")
                 rows = classify(server, photos)
-                say("stopping the server")
+                progress("stopping the server")
         except (ServeError, JpegClientError) as error:
             print(f"demo: {error}", file=sys.stderr)
             return 1
     print_table(rows)
-    say(
+    progress(
         f"done in {time.monotonic() - begun:.1f} s; now: make serve, and in another terminal {classify_line(photos[0])}"
     )
     return 0
 
 
 def recipe_in_repository() -> str | None:
-    """The recipe of the classifier that was built last, None if there is none."""
+    """Return the recipe of the classifier that was built last, None if there is none."""
     try:
         report = json.loads((REPOSITORY / "classifier_onnx" / "1" / "model.json").read_text(encoding="utf-8"))
         return str(report["recipe"])
@@ -62,9 +62,9 @@ def recipe_in_repository() -> str | None:
 
 
 def classify(server: TritonServer, photos: list[Path]) -> list[tuple[str, Prediction, float, float]]:
-    """Each photo by gRPC and by HTTP, after one request of each that does not count; times in milliseconds."""
+    """Classify each photo over gRPC and HTTP, after one warm-up request of each; times in milliseconds."""
     rows = []
-    # Both clients are closed before the server stops: it waits for open connections.
+    # Both clients close before the server stops: it waits for open connections.
     with Client(f"grpc://{server.grpc_address}") as grpc, Client(f"http://{server.http_address}") as http:
         for client in (grpc, http):
             client.classify(photos[:1])
@@ -111,12 +111,8 @@ def classify_line(photo: Path) -> str:
     return f".venv/bin/jpeg-classify {photo.relative_to(ROOT)}"
 
 
-def say(message: str) -> None:
-    print(
-        f"demo: {message} ..." if not message.startswith("done") else f"demo: {message}",
-        file=sys.stderr,
-        flush=True,
-    )
+def progress(message: str) -> None:
+    print(f"demo: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def serve(repository: Path, log: Path, **options: object) -> Iterator[TritonServ
     """A real tritonserver on free ports."""
     settled = ServerOptions(
         model_repository=repository,
-        **{"backends": ROOT / "backends", "http_port": 0, "grpc_port": 0, "metrics_port": 0, **options},  # type: ignore[arg-type]
+        **{"http_port": 0, "grpc_port": 0, "metrics_port": 0, **options},  # type: ignore[arg-type]
     )
     with log.open("wb") as sink, TritonServer(settled, log=sink) as server:
         yield server

@@ -1,7 +1,7 @@
-"""Clients that ask a gateway without a pause, in a process of their own.
+"""Apply load to a gateway with clients in a process of their own.
 
-Each keeps its connection and never asks again after a failure, so that what is lost is seen. The process prints a line
-with the number of right answers so far, or `failed: WHY`, and ends when its standard input does.
+Each client keeps its connection and does not retry, so that every lost request counts as a failure. The process prints
+the number of correct responses after each response, or `failed: REASON`, and ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from gateway_support import INFER, RAW_HEADERS, Answer, Door, Gateway, grpc_labels, infer_request, labels, stub
+from gateway_support import INFER, RAW_HEADERS, Endpoint, Gateway, Response, grpc_labels, infer_request, labels, stub
 
 
 class Load:
-    """Clients over one protocol, "http" or "grpc", as long as a `with` block lasts.
+    """Concurrent clients over one protocol, for the duration of a `with` block.
 
-    failures: why a request had no answer, or a wrong one.
+    Args:
+        gateway: The gateway.
+        protocol: "http" or "grpc".
+        clients: Concurrency.
+        jpeg: The image to send.
+        expected: Its labels.
+
+    Attributes:
+        answered: Correct responses so far.
+        failures: The reason of each request without a correct response.
     """
 
     def __init__(self, gateway: Gateway, protocol: str, clients: int, jpeg: bytes, expected: Sequence[str]) -> None:
@@ -31,9 +40,9 @@ class Load:
         self.failures: list[str] = []
         self._photo = gateway.folder / "load.jpg"
         self._photo.write_bytes(jpeg)
-        door = gateway.door
+        endpoint = gateway.endpoint
         self._arguments = [protocol, str(clients), str(self._photo), json.dumps(list(expected))]
-        self._arguments += [str(door.port), str(door.certificate), door.key]
+        self._arguments += [str(endpoint.port), str(endpoint.certificate), endpoint.key]
 
     def __enter__(self) -> Load:
         self._process = subprocess.Popen(
@@ -59,11 +68,11 @@ class Load:
             self.failures.append(f"failed: the clients' process ended with {status}")
 
     def wait_for_more(self, number: int, limit_s: float = 60) -> None:
-        """Wait until this many more requests were answered, or one failed."""
+        """Wait for this many more correct responses, or for a failure."""
         goal = self.answered + number
         begun = time.monotonic()
         while self.answered < goal and not self.failures:
-            assert time.monotonic() - begun < limit_s, f"{self.answered} answers after {limit_s} s, not {goal}"
+            assert time.monotonic() - begun < limit_s, f"{self.answered} responses after {limit_s} s, not {goal}"
             time.sleep(0.02)
 
     def _read(self, lines: IO[str]) -> None:
@@ -75,8 +84,8 @@ class Load:
 
 
 class _Clients:
-    def __init__(self, door: Door, jpeg: bytes, expected: Sequence[str]) -> None:
-        self.door, self.jpeg, self.expected = door, jpeg, expected
+    def __init__(self, endpoint: Endpoint, jpeg: bytes, expected: Sequence[str]) -> None:
+        self.endpoint, self.jpeg, self.expected = endpoint, jpeg, expected
         self.over = threading.Event()
         self._answered = 0
         self._lock = threading.Lock()
@@ -85,36 +94,36 @@ class _Clients:
         try:
             {"http": self._http, "grpc": self._grpc}[protocol]()
         except Exception as error:
-            self._say(f"failed: {time.strftime('%T')} {protocol}: {error!r}".replace("\n", " "))
+            self._print(f"failed: {time.strftime('%T')} {protocol}: {error!r}".replace("\n", " "))
 
     def _http(self) -> None:
-        with closing(self.door.connection()) as connection:
+        with closing(self.endpoint.connection()) as connection:
             while not self.over.is_set():
-                connection.request("POST", INFER, self.jpeg, {**RAW_HEADERS, **self.door.headers})
-                self._note(labels(Answer.of(connection.getresponse())))
+                connection.request("POST", INFER, self.jpeg, {**RAW_HEADERS, **self.endpoint.headers})
+                self._count(labels(Response.of(connection.getresponse())))
 
     def _grpc(self) -> None:
         request = infer_request(self.jpeg)
-        with self.door.channel(("grpc.enable_retries", 0)) as channel:
+        with self.endpoint.channel(("grpc.enable_retries", 0)) as channel:
             while not self.over.is_set():
-                answer = stub(channel).ModelInfer(request, metadata=self.door.metadata(), timeout=30)
-                self._note(grpc_labels(answer))
+                response = stub(channel).ModelInfer(request, metadata=self.endpoint.metadata(), timeout=30)
+                self._count(grpc_labels(response))
 
-    def _note(self, got: Sequence[str]) -> None:
+    def _count(self, got: Sequence[str]) -> None:
         if got != self.expected:
             raise ValueError(f"wrong labels: {got}")
         with self._lock:
             self._answered += 1
             print(self._answered, flush=True)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         with self._lock:
             print(line, flush=True)
 
 
 def main() -> None:
     protocol, number, photo, expected, port, certificate, key = sys.argv[1:]
-    clients = _Clients(Door(int(port), Path(certificate), key), Path(photo).read_bytes(), json.loads(expected))
+    clients = _Clients(Endpoint(int(port), Path(certificate), key), Path(photo).read_bytes(), json.loads(expected))
     threads = [threading.Thread(target=clients.run, args=[protocol]) for _ in range(int(number))]
     for thread in threads:
         thread.start()

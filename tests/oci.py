@@ -1,7 +1,7 @@
-"""Images and containers without Docker: buildah keeps the image, runc runs it as Docker would.
+"""Images and containers without Docker: buildah stores the image, runc runs it with Docker's defaults.
 
-The container has namespaces of its own, also for the network: its ports are the image's, and `inside` runs programs of
-this machine where they can be reached.
+The container has its own namespaces, including the network. Its ports are the image's; `Container.inside` runs a
+program of this machine in the container's network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ DOCKERS_TMPFS = ["noexec", "nosuid", "nodev", "mode=1777"]
 
 
 class Image:
-    """An image in buildah's store. `config` is Docker's: User, Entrypoint, Healthcheck, Labels ..."""
+    """An image in buildah's store.
+
+    Attributes:
+        config: Docker's image config: User, Entrypoint, Healthcheck, Labels ...
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,7 +37,7 @@ class Image:
 
     @contextmanager
     def mounted(self) -> Iterator[Path]:
-        """Its root file system."""
+        """Mount the root file system and yield its path."""
         container = subprocess.check_output(["buildah", "from", "--pull-never", self.name], text=True).strip()
         try:
             yield Path(subprocess.check_output(["buildah", "mount", container], text=True).strip())
@@ -44,8 +48,15 @@ class Image:
 class Container:
     """A container of a mounted image, with a read-only root, no capabilities, and the image's user.
 
-    models: the folder that is mounted at /models. shm_bytes: /dev/shm, by default as large as Docker's. cpus: limits
-    its time on the processors, as `docker run --cpus`.
+    Args:
+        image: The image.
+        root: Its mounted root file system.
+        folder: Where the bundle and the log go.
+        models: The folder to mount at /models.
+        arguments: Replace the image's command.
+        environment: Added to the image's.
+        shm_bytes: Size of /dev/shm; the default is Docker's.
+        cpus: CPU limit, as `docker run --cpus`; None for no limit.
     """
 
     def __init__(
@@ -98,11 +109,11 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """Process id of the container's first process, in this machine's count."""
+        """Process id of the container's first process on the host."""
         return int(json.loads(subprocess.check_output(["runc", "state", self.name]))["pid"])
 
-    def said(self) -> str:
-        """What it printed so far."""
+    def output(self) -> str:
+        """Return its output so far."""
         return self.log.read_text(errors="replace")
 
     def exec(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -120,10 +131,10 @@ class Container:
             if self.exec(*check).returncode == 0:
                 return
             time.sleep(0.5)
-        raise AssertionError(f"not healthy after {seconds} s, or ended; it said:\n{self.said()}")
+        raise AssertionError(f"not healthy within {seconds} s, or ended:\n{self.output()}")
 
     def wait(self, seconds: float) -> int:
-        """Wait until it ends; returns its exit status."""
+        """Wait until it ends, and return its exit status."""
         return self._process.wait(seconds)
 
     def signal(self, name: str) -> None:
@@ -131,7 +142,7 @@ class Container:
         os.kill(self.pid, signal.Signals[name])
 
     def remove(self) -> None:
-        """End it if it still runs, and forget it."""
+        """Kill it if it still runs, and delete it."""
         if self._process.poll() is None:
             subprocess.run(["runc", "kill", self.name, "KILL"], check=False, capture_output=True)
             self._process.wait(30)

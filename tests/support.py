@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +131,118 @@ def small_network(folder: Path) -> None:
     (folder / "small.txt").write_text("one\ntwo\nthree\n")
 
 
+TINY_IMAGE, TINY_CLASSES = (32, 32, 3), 5
+
+
+def tiny_classifier(path: Path) -> None:
+    """Write an ONNX classifier of the contract, of TINY_IMAGE and TINY_CLASSES: a convolution, and its mean."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).standard_normal((TINY_CLASSES, 3, 3, 3)).astype(np.float32) / 50
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input__0"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+            helper.make_node("Conv", ["nchw", "weights"], ["conv"], strides=[2, 2]),
+            helper.make_node("Relu", ["conv"], ["relu"]),
+            helper.make_node("GlobalAveragePool", ["relu"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["output__0"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, ["batch", *TINY_IMAGE])],
+        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, ["batch", TINY_CLASSES])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def tiny_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Images of noise for `tiny_classifier`: (N, H, W, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, *TINY_IMAGE), np.uint8)
+
+
+def tiny_logits(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The logits that ONNX Runtime computes of an ONNX file, in a session without any option."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(["output__0"], {"input__0": pixels})[0]
+        return logits
+
+    return run
+
+
+def classifier_args(
+    folder: Path | str, backend: str, *, gpu: int | None = None, name: str = "classifier", **config: Any
+) -> dict[str, str]:
+    """What Triton hands to a classifier's `initialize`.
+
+    Args:
+        folder: The model's; the artefact lies in its version 1.
+        backend: Of the config.
+        gpu: Of the instance; None is the CPU.
+        name: Of the model.
+        config: More fields, or other values of those of `tiny_classifier`.
+    """
+    usual = {
+        "name": name,
+        "backend": backend,
+        "max_batch_size": 8,
+        "input": [{"name": "input__0", "data_type": "TYPE_UINT8", "dims": list(TINY_IMAGE)}],
+        "output": [{"name": "output__0", "data_type": "TYPE_FP32", "dims": [TINY_CLASSES]}],
+    }
+    return {
+        "model_config": json.dumps({**usual, **config}),
+        "model_name": name,
+        "model_repository": str(folder),
+        "model_version": "1",
+        "model_instance_kind": "CPU" if gpu is None else "GPU",
+        "model_instance_device_id": str(gpu or 0),
+    }
+
+
+def as_parameters(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Parameters as the JSON of a config has them."""
+    return {name: {"string_value": text} for name, text in texts.items()}
+
+
+@contextmanager
+def opened(recipe: Any, form: Any, emitted: Any, *, on_cpu: bool = False) -> Iterator[Callable[[Any], Any]]:
+    """Open an artefact as a build does to check it: in a process of its own, with the config that serves it.
+
+    Args:
+        recipe: Of the network.
+        form: ClassifierForm.
+        emitted: What its emitter returned.
+        on_cpu: Serve it on the CPU where a GPU is optional.
+    """
+    from jpeg_build import configs
+    from jpeg_build.build import open_isolated
+    from jpeg_build.serving import serving_args
+    from jpeg_contract.model_config import KIND_AUTO, KIND_CPU
+    from jpeg_contract.report import ConfigSettings
+
+    config = configs.classifier_config(recipe, form)
+    name, capability = emitted.artefact.name, emitted.requires.compute_capability
+    settings = ConfigSettings(
+        on_gpu=bool(capability),
+        max_batch=emitted.details.get("profile", {}).get("max"),
+        parameters=dict(emitted.parameters),
+        engines={capability: name} if capability and name != form.artefact else {},
+    )
+    configs.apply_settings(config, settings)
+    if on_cpu and config.instance_group[0].kind == KIND_AUTO:
+        config.instance_group[0].kind = KIND_CPU
+    with open_isolated(serving_args(config, emitted.artefact.parent)) as run:
+        yield run
+
+
 def why_no_cupy_gpu(packages: Sequence[str], extras: str) -> str | None:
-    """What tests need that run on a GPU by CuPy, and is not here; None if all of it is. extras: of this project."""
+    """Return what tests that use a GPU through CuPy lack here; None if nothing. extras: of this project."""
     for package in packages:
         try:
             found = importlib.util.find_spec(package)

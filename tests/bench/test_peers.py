@@ -1,4 +1,4 @@
-"""The peers of jpeg_bench: their lock files, their processes, and each of them end to end where it is prepared."""
+"""The peers: their lock files, their processes, and each of them end to end where its environment is installed."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from jpeg_bench.asks import Load
-from jpeg_bench.errors import BenchError
-from jpeg_bench.load import drive
-from jpeg_bench.peer_environment import SOURCES, is_prepared, versions
-from jpeg_bench.peer_process import PeerProcess, free_ports
-from jpeg_bench.peer_settings import CONFIGURATIONS, PEERS
-from jpeg_bench.peer_starts import Choice
-from jpeg_bench.peers import prepare, running
+from comparison.checkout import PEER_SOURCES
+from comparison.peer_environment import install, installed_versions, is_installed
+from comparison.peer_launch import PeerOptions
+from comparison.peer_process import PeerProcess, free_ports, is_running
+from comparison.peer_settings import CONFIGURATIONS, PEERS
+from comparison.running_peer import start_peer
+from jpeg_bench.errors import BenchError, InvalidOption
+from jpeg_bench.load import Load
+from jpeg_bench.load_generator import run_load
 from jpeg_bench.photos import read_photos
 from support import ROOT, photo
 
-SHARED = ("onnxruntime", "numpy", "pillow")
+SHARED = ("onnxruntime", "numpy", "pillow", "msgspec")
 PINNED = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==([^ ;\\]+)(?: ; ([^\\]*?))? \\$")
 
 
 def locked(path: Path) -> list[tuple[str, str, str]]:
-    """Name, version and marker of each package of a lock file."""
+    """Return name, version and marker of each package of a lock file."""
     return [
         (found[1], found[2], found[3] or "")
         for line in path.read_text().splitlines()
@@ -35,53 +37,52 @@ def locked(path: Path) -> list[tuple[str, str, str]]:
     ]
 
 
-def test_each_peer_has_a_folder_with_all_it_needs() -> None:
-    folders = {folder.name for folder in SOURCES.iterdir() if folder.is_dir() and not folder.name.startswith("__")}
+def test_each_peer_has_its_folder() -> None:
+    folders = {path.name for path in PEER_SOURCES.iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert folders - {"common"} == set(PEERS)
     for name in PEERS:
-        assert (SOURCES / name / "server.py").is_file()
+        assert (PEER_SOURCES / name / "server.py").is_file()
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_lock_file_pins_and_hashes_everything(name: str) -> None:
-    text = (SOURCES / name / "requirements.txt").read_text()
+    text = (PEER_SOURCES / name / "requirements.txt").read_text()
     packages = [line for line in text.splitlines() if line and line[0] not in "# "]
-    assert len(packages) == len(locked(SOURCES / name / "requirements.txt")) > 10
+    assert len(packages) == len(locked(PEER_SOURCES / name / "requirements.txt")) > 10
     for block in text.split("\n    --hash=sha256:")[1:]:
         assert re.match(r"[0-9a-f]{64}(?![0-9a-f])", block)
-    for line, after in zip(text.splitlines(), text.splitlines()[1:], strict=False):
-        assert not line.endswith("\\") or after.startswith("    --hash=sha256:")
+    for line, following in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+        assert not line.endswith("\\") or following.startswith("    --hash=sha256:")
     assert not re.search(r"--(extra-)?index-url|--find-links|://|file:", text)
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_lock_file_has_what_we_serve_with(name: str) -> None:
+def test_lock_file_has_the_versions_of_the_server(name: str) -> None:
     wanted = [entry for entry in locked(ROOT / "requirements" / "image.txt") if entry[0] in SHARED]
     assert {entry[0] for entry in wanted} == set(SHARED)
-    assert [entry for entry in locked(SOURCES / name / "requirements.txt") if entry[0] in SHARED] == wanted
+    assert [entry for entry in locked(PEER_SOURCES / name / "requirements.txt") if entry[0] in SHARED] == wanted
 
 
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("threads", [1, 2, 16])
-def test_no_choice_computes_with_more_threads_than_it_is_given(name: str, threads: int) -> None:
-    choice = PEERS[name].tuned(threads)
-    assert choice.workers * choice.runtime_threads == threads
-    assert choice.workers * choice.decode_threads <= threads
+def test_no_configuration_exceeds_its_threads(name: str, threads: int) -> None:
+    options = PEERS[name].options("tuned", threads)
+    assert options.workers * options.runtime_threads == threads
+    assert options.workers * options.decode_threads <= threads
     for configuration in CONFIGURATIONS:
-        assert getattr(PEERS[name], configuration)(threads).why
+        assert PEERS[name].options(configuration, threads).rationale
 
 
-def test_unknown_peer_is_named() -> None:
-    with pytest.raises(BenchError, match="there is no peer flask: known are litserve, "), running("flask", "tuned", 2):
+def test_an_unknown_peer_is_named() -> None:
+    with pytest.raises(InvalidOption, match="flask") as raised, start_peer("flask", "tuned", 2):
         pass
+    assert raised.value.reason == "unknown_peer"
 
 
-def test_unprepared_peer_says_how_to_prepare_it(tmp_path: Path) -> None:
-    with (
-        pytest.raises(BenchError, match=r"is not there: make it with .*prepare\('fastapi'\)"),
-        running("fastapi", "tuned", 2, cache=tmp_path),
-    ):
+def test_a_missing_environment_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="fastapi") as raised, start_peer("fastapi", "tuned", 2, cache=tmp_path):
         pass
+    assert raised.value.reason == "peer_not_installed"
 
 
 def test_free_ports_differ() -> None:
@@ -89,14 +90,14 @@ def test_free_ports_differ() -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and has not ended; one whose end nobody has asked for yet has."""
+    """Return whether a process runs; a zombie does not."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        return is_running(psutil.Process(pid))
+    except psutil.NoSuchProcess:
         return False
 
 
-# Starts a grandchild in a session of its own that ignores SIGTERM, as a careless server would.
+# Starts a grandchild in a session of its own that ignores SIGTERM, like a careless server.
 DAEMON = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
@@ -109,21 +110,21 @@ time.sleep(600)
 START_DAEMON = f"""
 import os, sys, time
 from pathlib import Path
-from jpeg_bench.peer_process import PeerProcess
+from comparison.peer_process import PeerProcess
 folder = Path(sys.argv[1])
 process = PeerProcess([sys.executable, "-c", {DAEMON!r}], dict(os.environ), folder, folder / "log")
-while len(process.pids()) < 2 or "started" not in process.last_words():
-    assert process.ended is None
+while len(process.pids()) < 2 or "started" not in process.log_tail():
+    assert process.exit_status is None
     time.sleep(0.05)
 print(*process.pids(), flush=True)
 time.sleep(600)
 """
 
 
-def wait_for_end(pids: list[int]) -> None:
-    limit = time.monotonic() + 30
+def wait_until_ended(pids: list[int]) -> None:
+    deadline = time.monotonic() + 30
     while any(map(runs, pids)):
-        assert time.monotonic() < limit
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -131,9 +132,9 @@ def test_stop_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = tmp_path / "peer"
     folder.mkdir()
     process = PeerProcess([sys.executable, "-c", DAEMON], dict(os.environ), folder, folder / "log")
-    limit = time.monotonic() + 30
-    while len(process.pids()) < 2 or "started" not in process.last_words():
-        assert time.monotonic() < limit, process.last_words()
+    deadline = time.monotonic() + 30
+    while len(process.pids()) < 2 or "started" not in process.log_tail():
+        assert time.monotonic() < deadline, process.log_tail()
         time.sleep(0.05)
     pids = process.pids()
     assert process.pid in pids
@@ -145,7 +146,7 @@ def test_stop_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_peer_ends_with_the_bench(end: signal.Signals, tmp_path: Path) -> None:
+def test_a_peer_ends_with_the_bench(end: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "peer"
     folder.mkdir()
     bench = subprocess.Popen([sys.executable, "-c", START_DAEMON, str(folder)], stdout=subprocess.PIPE, text=True)
@@ -155,55 +156,54 @@ def test_peer_ends_with_the_bench(end: signal.Signals, tmp_path: Path) -> None:
         assert len(pids) == 2
         assert all(map(runs, pids))
         bench.send_signal(end)
-    wait_for_end(pids)
-    limit = time.monotonic() + 30
+    wait_until_ended(pids)
+    deadline = time.monotonic() + 30
     while folder.exists():
-        assert time.monotonic() < limit
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_peer_serves(name: str, built_repository: Path) -> None:
-    if not is_prepared(name):
-        pytest.skip(f"the environment of {name} is not prepared: .venv/bin/jpeg-bench peers prepares it")
-    prepare(name)
+def test_a_peer_serves(name: str, built_repository: Path) -> None:
+    if not is_installed(name):
+        pytest.skip(f"the environment of {name} is not installed: .venv/bin/python -m comparison peers --peer {name}")
+    install(name)
     photos = read_photos().data
-    with running(name, "tuned", 2, repository=built_repository) as peer:
-        status, answer = peer.labels(photo("coffee"))
+    with start_peer(name, "tuned", 2, repository=built_repository) as peer:
+        status, response = peer.classify(photo("coffee"))
         assert status == 200
-        assert isinstance(answer, dict)
-        assert answer["labels"][0] == "espresso"
-        assert len(answer["labels"]) == len(answer["scores"]) == 5
-        measured = drive(peer.asks(photos), Load(in_flight=4, warmup_s=0.1, seconds=1))
-        assert measured.failures == 0
-        assert measured.requests > 0
-        broken = peer.broken_image(photos, rounds=2, together=8)
-        # A broken image is refused; whether it takes others along is what the bench reports.
+        assert isinstance(response, dict)
+        assert response["labels"][0] == "espresso"
+        assert len(response["labels"]) == len(response["scores"]) == 5
+        result = run_load(peer.prepare_requests(photos), Load(concurrency=4, warmup_s=0.1, seconds=1))
+        assert result.failures == 0
+        assert result.requests > 0
+        broken = peer.measure_broken_image(photos, rounds=2, concurrency=8)
+        # A peer refuses a broken image; its effect on others is a result of the bench.
         assert broken["status_of_broken"] == {"400": 2}
-        assert sum(broken["status_of_good"].values()) == 14
+        assert sum(broken["status_of_valid"].values()) == 14
         assert peer.memory_mib() > 50
-        said = peer.to_json()
+        about = peer.to_json()
         pids = peer.process.pids()
-    assert said["versions"][name]
-    assert said["versions"]["onnxruntime"] in {entry[1] for entry in locked(ROOT / "requirements" / "image.txt")}
+    assert about["versions"][name]
+    assert about["versions"]["onnxruntime"] in {entry[1] for entry in locked(ROOT / "requirements" / "image.txt")}
     assert not any(map(runs, pids))
 
 
-def test_peer_that_does_not_start_shows_its_log(built_repository: Path) -> None:
-    if not is_prepared("fastapi"):
-        pytest.skip("the environment of fastapi is not prepared: .venv/bin/jpeg-bench peers prepares it")
+def test_a_peer_that_does_not_start_shows_its_log(built_repository: Path) -> None:
+    if not is_installed("fastapi"):
+        pytest.skip("the environment of fastapi is not installed: .venv/bin/python -m comparison peers --peer fastapi")
+    options = PeerOptions("", extra={"nonsense": True})
     with (
-        pytest.raises(
-            BenchError,
-            match=r"fastapi ended with status 1; its log ends:\n[\s\S]*unexpected keyword argument 'nonsense'",
-        ),
-        running("fastapi", "tuned", 2, repository=built_repository, choice=Choice("", extra={"nonsense": True})),
+        pytest.raises(BenchError, match="unexpected keyword argument 'nonsense'") as raised,
+        start_peer("fastapi", "tuned", 2, repository=built_repository, options=options),
     ):
         pass
+    assert raised.value.reason == "peer_exited"
 
 
 def test_versions_are_those_of_the_environment(tmp_path: Path) -> None:
     folder = tmp_path / "one" / "lib" / "python3.11" / "site-packages" / "thing-1.2.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: Thing\nVersion: 1.2\n")
-    assert versions("one", {"thing": "thing", "other": "other"}, tmp_path) == {"thing": "1.2"}
+    assert installed_versions("one", {"thing": "thing", "other": "other"}, tmp_path) == {"thing": "1.2"}

@@ -1,4 +1,4 @@
-"""The bench on the real server."""
+"""The bench on a real server."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 from jpeg_bench import cli
-from jpeg_bench.asks import Load
-from jpeg_bench.ceiling import alone, arrangements, rate
-from jpeg_bench.ceiling_work import Arrangement
-from jpeg_bench.errors import BenchError
-from jpeg_bench.ours import check_answers, make_asks
+from jpeg_bench.ceiling import arrangements, measure_single_image, measure_throughput
+from jpeg_bench.ceiling_worker import Arrangement
+from jpeg_bench.ensemble_requests import check_server, prepare_requests
+from jpeg_bench.errors import BenchError, InvalidOption
+from jpeg_bench.load import Load
+from jpeg_bench.load_point import measure_load, prepare_and_check
 from jpeg_bench.photos import read_photos
-from jpeg_bench.proc import shm_bytes, shm_prefix, snapshot
-from jpeg_bench.serve import measure, prepared
-from jpeg_bench.soak import PARTS, soak
-from jpeg_bench.steps import read_steps
-from jpeg_bench.sweep import instances
-from jpeg_bench.target import running_server
+from jpeg_bench.pipeline import read_pipeline
+from jpeg_bench.process_usage import read_usage, shm_bytes, shm_prefix
+from jpeg_bench.soak import PARTS, measure_soak
+from jpeg_bench.sweep import repository_with_instances
+from jpeg_bench.target_server import find_server
 from support import edit, photo
 
 SHORT: Any = {"warmup_s": 0.1, "seconds": 0.6}
@@ -32,27 +32,28 @@ def photos():
     return read_photos().data
 
 
-@pytest.mark.parametrize("images", [1, 8])
-def test_a_closed_loop(url, photos, images):
-    target = running_server(url)
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_closed_loop(url, photos, batch_size):
+    target = find_server(url)
     protocol = url.partition(":")[0]
-    asks = prepared(target, protocol, photos, images)
-    point = measure(target, asks, Load(in_flight=8 // images + 1, processes=2, **SHORT))
-    found = point.measured
-    assert found.failures == 0
-    assert found.images_per_s == pytest.approx(images * found.requests_per_s)
-    assert found.requests > 0
-    assert {*point.samples.answers} <= {*range(len(asks))}
-    # Triton counted what we counted, but for what was under way when either looked.
-    steps, memory, cores = point.steps, point.memory, point.cpu_cores
-    assert steps is not None
+    requests = prepare_and_check(target, protocol, photos, batch_size)
+    concurrency = 8 // batch_size + 1
+    point = measure_load(target, requests, Load(concurrency=concurrency, client_processes=2, **SHORT))
+    result = point.result
+    assert result.failures == 0
+    assert result.images_per_s == pytest.approx(batch_size * result.requests_per_s)
+    assert result.requests > 0
+    assert {*point.samples.responses} <= {*range(len(requests))}
+    models, memory, cores = point.models, point.memory, point.cpu_cores
+    assert models is not None
     assert memory is not None
     assert cores is not None
-    assert {*steps} == {"preprocess", "classifier_onnx", "postprocess", "jpeg_classifier"}
-    assert abs(steps["preprocess"]["requests"] - found.requests) <= 3 * (8 // images + 1)
-    assert 1 <= steps["preprocess"]["mean_batch"] <= 64
-    assert steps["classifier_onnx"]["compute_infer_ms"] > 0
-    # This project's server is found by its port, so its processes are seen.
+    assert {*models} == {"preprocess", "classifier_onnx", "postprocess", "jpeg_classifier"}
+    # Triton's counters are read slightly before or after the edges of the measurement.
+    assert abs(models["preprocess"]["requests"] - result.requests) <= 3 * concurrency
+    assert 1 <= models["preprocess"]["mean_batch"] <= 64
+    assert models["classifier_onnx"]["compute_infer_ms"] > 0
+    # The port identifies a local server of this project, and its processes.
     assert {"tritonserver", "preprocess_0_0", "classifier_onnx_0_0", "postprocess_0_0", "all"} <= {*cores}
     assert cores["all"] > cores["preprocess_0_0"] > 0
     assert cores["machine"] > cores["preprocess_0_0"]
@@ -61,93 +62,105 @@ def test_a_closed_loop(url, photos, images):
     json.dumps(point.to_json(), allow_nan=False)
 
 
-def test_an_open_loop_and_its_drift(url, photos):
-    target = running_server(url)
-    asks = prepared(target, url.partition(":")[0], photos, 1)
-    found = soak(target, asks, Load(arrivals_per_s=30, poisson=False, warmup_s=0.1, seconds=1))
+def test_a_soak(url, photos):
+    target = find_server(url)
+    requests = prepare_and_check(target, url.partition(":")[0], photos, 1)
+    found = measure_soak(target, requests, Load(request_rate=30, distribution="constant", warmup_s=0.1, seconds=1))
     assert found["whole"]["requests"] == pytest.approx(30, abs=3)
     assert found["whole"]["failures"] == 0
     assert len(found["parts"]) == PARTS
     assert all(part["pss_mib"] > 50 for part in found["parts"])
-    assert sum(part["cpu_ms_an_image"] for part in found["parts"]) / PARTS > 1
-    assert {*found["drift"]} == {"p50_ms", "p99_ms", "cpu_ms_an_image", "pss_mib", "shm_mib"}
+    assert sum(part["cpu_ms_per_image"] or 0 for part in found["parts"]) / PARTS > 1
+    assert {*found["drift"]} == {"p50_ms", "p99_ms", "cpu_ms_per_image", "pss_mib", "shm_mib"}
     assert found["drift"]["shm_mib"]["slope_percent"] is not None
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_bytes_sent_are_those_of_the_client(server, protocol, photos):
-    """The labels are those that the project's client gets, so the request means the same."""
+def test_responses_are_checked(server, protocol, photos):
     address = server.grpc_address if protocol == "grpc" else server.http_address
-    asks = make_asks(protocol, address, photos, images=3)
-    assert [ask.images for ask in asks] == [3] * 4
-    check_answers(asks)
+    requests = prepare_requests(protocol, address, photos, batch_size=3)
+    assert [request.images for request in requests] == [3] * 4
+    check_server(requests)
 
 
-@pytest.mark.parametrize("images", [1, 4])
-def test_a_server_that_answers_wrongly_is_not_measured(url, photos, images):
-    target = running_server(url)
-    with pytest.raises(BenchError, match=r"truncated JPEG|images have no label"):
-        prepared(target, url.partition(":")[0], [*photos, photo("coffee")[:5000]], images)
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_server_with_wrong_responses_is_not_measured(url, photos, batch_size):
+    target = find_server(url)
+    with pytest.raises(BenchError) as raised:
+        prepare_and_check(target, url.partition(":")[0], [*photos, photo("coffee")[:5000]], batch_size)
+    # A request whose images all fail is an error response.
+    assert raised.value.reason == ("request_failed" if batch_size == 1 else "invalid_response")
 
 
-def test_a_model_that_is_not_there(url, photos):
-    target = running_server(url, "nobody")
-    with pytest.raises(BenchError, match=r"(?s)request of 1 beginning with photo 0.*nobody"):
-        prepared(target, url.partition(":")[0], photos, 1)
+def test_an_unknown_model_is_named(url, photos):
+    target = find_server(url, "unknown_model")
+    with pytest.raises(BenchError, match="unknown_model") as raised:
+        prepare_and_check(target, url.partition(":")[0], photos, 1)
+    assert raised.value.reason == "request_failed"
+
+
+def test_an_unknown_address_is_named():
+    target = find_server("http://192.0.2.1:8000")
+    assert target.pid is None
+    with pytest.raises(InvalidOption) as raised:
+        target.address("grpc")
+    assert raised.value.reason == "address_unknown"
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_wrong_port_is_named(protocol, capsys):
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
         assert cli.main(["serve", "--url", f"{protocol}://127.0.0.1:{port}"]) == 1
-    assert f"127.0.0.1:{port}" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in message
+    assert "[server_unreachable]" in message
 
 
 def test_the_command_on_a_running_server(url, capsys):
-    arguments = [
-        "serve",
-        "--url",
-        url,
-        "--protocols",
-        url.partition(":")[0],
-        "--in-flight",
-        "2",
-        "--seconds",
-        "0.4",
-        "--warmup-s",
-        "0",
-    ]
-    assert cli.main([*arguments, "--images-a-request", "2", "--shares", "0.5", "--photo-size", "320x240"]) == 0
-    said = capsys.readouterr()
-    result = json.loads(said.out)
+    arguments = ["serve", "--url", url, "--protocol", url.partition(":")[0], "--concurrency", "2", "--seconds", "0.4"]
+    arguments += ["--warmup-s", "0", "--batch-size", "2", "--peak-fraction", "0.5", "--photo-size", "320x240"]
+    assert cli.main([*arguments, "--json"]) == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out)
     closed, opened = result["points"]
-    assert closed["images_a_request"] == 2
+    assert closed["batch_size"] == 2
     assert closed["images_per_s"] > opened["images_per_s"] > 0
-    assert opened["arrivals_per_s"] == pytest.approx(closed["requests_per_s"] / 2, rel=0.01)
+    assert opened["request_rate"] == pytest.approx(closed["requests_per_s"] / 2, rel=0.01)
     assert set(result["photos"]["sizes"]) == {"320x240"}
-    assert "images/s" in said.err
+    assert "concurrency 2" in output.err
+    assert cli.main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_the_servers_shared_memory_is_that_of_its_own_prefix(server):
+def test_the_soak_command_on_a_running_server(url, capsys):
+    arguments = ["soak", "--url", url, "--duration-s", "1", "--warmup-s", "0", "--peak-seconds", "0.4"]
+    assert cli.main([*arguments, "--protocol", url.partition(":")[0], "--concurrency", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["soak"]["request_rate"] == pytest.approx(0.9 * result["peak"]["requests_per_s"], rel=0.01)
+    assert len(result["soak"]["parts"]) == PARTS
+
+
+def test_shared_memory_is_that_of_the_server(server):
     prefix = shm_prefix(server.pid)
     assert prefix.startswith("jpeg_serve_")
     assert shm_bytes(prefix) >= 3 << 20
     assert shm_bytes("no-such-prefix") == shm_bytes("") == 0
-    found = snapshot(server.pid)
-    assert len(found.processes) >= 4
-    assert found.shm_mib == shm_bytes(prefix) / (1 << 20)
+    usage = read_usage(server.pid)
+    assert len(usage.processes) >= 4
+    assert usage.shm_mib == shm_bytes(prefix) / (1 << 20)
 
 
-def test_the_steps_in_one_process_answer_as_the_server(built_repository, client, photos):
-    steps = read_steps(built_repository)
-    assert (steps.backend, steps.on_gpu) == ("onnxruntime", False)
-    decode, classify, postprocess = steps.open_decode(), steps.open_classify(one_thread=True), steps.open_postprocess()
-    answer = postprocess(classify(decode(photos)))
+def test_the_pipeline_computes_what_the_server_responds(built_repository, client, photos):
+    pipeline = read_pipeline(built_repository)
+    assert pipeline.classifier == "classifier_onnx"
+    assert not pipeline.on_gpu
+    decode, classify = pipeline.open_decoder(), pipeline.open_classifier(cpus=1)
+    response = pipeline.open_postprocessor()(classify(decode(photos)))
     for place, prediction in enumerate(client.classify(list(photos))):
-        assert [label.decode() for label in answer.labels[place]] == list(prediction.labels)
-        assert np.allclose(answer.scores[place], prediction.scores, atol=1e-4)
+        assert [label.decode() for label in response.labels[place]] == list(prediction.labels)
+        assert np.allclose(response.scores[place], prediction.scores, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -156,43 +169,48 @@ def test_the_steps_in_one_process_answer_as_the_server(built_repository, client,
         Arrangement("decode", processes=2, batch=2),
         Arrangement("classifier", threads=2, batch=2),
         Arrangement("both", threads=2, batch=4),
-        Arrangement("both", "overlapped", batch=4),
+        Arrangement("both", "sequential", batch=4),
+        Arrangement("both", "pipelined", batch=4),
     ],
     ids=str,
 )
-def test_a_ceiling(built_repository, photos, arrangement):
-    found = rate(read_steps(built_repository), photos, arrangement, seconds=0.3, warmup_s=0.1)
+def test_an_arrangement(built_repository, photos, arrangement):
+    found = measure_throughput(read_pipeline(built_repository), photos, arrangement, seconds=0.3, warmup_s=0.1)
     assert found.failure == ""
     assert found.images_per_s > 1
 
 
-def test_what_is_tried_for_a_ceiling(built_repository, photos):
-    steps = read_steps(built_repository)
-    both = arrangements(steps, "both")
-    assert {each.style for each in both} == {"workers", "whole", "overlapped"}
+def test_the_arrangements_of_a_ceiling(built_repository, photos):
+    pipeline = read_pipeline(built_repository)
+    both = arrangements(pipeline, "both")
+    assert {each.style for each in both} == {"workers", "sequential", "pipelined"}
     assert all(each.processes == 1 for each in both)
-    assert any(each.processes > 1 for each in arrangements(steps, "decode")) or len(os.sched_getaffinity(0)) == 1
-    one = alone(steps, photos, 0.3)
-    assert 0 < one.p50_ms <= one.p90_ms <= one.p99_ms
+    assert any(each.processes > 1 for each in arrangements(pipeline, "decode")) or len(os.sched_getaffinity(0)) == 1
+    with pytest.raises(InvalidOption):
+        arrangements(pipeline, "both", [pipeline.max_batch_size + 1])
+    single = measure_single_image(pipeline, photos, 0.3)
+    assert 0 < single.p50_ms <= single.p90_ms <= single.p99_ms
 
 
-def test_a_ceiling_over_images_that_are_not_decoded_is_none(built_repository):
-    found = rate(read_steps(built_repository), [b"no JPEG"], Arrangement("both"), seconds=0.5)
+def test_a_ceiling_needs_decodable_images(built_repository):
+    found = measure_throughput(read_pipeline(built_repository), [b"no JPEG"], Arrangement("both"), seconds=0.5)
     assert "cannot be decoded" in found.failure
     assert np.isnan(found.images_per_s)
 
 
-def test_a_repository_that_is_not_built(repository):
+def test_an_unbuilt_repository(repository):
     (repository / "classifier_onnx" / "1" / "model.onnx").unlink()
-    with pytest.raises(BenchError, match="jpeg-build RECIPE --backend onnx"):
-        read_steps(repository)
+    with pytest.raises(BenchError, match="jpeg-build mobilenet_v2 --backend onnx") as unbuilt:
+        read_pipeline(repository)
+    assert unbuilt.value.reason == "artefact_missing"
     edit(repository / "jpeg_classifier" / "config.pbtxt", '"classifier_onnx"', '"classifier_none"')
-    with pytest.raises(BenchError, match="classifier_none"):
-        read_steps(repository)
+    with pytest.raises(BenchError, match="classifier_none") as missing:
+        read_pipeline(repository)
+    assert missing.value.reason == "model_missing"
 
 
 def test_a_repository_with_more_instances(built_repository):
-    with instances(built_repository, 3) as changed:
+    with repository_with_instances(built_repository, 3) as changed:
         assert "count: 3" in (changed / "preprocess" / "config.pbtxt").read_text()
         assert "count: 3" in (changed / "classifier_onnx" / "config.pbtxt").read_text()
         assert "count: 3" not in (changed / "postprocess" / "config.pbtxt").read_text()

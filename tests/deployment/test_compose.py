@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, as far as it goes without Docker: its schema, its references, and what must hold of it."""
+"""deploy/compose.yaml without Docker: its schema, its references, and its security settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def interpolated(path: Path) -> dict[str, Any]:
-    """The file as Compose reads it when no variable is set: ${NAME:-default} is its default."""
+    """Read the file as Compose does when no variable is set: ${NAME:-default} is its default."""
     text = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", path.read_text())
     assert not re.search(r"\$\{", text)
     loaded: dict[str, Any] = yaml.safe_load(text)
@@ -34,7 +34,7 @@ def check(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
-def test_it_follows_the_specification_of_compose(name):
+def test_files_follow_the_compose_specification(name):
     check(interpolated(DEPLOY / name))
 
 
@@ -47,14 +47,14 @@ def test_it_follows_the_specification_of_compose(name):
         ("gateway", "networks", ["insid"]),
     ],
 )
-def test_the_check_finds_mistakes(compose, service, key, value):
+def test_the_schema_finds_mistakes(compose, service, key, value):
     document = yaml.safe_load(yaml.safe_dump(compose))
     document["services"][service][key] = value
     with pytest.raises(ValueError, match=re.escape(str(key if isinstance(value, (str, list)) else "condition"))[:6]):
         check(document)
 
 
-def test_what_it_names_is_there(compose):
+def test_referenced_files_exist(compose):
     for service in compose["services"].values():
         for volume in service.get("volumes", []):
             if isinstance(volume, dict):
@@ -66,12 +66,12 @@ def test_what_it_names_is_there(compose):
             assert (DEPLOY / service["build"]["context"] / "Dockerfile").is_file()
             assert f" AS {service['build']['target']}\n" in (ROOT / "Dockerfile").read_text()
         for secret in service.get("secrets", []):
-            # What deploy/up.sh makes.
+            # deploy/up.sh creates these.
             assert Path(compose["secrets"][secret]["file"]).parent == Path("secrets")
     assert set(compose["networks"]) == {"inside", "outside"}
 
 
-def test_every_container_is_hardened_and_bounded(compose):
+def test_every_container_is_hardened_and_limited(compose):
     for name, service in compose["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -82,7 +82,7 @@ def test_every_container_is_hardened_and_bounded(compose):
         assert ":" in service["image"].rpartition("/")[2], name
 
 
-def test_only_the_gateway_is_reached_from_other_machines(compose):
+def test_only_the_gateway_is_reachable_from_other_machines(compose):
     assert compose["networks"]["inside"] == {"internal": True}
     for name, service in compose["services"].items():
         for port in service.get("ports", []):
@@ -92,7 +92,7 @@ def test_only_the_gateway_is_reached_from_other_machines(compose):
             assert "ports" not in service
 
 
-def test_each_waits_until_what_it_needs_is_healthy(compose):
+def test_services_wait_for_healthy_dependencies(compose):
     services = compose["services"]
     assert {name: list(service.get("depends_on", {})) for name, service in services.items()} == {
         "server": [],
@@ -104,29 +104,29 @@ def test_each_waits_until_what_it_needs_is_healthy(compose):
     for service in services.values():
         for wanted, how in service.get("depends_on", {}).items():
             assert how["condition"] == "service_healthy"
-            # The server's check is in its image.
+            # The server's image has the health check.
             assert "healthcheck" in services[wanted] or wanted.startswith("server")
 
 
-def test_the_server_may_finish_what_it_has_begun(compose):
+def test_server_has_time_to_complete_open_requests(compose):
     from jpeg_serve import ServerOptions
 
     assert int(compose["services"]["server"]["stop_grace_period"].removesuffix("s")) > ServerOptions().drain_s + 10
 
 
-def test_a_linter_finds_nothing_grave():
+def test_linter_finds_no_errors():
     linted = run(Path(sys.executable).with_name("compose-lint"), DEPLOY / "compose.yaml")
     assert linted.returncode == 0, linted.stdout
 
 
-def test_make_up_makes_the_secrets_and_asks_compose(tmp_path):
-    """With a stand-in for `docker`, which notes what it was asked: there is no Docker daemon here."""
+def test_make_up_creates_the_secrets_and_starts_compose(tmp_path):
+    """A stand-in for `docker` records its arguments."""
     copy = tmp_path / "deploy"
     subprocess.run(["cp", "-R", "--", DEPLOY, copy], check=True)
     subprocess.run(["rm", "-rf", copy / "secrets"], check=True)
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    docker.write_text(f'#!/bin/sh\necho "$GATEWAY_USER $*" >> {tmp_path}/asked\n')
+    docker.write_text(f'#!/bin/sh\necho "$GATEWAY_USER $*" >> {tmp_path}/arguments\n')
     docker.chmod(0o755)
     environment = {"PATH": f"{docker.parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
     first = run(copy / "up.sh", env=environment)
@@ -135,13 +135,13 @@ def test_make_up_makes_the_secrets_and_asks_compose(tmp_path):
     assert sorted(made) == ["certificate.key", "certificate.pem", "grafana_admin", "keys"]
     assert all(not state.st_mode & 0o077 for name, state in made.items() if name != "certificate.pem")
     owner = made["keys"]
-    asked = (tmp_path / "asked").read_text()
-    assert asked == f"{owner.st_uid}:{owner.st_gid} compose -f compose.yaml up --detach --wait\n"
+    recorded = (tmp_path / "arguments").read_text()
+    assert recorded == f"{owner.st_uid}:{owner.st_gid} compose -f compose.yaml up --detach --wait\n"
     assert owner.st_uid != 0
-    assert "made an API key" in first.stderr
+    assert "API key" in first.stderr
     second = run(copy / "up.sh", env=environment)
     assert second.returncode == 0
-    assert "made an API key" not in second.stderr
+    assert "API key" not in second.stderr
     assert {path.name: path.stat().st_mtime_ns for path in (copy / "secrets").iterdir()} == {
         name: state.st_mtime_ns for name, state in made.items()
     }

@@ -1,4 +1,4 @@
-"""What the gateway opens, asks for, limits and writes down; the real nginx before the real server."""
+"""Access, API keys, limits, request ids and the log of the gateway: the real nginx in front of the real server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gateway(server: TritonServer) -> Iterator[Gateway]:
 
 
 def code_of(call: Callable[[], Any]) -> str:
-    """The gRPC status of a call, by name."""
+    """Return the name of a call's gRPC status."""
     try:
         call()
     except grpc.RpcError as error:
@@ -61,23 +61,23 @@ def code_of(call: Callable[[], Any]) -> str:
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_labels_are_those_of_the_server(gateway: Gateway, server: TritonServer, protocol: str) -> None:
-    """tritonclient, three photos in one request, k = 3; against the server asked directly."""
+    """tritonclient with three photos in one request and k = 3, compared with a direct request."""
     with Client(f"grpc://{server.grpc_address}") as client:
         direct = client.classify(PHOTOS, k=3)
-    door = gateway.door
+    endpoint = gateway.endpoint
     if protocol == "http":
         module: Any = tritonclient.http
-        options = {"ca_certs": str(door.certificate)}
-        through: Any = module.InferenceServerClient(f"localhost:{door.port}", ssl=True, ssl_options=options)
+        options = {"ca_certs": str(endpoint.certificate)}
+        through: Any = module.InferenceServerClient(f"localhost:{endpoint.port}", ssl=True, ssl_options=options)
     else:
         module = tritonclient.grpc
         through = module.InferenceServerClient(
-            f"localhost:{door.port}", ssl=True, root_certificates=str(door.certificate)
+            f"localhost:{endpoint.port}", ssl=True, root_certificates=str(endpoint.certificate)
         )
     tensor = module.InferInput("IMAGE", [3, 1], "BYTES")
     tensor.set_data_from_numpy(np.array(PHOTOS, dtype=object).reshape(-1, 1))
     try:
-        headers = {"authorization": f"Bearer {door.key}"}
+        headers = {"authorization": f"Bearer {endpoint.key}"}
         assert through.is_server_ready()
         assert through.is_model_ready("jpeg_classifier", headers=headers)
         result = through.infer("jpeg_classifier", [tensor], headers=headers, parameters={"k": 3})
@@ -88,47 +88,46 @@ def test_labels_are_those_of_the_server(gateway: Gateway, server: TritonServer, 
     np.testing.assert_array_equal(result.as_numpy("SCORE"), [prediction.scores for prediction in direct])
 
 
-def test_a_raw_jpeg_and_k_as_a_header(gateway: Gateway) -> None:
+def test_raw_jpeg_with_k_as_a_header(gateway: Gateway) -> None:
     got = labels(gateway.classify(photo("coffee"), {"k": "2"}))
     assert len(got) == 2
     assert got[0] == "espresso"
     request = infer_request(photo("coffee"))
-    with gateway.door.channel() as channel:
-        assert grpc_labels(stub(channel).ModelInfer(request, metadata=gateway.door.metadata(k="2"))) == got
+    with gateway.endpoint.channel() as channel:
+        assert grpc_labels(stub(channel).ModelInfer(request, metadata=gateway.endpoint.metadata(k="2"))) == got
 
 
-def test_a_body_in_pieces(gateway: Gateway) -> None:
-    """Chunked, as from a client that does not know the length; the server gets it whole."""
+def test_chunked_body_reaches_the_server_whole(gateway: Gateway) -> None:
     jpeg = small_jpeg()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (jpeg[:10], jpeg[10:])) + b"0\r\n\r\n"
     headers = {**RAW_HEADERS, "Transfer-Encoding": "chunked"}
-    assert labels(gateway.ask(INFER, chunks, headers))[0] == "espresso"
+    assert labels(gateway.request(INFER, chunks, headers))[0] == "espresso"
 
 
-def test_the_longest_request_of_our_client_passes(gateway: Gateway) -> None:
-    """jpeg_client splits at MAX_REQUEST_BYTES of images; this one is refused by the server, and not by the gateway."""
-    answer = gateway.classify(b"\xff\xd8" + bytes(MAX_REQUEST_BYTES))
-    assert answer.status == 400
-    assert "too large" in answer.error
+def test_longest_request_of_jpeg_client_passes(gateway: Gateway) -> None:
+    """jpeg_client splits at MAX_REQUEST_BYTES of images. The server refuses this one, not the gateway."""
+    response = gateway.classify(b"\xff\xd8" + bytes(MAX_REQUEST_BYTES))
+    assert response.status == 400
+    assert "too large" in response.error
 
 
-def test_the_servers_own_errors_come_through(gateway: Gateway) -> None:
+def test_errors_of_the_server_pass(gateway: Gateway) -> None:
     assert "not a JPEG" in gateway.classify(b"GIF89a").error
-    with gateway.door.channel() as channel, pytest.raises(grpc.RpcError) as refused:
-        stub(channel).ModelInfer(infer_request(b"GIF89a"), metadata=gateway.door.metadata())
+    with gateway.endpoint.channel() as channel, pytest.raises(grpc.RpcError) as refused:
+        stub(channel).ModelInfer(infer_request(b"GIF89a"), metadata=gateway.endpoint.metadata())
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "not a JPEG" in refused.value.details()
 
 
 def test_health_and_metadata(gateway: Gateway) -> None:
     for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
-        assert gateway.ask(path, key=False).status == 200, path
+        assert gateway.request(path, key=False).status == 200, path
     for path in ("/v2", *(f"/v2/models/jpeg_classifier{rest}" for rest in ("", "/ready", "/config"))):
-        assert gateway.ask(path).status == 200, path
-        assert gateway.ask(path, key=False).status == 401, path
-    assert gateway.ask("/v2/models/jpeg_classifier/config").json()["max_batch_size"] == 64
-    key = gateway.door.metadata()
-    with gateway.door.channel() as channel:
+        assert gateway.request(path).status == 200, path
+        assert gateway.request(path, key=False).status == 401, path
+    assert gateway.request("/v2/models/jpeg_classifier/config").json()["max_batch_size"] == 64
+    key = gateway.endpoint.metadata()
+    with gateway.endpoint.channel() as channel:
         triton = stub(channel)
         assert triton.ServerLive(service_pb2.ServerLiveRequest()).live
         assert triton.ServerReady(service_pb2.ServerReadyRequest()).ready
@@ -149,8 +148,8 @@ def test_health_and_metadata(gateway: Gateway) -> None:
 # --- Keys ---
 
 
-def test_without_a_key_that_is_valid_nothing_is_classified(gateway: Gateway) -> None:
-    jpeg, key = small_jpeg(), gateway.door.key
+def test_requests_without_a_valid_key_are_refused(gateway: Gateway) -> None:
+    jpeg, key = small_jpeg(), gateway.endpoint.key
     name, secret = key.split(".")
     wrong = [
         {},
@@ -167,36 +166,36 @@ def test_without_a_key_that_is_valid_nothing_is_classified(gateway: Gateway) -> 
         {"X-Api-Key": gateway.keys.read_text().split('"')[1]},
     ]
     for headers in wrong:
-        answer = gateway.classify(jpeg, headers, key=False)
-        assert answer.status == 401, headers
-        assert "API key" in answer.error
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.headers["www-authenticate"] == "Bearer"
-    with gateway.door.channel() as channel:
+        response = gateway.classify(jpeg, headers, key=False)
+        assert response.status == 401, headers
+        assert "API key" in response.error
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["www-authenticate"] == "Bearer"
+    with gateway.endpoint.channel() as channel:
         for headers in wrong:
             metadata = [(header.lower(), value) for header, value in headers.items()]
-            ask = partial(stub(channel).ModelInfer, infer_request(jpeg), metadata=metadata)
-            assert code_of(ask) == "UNAUTHENTICATED"
+            call = partial(stub(channel).ModelInfer, infer_request(jpeg), metadata=metadata)
+            assert code_of(call) == "UNAUTHENTICATED"
         metadata = [("x-api-key", key)]
         assert code_of(lambda: stub(channel).ModelInfer(infer_request(jpeg), metadata=metadata)) == "OK"
     assert gateway.classify(jpeg, {"X-Api-Key": key}, key=False).status == 200
 
 
-def test_keys_come_and_go(server: TritonServer) -> None:
+def test_adding_removing_and_expiring_keys(server: TritonServer) -> None:
     with Gateway([ports_of(server)]) as gateway:
         for_ever, past = (gateway.secrets("add", gateway.keys, *rest).strip() for rest in (["a-b_1"], ["old", "0"]))
         text = gateway.keys.read_text()
-        # What is stored is of no use to who reads it, and who may read it is one user.
+        # The file holds digests only, and one user can read it.
         assert for_ever not in text
         assert for_ever.split(".")[1] not in text
         assert stat.S_IMODE(gateway.keys.stat().st_mode) == 0o600
         assert stat.S_IMODE((gateway.folder / "secrets" / "certificate.key").stat().st_mode) == 0o600
 
         def status(key: str) -> int:
-            return gateway.ask("/v2", headers={"X-Api-Key": key}, key=False).status
+            return gateway.request("/v2", headers={"X-Api-Key": key}, key=False).status
 
         def reload() -> None:
-            """Reload, and wait until the old workers are gone."""
+            """Reload, and wait until the old workers have ended."""
             old = workers(gateway)
             done = gateway.command("reload")
             assert done.returncode == 0, done.stderr
@@ -205,20 +204,20 @@ def test_keys_come_and_go(server: TritonServer) -> None:
                 assert time.monotonic() < limit
                 time.sleep(0.05)
 
-        time.sleep(1.1)  # the key for 0 days ends within its second
+        time.sleep(1.1)  # the key for 0 days expires within its second
         reload()
-        assert (status(for_ever), status(past), status(gateway.door.key)) == (200, 401, 200)
+        assert (status(for_ever), status(past), status(gateway.endpoint.key)) == (200, 401, 200)
         gateway.secrets("remove", gateway.keys, "first")
         reload()
-        assert (status(for_ever), status(gateway.door.key)) == (200, 401)
-        # A file that is broken is not taken, and what was there goes on.
+        assert (status(for_ever), status(gateway.endpoint.key)) == (200, 401)
+        # The gateway rejects a damaged file and keeps the old keys.
         gateway.keys.write_text("this is no list of keys {")
         assert gateway.command("reload").returncode != 0
         assert status(for_ever) == 200
 
 
 def workers(gateway: Gateway) -> set[int]:
-    """Process ids of nginx's workers."""
+    """Return the process ids of nginx's workers."""
     children = f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children"
     with open(children) as stream:  # noqa: PTH123  # a file of the kernel
         return {int(pid) for pid in stream.read().split()}
@@ -227,91 +226,91 @@ def workers(gateway: Gateway) -> set[int]:
 # --- Limits ---
 
 
-def test_what_is_too_long_is_refused(server: TritonServer) -> None:
+def test_too_long_requests_are_refused(server: TritonServer) -> None:
     with Gateway([ports_of(server)], {"MAX_BODY_MB": 1}) as gateway:
         jpeg = small_jpeg()
         long = jpeg + bytes(2**20)
-        answer = gateway.classify(long)
-        assert answer.status == 413
-        assert "1 MiB" in answer.error
-        # Without a length in front it is found out while reading.
+        response = gateway.classify(long)
+        assert response.status == 413
+        assert "1 MiB" in response.error
+        # Without a Content-Length the gateway notices while it reads.
         pieces = b"".join(b"10000\r\n%s\r\n" % bytes(65536) for _ in range(20)) + b"0\r\n\r\n"
-        assert gateway.ask(INFER, pieces, {**RAW_HEADERS, "Transfer-Encoding": "chunked"}).status == 413
-        with gateway.door.channel() as channel:
-            metadata = gateway.door.metadata()
+        assert gateway.request(INFER, pieces, {**RAW_HEADERS, "Transfer-Encoding": "chunked"}).status == 413
+        with gateway.endpoint.channel() as channel:
+            metadata = gateway.endpoint.metadata()
             assert code_of(lambda: stub(channel).ModelInfer(infer_request(long), metadata=metadata)) == (
                 "RESOURCE_EXHAUSTED"
             )
             assert code_of(lambda: stub(channel).ModelInfer(infer_request(jpeg), metadata=metadata)) == "OK"
-        # Nothing but an inference has a body worth the name.
-        assert gateway.ask("/v2/health/ready", bytes(2000), method="GET").status == 413
+        # Only an inference takes a larger body.
+        assert gateway.request("/v2/health/ready", bytes(2000), method="GET").status == 413
         headers = {"X-Long": "x" * 40_000}
-        assert gateway.ask("/v2", headers=headers).status == 400
+        assert gateway.request("/v2", headers=headers).status == 400
 
 
-def test_each_key_has_its_rate(server: TritonServer) -> None:
+def test_request_rate_is_limited_per_key(server: TritonServer) -> None:
     with Gateway([ports_of(server)], {"RATE": 1, "BURST": 2}) as gateway:
-        answers = [gateway.ask("/v2") for _ in range(6)]
-        assert [answer.status for answer in answers] == [200] * 3 + [429] * 3
-        assert answers[-1].headers["retry-after"] == "1"
-        assert "too many" in answers[-1].error
-        with gateway.door.channel() as channel:
-            metadata = gateway.door.metadata()
+        responses = [gateway.request("/v2") for _ in range(6)]
+        assert [response.status for response in responses] == [200] * 3 + [429] * 3
+        assert responses[-1].headers["retry-after"] == "1"
+        assert "too many" in responses[-1].error
+        with gateway.endpoint.channel() as channel:
+            metadata = gateway.endpoint.metadata()
             assert code_of(lambda: stub(channel).ModelInfer(infer_request(b"x"), metadata=metadata)) == (
                 "RESOURCE_EXHAUSTED"
             )
         other = gateway.secrets("add", gateway.keys, "other").strip()
         assert gateway.command("reload").returncode == 0
         limit = time.monotonic() + 5
-        while gateway.ask("/v2", headers={"X-Api-Key": other}, key=False).status == 401:
+        while gateway.request("/v2", headers={"X-Api-Key": other}, key=False).status == 401:
             assert time.monotonic() < limit
             time.sleep(0.5)
-        assert gateway.ask("/v2", headers={"X-Api-Key": other}, key=False).status in (200, 429)
-        # Who has no key shares the rate of his address.
-        assert 429 in [gateway.ask("/v2/health/live", key=False).status for _ in range(8)]
+        assert gateway.request("/v2", headers={"X-Api-Key": other}, key=False).status in (200, 429)
+        # Requests without a key share the limit of their address.
+        assert 429 in [gateway.request("/v2/health/live", key=False).status for _ in range(8)]
 
 
-def test_each_key_has_so_many_requests_at_once(server: TritonServer) -> None:
+def test_concurrency_is_limited_per_key(server: TritonServer) -> None:
     with Gateway([ports_of(server)], {"OPEN_REQUESTS": 2}) as gateway:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.door.key}\r\nContent-Length: 99\r\n\r\n"
-        with gateway.door.stream() as first, gateway.door.stream() as second:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.endpoint.key}\r\nContent-Length: 99\r\n\r\n"
+        with gateway.endpoint.stream() as first, gateway.endpoint.stream() as second:
             for stream in (first, second):
                 stream.sendall(head.encode() + b"half")
             limit = time.monotonic() + 5
-            while gateway.ask("/v2").status != 429:
+            while gateway.request("/v2").status != 429:
                 assert time.monotonic() < limit
         limit = time.monotonic() + 5
-        while gateway.ask("/v2").status != 200:
+        while gateway.request("/v2").status != 200:
             assert time.monotonic() < limit
 
 
-def test_slow_clients_are_cut_off(server: TritonServer) -> None:
+def test_slow_clients_are_disconnected(server: TritonServer) -> None:
     with Gateway([ports_of(server)], {"CLIENT_TIMEOUT_S": 1}) as gateway:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.door.key}\r\nContent-Length: 99999\r\n\r\n"
-        # A header that drips: each byte comes in time, the whole does not. A body that stops. A TLS handshake that
-        # never begins. An HTTP/2 connection that says nothing after its first frames.
-        with gateway.door.stream() as drips:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.endpoint.key}\r\nContent-Length: 99999\r\n\r\n"
+        # A header whose bytes each arrive in time but that never ends; a body that stops; a TLS handshake that never
+        # begins.
+        with gateway.endpoint.stream() as slow:
             begun = time.monotonic()
             with pytest.raises(OSError):  # reset or broken pipe
                 while time.monotonic() - begun < 10:
-                    drips.sendall(b"G")
+                    slow.sendall(b"G")
                     time.sleep(0.2)
             assert time.monotonic() - begun < 5
         begun = time.monotonic()
         gateway.send(head.encode() + b"and no more")
         assert time.monotonic() - begun < 5
-        with socket.create_connection(("localhost", gateway.door.port), timeout=10) as silent:
+        with socket.create_connection(("localhost", gateway.endpoint.port), timeout=10) as silent:
             begun = time.monotonic()
             assert silent.recv(1) == b""
             assert time.monotonic() - begun < 5
-        # Meanwhile others are served.
+        # Other clients are served meanwhile.
         assert gateway.classify(small_jpeg()).status == 200
 
 
-# --- Servers that do not answer ---
+# --- Unresponsive servers ---
 
 
-def test_no_server_and_a_server_that_hangs(server: TritonServer) -> None:
+def test_no_server_and_a_hanging_server(server: TritonServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs, socket.create_server(("127.0.0.1", 0)) as closed:
         ports = hangs.getsockname()[1], closed.getsockname()[1]
         closed.close()
@@ -320,13 +319,13 @@ def test_no_server_and_a_server_that_hangs(server: TritonServer) -> None:
             (ports[0], 504, "in time", "DEADLINE_EXCEEDED"),
         ):
             with Gateway([f"127.0.0.1:{port}:{port}"], {"TIMEOUT_S": 1}) as gateway:
-                answer = gateway.classify(b"x")
-                assert answer.status == status
-                assert word in answer.error
-                with gateway.door.channel() as channel:
-                    metadata = gateway.door.metadata()
-                    ask = partial(stub(channel).ModelInfer, infer_request(b"x"), metadata=metadata)
-                    assert code_of(ask) == code
+                response = gateway.classify(b"x")
+                assert response.status == status
+                assert word in response.error
+                with gateway.endpoint.channel() as channel:
+                    metadata = gateway.endpoint.metadata()
+                    call = partial(stub(channel).ModelInfer, infer_request(b"x"), metadata=metadata)
+                    assert code_of(call) == code
 
 
 # --- Request ids and the log ---
@@ -343,9 +342,9 @@ def test_request_ids(gateway: Gateway) -> None:
         assert re.fullmatch("[0-9a-f]{32}", made), (bad, made)
     refused = gateway.classify(jpeg, {"X-Request-Id": mine}, key=False)
     assert (refused.status, refused.headers["x-request-id"]) == (401, mine)
-    with gateway.door.channel() as channel:
+    with gateway.endpoint.channel() as channel:
         call = stub(channel).ModelInfer.with_call
-        _, done = call(infer_request(jpeg), metadata=gateway.door.metadata(**{"x-request-id": "over-grpc-1"}))
+        _, done = call(infer_request(jpeg), metadata=gateway.endpoint.metadata(**{"x-request-id": "over-grpc-1"}))
         assert dict(done.initial_metadata())["x-request-id"] == "over-grpc-1"
         with pytest.raises(grpc.RpcError) as refusal:
             call(infer_request(jpeg), metadata=[("x-request-id", "over-grpc-2")])
@@ -355,11 +354,11 @@ def test_request_ids(gateway: Gateway) -> None:
     assert gateway.logged("over-grpc-2")["grpc_status"] == "16"
 
 
-def test_a_request_id_reaches_the_server(server: TritonServer) -> None:
-    """A socket stands where the server is, and shows what it is sent; so it does for headers that must not pass."""
+def test_headers_that_reach_the_server(server: TritonServer) -> None:
+    """A socket in place of the server records the gateway's request."""
     with (
-        socket.create_server(("127.0.0.1", 0)) as ear,
-        Gateway([f"127.0.0.1:{ear.getsockname()[1]}:1"], {"TIMEOUT_S": 1, "TRACE_CONTEXT": "on"}) as gateway,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Gateway([f"127.0.0.1:{listener.getsockname()[1]}:1"], {"TIMEOUT_S": 1, "TRACE_CONTEXT": "on"}) as gateway,
     ):
         trace = f"00-{'a' * 32}-{'b' * 16}-01"
         sent = {
@@ -372,7 +371,7 @@ def test_a_request_id_reaches_the_server(server: TritonServer) -> None:
             "k": "3",
         }
         gateway.classify(b"x", sent)
-        server_side, _ = ear.accept()
+        server_side, _ = listener.accept()
         with server_side:
             got = server_side.recv(65536).decode()
         request, _, body = got.partition("\r\n\r\n")
@@ -380,7 +379,7 @@ def test_a_request_id_reaches_the_server(server: TritonServer) -> None:
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     assert first == f"POST {INFER} HTTP/1.1"
     assert body == "x"
-    assert headers.pop("host") == f"localhost:{gateway.door.port}"
+    assert headers.pop("host") == f"localhost:{gateway.endpoint.port}"
     assert headers == {
         "content-length": "1",
         "content-type": "application/octet-stream",
@@ -393,13 +392,13 @@ def test_a_request_id_reaches_the_server(server: TritonServer) -> None:
 
 def test_the_log_holds_no_secret_and_no_image(gateway: Gateway) -> None:
     jpeg = small_jpeg()
-    key = gateway.door.key
+    key = gateway.endpoint.key
     gateway.classify(jpeg)
     gateway.classify(jpeg, {"X-Api-Key": key}, key=False)
-    gateway.ask(f"/v2?key={key}", headers={"X-Request-Id": "with-a-query"})
-    gateway.ask('/"},{"x":"', headers={"User-Agent": 'a"b\\c\x01', "X-Request-Id": "with-quotes"}, key=False)
-    with gateway.door.channel() as channel:
-        stub(channel).ModelInfer(infer_request(jpeg), metadata=gateway.door.metadata())
+    gateway.request(f"/v2?key={key}", headers={"X-Request-Id": "with-a-query"})
+    gateway.request('/"},{"x":"', headers={"User-Agent": 'a"b\\c\x01', "X-Request-Id": "with-quotes"}, key=False)
+    with gateway.endpoint.channel() as channel:
+        stub(channel).ModelInfer(infer_request(jpeg), metadata=gateway.endpoint.metadata())
     assert gateway.logged("with-a-query")["path"] == "/v2"
     assert gateway.logged("with-quotes")["path"] == '/"},{"x":"'
     text = gateway.log.read_text() + (gateway.folder / "nginx.log").read_text()
@@ -407,7 +406,7 @@ def test_the_log_holds_no_secret_and_no_image(gateway: Gateway) -> None:
         assert isinstance(json.loads(line), dict)
     for secret in (key, key.split(".")[1], gateway.keys.read_text().split('"')[1], "Bearer", "JFIF"):
         assert secret not in text
-    # And no photo on a disk.
+    # No photo is on a disk.
     assert [
         path for path in (gateway.folder / "run").rglob("*") if path.is_file() and b"JFIF" in path.read_bytes()
     ] == []
@@ -416,8 +415,8 @@ def test_the_log_holds_no_secret_and_no_image(gateway: Gateway) -> None:
 # --- The page ---
 
 
-def test_the_page_and_its_headers(gateway: Gateway) -> None:
-    page = gateway.ask("/", key=False)
+def test_web_page_and_its_headers(gateway: Gateway) -> None:
+    page = gateway.request("/", key=False)
     assert page.status == 200
     assert b"A page" in page.body
     assert page.headers["content-type"] == "text/html"
@@ -425,9 +424,9 @@ def test_the_page_and_its_headers(gateway: Gateway) -> None:
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.headers["cache-control"] == "no-cache"
-    script = gateway.ask("/app.js?v=1", key=False)
+    script = gateway.request("/app.js?v=1", key=False)
     assert (script.status, script.headers["content-type"]) == (200, "text/javascript")
-    assert gateway.ask("/app.js", method="HEAD", key=False).body == b""
+    assert gateway.request("/app.js", method="HEAD", key=False).body == b""
     for path in (
         "/.secret",
         "/nothing",
@@ -436,10 +435,10 @@ def test_the_page_and_its_headers(gateway: Gateway) -> None:
         "/..%2fsecrets/keys",
         "/a\\..\\b",
     ):
-        answer = gateway.ask(path, key=False)
-        assert answer.status in (400, 404), path
-        assert answer.error
-    assert gateway.ask("/app.js", b"x", key=False).status == 405
+        response = gateway.request(path, key=False)
+        assert response.status in (400, 404), path
+        assert response.error
+    assert gateway.request("/app.js", b"x", key=False).status == 405
 
 
 # --- The configuration ---
@@ -465,7 +464,7 @@ OTHER_SETTINGS = {
 def test_nginx_takes_every_setting(gateway: Gateway) -> None:
     script = (ROOT / "deploy" / "gateway" / "gateway.sh").read_text()
     known = set(re.findall(r": \"\$\{(GATEWAY_[A-Z_]+):=", script))
-    # The rest are this machine's files, which the fixture sets.
+    # The remaining settings are paths, which the fixture sets.
     assert known - set(OTHER_SETTINGS) == {
         "GATEWAY_KEYS",
         "GATEWAY_CERTIFICATE",

@@ -1,4 +1,4 @@
-"""A server ends while requests run, and no client notices."""
+"""Replacing or losing a server under load fails no request."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def gateway(server: TritonServer, second: TritonServer) -> Iterator[Gateway]:
 
 
 def load(gateway: Gateway, protocol: str) -> Load:
-    """Four clients of the gateway, asking for a photo that it labels rightly now."""
+    """Apply load with four clients; the expected labels are those of a request now."""
     jpeg = small_jpeg()
     return Load(gateway, protocol, 4, jpeg, labels(gateway.classify(jpeg)))
 
 
 def served(gateway: Gateway, path: str, server: TritonServer, *, since: int = 0) -> list[str]:
-    """Which servers were asked for each request to a path that this server had a part in."""
+    """Return the upstream servers of each request to a path that involved this server."""
     ports = f":{server.options.http_port}", f":{server.options.grpc_port}"
     lines = [line["server"] for line in gateway.log_lines()[since:] if line["path"].endswith(path)]
-    return [asked for asked in lines if any(port in asked for port in ports)]
+    return [upstreams for upstreams in lines if any(port in upstreams for port in ports)]
 
 
-def test_a_killed_server_costs_no_request(gateway: Gateway, second: TritonServer) -> None:
+def test_killed_server_loses_no_request(gateway: Gateway, second: TritonServer) -> None:
     with load(gateway, "http") as over_http, load(gateway, "grpc") as over_grpc:
         for each in (over_http, over_grpc):
             each.wait_for_more(50)
@@ -50,13 +50,13 @@ def test_a_killed_server_costs_no_request(gateway: Gateway, second: TritonServer
 
     assert over_http.failures + over_grpc.failures == [], (gateway.folder / "nginx.log").read_text()
     for path in ("/infer", "/ModelInfer"):
-        # It was asked, and what it had not answered went to the other one.
-        assert any("," in asked for asked in served(gateway, path, second)), path
-    # After some failures it is asked once in a while only.
+        # The gateway repeated its open requests on the other server.
+        assert any("," in upstreams for upstreams in served(gateway, path, second)), path
+    # After some failures the gateway tries it rarely.
     assert len(served(gateway, "nfer", second, since=-100)) < 10
 
 
-def test_a_server_is_replaced_without_losing_a_request(gateway: Gateway, second: TritonServer, tmp_path: Path) -> None:
+def test_replacing_a_server_loses_no_request(gateway: Gateway, second: TritonServer, tmp_path: Path) -> None:
     options = second.options
     with load(gateway, "http") as over_http, load(gateway, "grpc") as over_grpc:
 
@@ -84,12 +84,12 @@ def test_a_server_is_replaced_without_losing_a_request(gateway: Gateway, second:
             assert gateway.command("out", "2").returncode == 0
 
     assert over_http.failures + over_grpc.failures == []
-    # None was saved by being sent twice: the server had nothing open when it was stopped.
+    # The gateway repeated none: the server had no open request when it stopped.
     assert [line for line in lines if "," in line["server"]] == []
 
 
-def test_a_reload_under_load_takes_new_keys(gateway: Gateway) -> None:
-    """A request that crosses the end of its connection is told so, and was not answered: docs/gateway.md says it."""
+def test_reload_under_load_takes_new_keys(gateway: Gateway) -> None:
+    """docs/gateway.md: a request that crosses GOAWAY ends with UNAVAILABLE, and the server has not run it."""
     jpeg = small_jpeg()
     key = gateway.secrets("add", gateway.keys, "late").strip()
     late = {"X-Api-Key": key}
@@ -99,7 +99,7 @@ def test_a_reload_under_load_takes_new_keys(gateway: Gateway) -> None:
         done = gateway.command("reload")
         assert done.returncode == 0, done.stderr
         over_grpc.wait_for_more(150)
-    # One for each client's connection at the most, and no other failure.
+    # At most one for each client's connection, and no other failure.
     assert len(over_grpc.failures) <= 4
     assert all("GOAWAY" in failure for failure in over_grpc.failures), over_grpc.failures
     limit = time.monotonic() + 10
@@ -108,18 +108,18 @@ def test_a_reload_under_load_takes_new_keys(gateway: Gateway) -> None:
         time.sleep(0.1)
 
 
-def test_the_only_server_cannot_be_taken_out(server: TritonServer) -> None:
+def test_only_server_cannot_be_taken_out(server: TritonServer) -> None:
     with Gateway([ports_of(server)]) as gateway:
         done = gateway.command("out", "1")
         assert done.returncode == 1
         assert "the only one" in done.stderr
 
 
-def test_one_server_at_a_time(gateway: Gateway) -> None:
+def test_only_one_server_can_be_out(gateway: Gateway) -> None:
     assert gateway.command("out", "1").returncode == 0
     refused = gateway.command("out", "2")
     assert refused.returncode == 1
     assert "one at a time" in refused.stderr
     assert gateway.command("in", "1").returncode == 0
-    for nonsense in ("3", "0", "x", "", "../1"):
-        assert gateway.command("out", nonsense).returncode == 2, nonsense
+    for invalid in ("3", "0", "x", "", "../1"):
+        assert gateway.command("out", invalid).returncode == 2, invalid

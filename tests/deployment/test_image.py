@@ -1,4 +1,4 @@
-"""The server image, as scripts/test_image.sh builds it: run with runc, asked over its network."""
+"""The server image that scripts/test_image.sh builds, run with runc."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def root(image: Image) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty volume, as Docker makes one: it belongs to the image's user."""
+    """An empty volume that belongs to the image's user, as Docker creates it."""
     volume = tmp_path_factory.mktemp("volume")
     os.chown(volume, USER, USER)
     return volume
@@ -54,7 +54,7 @@ def container(image: Image, root: Path, volume: Path, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def other(image: Image, root: Path, tmp_path: Path) -> Iterator[object]:
-    """Starts more containers; they end with the test."""
+    """Start more containers; they end with the test."""
     started = []
 
     def start(models: Path, *arguments: str, **environment: str) -> Container:
@@ -72,7 +72,7 @@ def health_check(image: Image) -> list[str]:
     return command
 
 
-def test_what_the_image_says_of_itself(image):
+def test_config_and_labels_of_the_image(image):
     config = image.config
     assert config["User"] == f"{USER}:{USER}"
     assert config["StopSignal"] == "SIGTERM"
@@ -85,7 +85,7 @@ def test_what_the_image_says_of_itself(image):
     assert labels["org.opencontainers.image.revision"] in (head, "unknown")
 
 
-def test_there_is_no_compiler_and_no_framework_in_it(root):
+def test_image_has_no_compiler_and_no_framework(root):
     programs = [
         path.name for folder in ("usr/bin", "usr/local/bin", "opt/venv/bin") for path in (root / folder).glob("*")
     ]
@@ -96,18 +96,18 @@ def test_there_is_no_compiler_and_no_framework_in_it(root):
     assert not {"torch", "torchvision", "tensorflow"} & packages
 
 
-def test_nothing_of_this_machine_is_in_it(root):
+def test_image_holds_only_the_allowed_files(root):
     home = root / "opt/triton-jpeg-classifier"
     assert sorted(path.name for path in home.iterdir() if not path.name.startswith("__")) == [
-        *("README.md", "backends", "build", "client", "deploy", "model_repository", "photos", "preprocess"),
-        *("pyproject.toml", "requirements", "scripts", "serve"),
+        *("LICENSE", "README.md", "backends", "build", "client", "contract", "deploy", "model_repository", "photos"),
+        *("postprocess", "preprocess", "pyproject.toml", "requirements", "runtime", "scripts", "serve"),
     ]
     for secret in ("etc/pip.conf", "run/ca.crt", "root/.cache/uv"):
         path = root / secret
         assert not path.exists() or not path.is_file() or path.stat().st_size == 0
 
 
-def test_only_root_can_change_its_code(root):
+def test_only_root_can_change_the_code(root):
     code = [root / "opt/triton-jpeg-classifier/deploy/image/entrypoint.sh", *root.glob("opt/venv/bin/*")]
     for path in code:
         state = path.stat()
@@ -115,10 +115,10 @@ def test_only_root_can_change_its_code(root):
         assert not state.st_mode & 0o022
 
 
-def test_the_bill_of_materials_names_packages_and_weights(root):
-    bill = json.loads((root / "usr/share/sbom/triton-jpeg-classifier.cdx.json").read_text())
-    assert bill["bomFormat"] == "CycloneDX"
-    components = {(each["type"], each["name"]): each for each in bill["components"]}
+def test_the_sbom_names_packages_and_weights(root):
+    sbom = json.loads((root / "usr/share/sbom/triton-jpeg-classifier.cdx.json").read_text())
+    assert sbom["bomFormat"] == "CycloneDX"
+    components = {(each["type"], each["name"]): each for each in sbom["components"]}
     numpy = next(root.glob("opt/venv/lib/python3*/site-packages/numpy-*.dist-info")).name
     assert f"numpy-{components['library', 'numpy']['version']}.dist-info" == numpy
     assert components["library", "libc6"]["purl"].startswith("pkg:deb/debian/libc6@")
@@ -130,21 +130,21 @@ def test_the_bill_of_materials_names_packages_and_weights(root):
 
 
 @pytest.mark.parametrize("url", ["grpc://localhost:8001", "http://localhost:8000"])
-def test_labels_come_back(container, url):
-    answered = container.inside(CLASSIFY, "--url", url, "-k", "1", *sorted((ROOT / "photos").glob("*.jpg")))
-    assert answered.returncode == 0, answered.stderr
-    labels = [line.split(": ")[1].rpartition(" ")[0] for line in answered.stdout.splitlines()]
+def test_photos_get_their_labels(container, url):
+    done = container.inside(CLASSIFY, "--url", url, "-k", "1", *sorted((ROOT / "photos").glob("*.jpg")))
+    assert done.returncode == 0, done.stderr
+    labels = [line.split(": ")[1].rpartition(" ")[0] for line in done.stdout.splitlines()]
     assert labels == ["Egyptian cat", "palace", "espresso", "bow tie"]
 
 
-def test_a_request_of_many_images_fits_in_the_shared_memory_that_docker_gives(container):
+def test_request_of_64_images_fits_in_dockers_default_shared_memory(container):
     photos = [str(ROOT / "photos" / "china.jpg")] * 64
-    answered = container.inside(CLASSIFY, "--url", "grpc://localhost:8001", "-k", "1", *photos)
-    assert answered.returncode == 0, answered.stderr
-    assert answered.stdout.count("palace") == 64
+    done = container.inside(CLASSIFY, "--url", "grpc://localhost:8001", "-k", "1", *photos)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("palace") == 64
 
 
-def test_every_process_is_the_images_user(container):
+def test_every_process_runs_as_the_images_user_without_capabilities(container):
     owners = {}
     listed = run("runc", "ps", "--format", "json", container.name)
     for pid in json.loads(listed.stdout):
@@ -155,7 +155,7 @@ def test_every_process_is_the_images_user(container):
     assert all(owner == ([str(USER)] * 4, 0) for owner in owners.values()), owners
 
 
-def test_nothing_can_be_written_but_the_volume_and_memory(container):
+def test_only_the_volume_and_memory_are_writable(container):
     program = """
 import os, pathlib
 def writable(folder):
@@ -171,7 +171,7 @@ print(*sorted(filter(writable, folders)))
     assert container.exec("python3", "-c", program).stdout.split() == ["/dev/shm"]
 
 
-def test_the_health_check_fails_when_there_are_no_labels(image, container):
+def test_health_check_fails_without_labels(image, container):
     check = health_check(image)
     assert container.exec(*check).stdout.strip() != ""
     broken = container.exec(*check, "--model", "preprocess")
@@ -180,23 +180,23 @@ def test_the_health_check_fails_when_there_are_no_labels(image, container):
     assert container.exec(*check, "--http-port", "9").returncode == 1
 
 
-def test_a_reload_works_from_outside(container):
-    answered = container.exec("jpeg-serve", "reload")
-    assert answered.returncode == 0, answered.stderr
-    assert "classifier_onnx" in answered.stdout
+def test_reload_works_by_exec(container):
+    done = container.exec("jpeg-serve", "reload")
+    assert done.returncode == 0, done.stderr
+    assert "classifier_onnx" in done.stdout
 
 
-def test_what_the_volume_holds_stays(container, volume, other):
-    """A second container of the volume serves what is there, and copies nothing."""
+def test_filled_volume_is_not_modified(container, volume, other):
+    """A second container of the volume copies nothing."""
     before = {path: path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()}
-    assert "copying the repository" in container.said()
-    second = other(volume, "jpeg-serve", "check")
-    assert second.wait(60) == 0, second.said()
-    assert "copying" not in second.said()
+    assert "copying the repository" in container.output()
+    second = other(volume, "jpeg-serve", "check", "--static")
+    assert second.wait(60) == 0, second.output()
+    assert "copying" not in second.output()
     assert {path: path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()} == before
 
 
-def test_a_volume_that_was_begun_is_finished(image, other, tmp_path):
+def test_interrupted_copy_is_completed(image, other, tmp_path):
     volume = tmp_path / "volume"
     (volume / ".filling" / "preprocess").mkdir(parents=True)
     (volume / "preprocess").mkdir()
@@ -208,28 +208,28 @@ def test_a_volume_that_was_begun_is_finished(image, other, tmp_path):
     assert not (volume / ".filling").exists()
 
 
-def test_a_volume_with_a_file_system_of_its_own_is_filled(image, other, tmp_path):
-    """Which has lost+found at its root, for root only."""
+def test_volume_with_lost_and_found_is_filled(image, other, tmp_path):
+    """A file system of its own has lost+found at its root, readable by root only."""
     volume = tmp_path / "volume"
     (volume / "lost+found").mkdir(parents=True)
     (volume / "lost+found").chmod(0o700)
     os.chown(volume, USER, USER)
     container = other(volume)
     container.wait_until_healthy(health_check(image), 90)
-    assert "copying the repository" in container.said()
-    assert "denied" not in container.said()
+    assert "copying the repository" in container.output()
+    assert "denied" not in container.output()
 
 
-def test_a_volume_that_cannot_be_written_is_said(other, tmp_path):
+def test_unwritable_empty_volume_is_refused(other, tmp_path):
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o755)
     container = other(volume)
     assert container.wait(60) == 1
-    assert f"/models holds no model and cannot be written by user {USER}" in container.said()
+    assert f"/models holds no model and user {USER} cannot write to it" in container.output()
 
 
-def test_a_repository_of_ones_own_is_served_read_only(image, other, volume, container, tmp_path):
-    """As in Kubernetes, from a volume that many pods read."""
+def test_read_only_repository_is_served(image, other, volume, container, tmp_path):
+    """Kubernetes mounts a volume that many pods share in this way."""
     own = tmp_path / "own"
     copied = run("cp", "-R", volume, own)
     assert copied.returncode == 0
@@ -238,38 +238,38 @@ def test_a_repository_of_ones_own_is_served_read_only(image, other, volume, cont
         path.chmod(0o755 if path.is_dir() else 0o644)
     served = other(own)
     served.wait_until_healthy(health_check(image), 90)
-    assert "copying" not in served.said()
+    assert "copying" not in served.output()
 
 
-def test_a_limit_of_cpus_is_seen(image, root, volume, tmp_path):
-    """Or the server on a large machine would start a thread for each of its cores."""
-    program = "from jpeg_preprocess.cpus import usable_cpus; print(usable_cpus())"
+def test_cpu_limit_is_respected(image, root, volume, tmp_path):
+    """Without this, the server starts a thread for each core of a large machine."""
+    program = "from jpeg_contract.cpus import usable_cpus; print(usable_cpus())"
     container = Container(image, root, tmp_path, models=volume, arguments=["python3", "-c", program], cpus=0.5)
     try:
         assert container.wait(60) == 0
-        assert container.said() == "1\n"
+        assert container.output() == "1\n"
     finally:
         container.remove()
 
 
-def test_a_stop_lets_open_requests_end(image, root, volume, container, tmp_path):
+def test_stop_completes_open_requests(image, root, volume, container, tmp_path):
     own = tmp_path / "own"
     assert run("cp", "-a", volume, own).returncode == 0
-    # Some seconds in which the request waits for a batch to fill.
+    # The request waits some seconds for a batch to fill.
     wait_for_batches(own / "preprocess", 64, seconds=4)
     stopped = Container(image, root, tmp_path, models=own)
     try:
         stopped.wait_until_healthy(health_check(image), 90)
         with ThreadPoolExecutor(1) as pool:
             photo = ROOT / "photos" / "china.jpg"
-            asked = pool.submit(stopped.inside, CLASSIFY, "--url", "http://localhost:8000", "-k", "1", photo)
+            request = pool.submit(stopped.inside, CLASSIFY, "--url", "http://localhost:8000", "-k", "1", photo)
             time.sleep(2)
-            assert not asked.done()
+            assert not request.done()
             stopped.signal(image.config["StopSignal"])
-            answered = asked.result(60)
-        assert answered.returncode == 0, answered.stderr
-        assert "palace" in answered.stdout
+            done = request.result(60)
+        assert done.returncode == 0, done.stderr
+        assert "palace" in done.stdout
         assert stopped.wait(45) == 0
-        assert "jpeg-serve: stopped" in stopped.said()
+        assert "jpeg-serve: stopped" in stopped.output()
     finally:
         stopped.remove()

@@ -1,4 +1,4 @@
-"""The Helm chart and the KServe files: rendered by Helm's library, against Kubernetes' own schemas, and for sense."""
+"""The Helm chart and the KServe files: rendered by Helm's library, validated by Kubernetes' schemas, and consistent."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ CASES: dict[str, Values] = {
 
 
 def chart_files() -> str:
-    """What a cached rendering depends on, apart from the values."""
+    """Return the chart's files, the part of the cache key of a rendering besides the values."""
     return json.dumps([path.read_text() for path in sorted(CHART.rglob("*")) if path.is_file()])
 
 
@@ -139,17 +139,17 @@ def _rendered(values: str, _files: str) -> str:
 
 
 def render(values: Values) -> list[Document]:
-    """The chart's documents, as `helm install demo --namespace vision` makes them."""
+    """Render the chart as `helm install demo --namespace vision` does."""
     documents: list[Document] = json.loads(_rendered(json.dumps(values), chart_files()))
     return documents
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML that is read as Kubernetes does: a key that comes twice is an error, and not a silent choice."""
+    """A YAML loader that refuses duplicate keys, as Kubernetes does."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"a key comes twice in {sorted(keys)}"
+        assert len(keys) == len(set(keys)), f"duplicate key in {sorted(keys)}"
         return super().construct_mapping(node, deep)
 
 
@@ -178,7 +178,7 @@ def kserve(name: str) -> Document:
 
 
 def as_deployment(runtime: Document) -> Document:
-    """The Deployment that KServe makes of a runtime and its service, as far as Kubernetes' schema can judge it."""
+    """Return the Deployment that KServe derives from the runtime and its service, for Kubernetes' schemas."""
     predictor = kserve("inferenceservice")["spec"]["predictor"]
     parts = ("terminationGracePeriodSeconds", "automountServiceAccountToken", "securityContext")
     return {
@@ -206,10 +206,10 @@ def all_deployments() -> Iterator[Document]:
     yield as_deployment(kserve("runtime"))
 
 
-# --- what Kubernetes and Helm say -------------------------------------------------------------------------------------
+# --- schemas and lint -------------------------------------------------------------------------------------------------
 
-# What is used of custom resources. docs/kubernetes.md says with which definitions it was compared.
-# {} is a free object or a value; a list holds what its items may have.
+# The fields of custom resources in use. docs/kubernetes.md names the definitions that they were compared with.
+# {} is a free object or a value; a list holds the fields of its items.
 METADATA: Document = {"name": {}, "namespace": {}, "labels": {}, "annotations": {}}
 BEHAVIOUR: Document = {
     direction: {
@@ -334,14 +334,14 @@ CUSTOM: dict[str, tuple[str, Document]] = {
 
 
 def unknown_fields(found: Any, known: Any, where: str) -> list[str]:
-    """Fields that the definition of a custom resource does not have."""
+    """Return the fields that the definition of a custom resource lacks."""
     if isinstance(found, list):
-        assert isinstance(known, list), f"{where} is no list"
+        assert isinstance(known, list), f"{where} is not a list"
         items = enumerate(found) if known else ()
         return [line for index, item in items for line in unknown_fields(item, known[0], f"{where}[{index}]")]
     if not isinstance(found, dict) or known == {}:
         return []
-    assert isinstance(known, dict), f"{where} is no object"
+    assert isinstance(known, dict), f"{where} is not an object"
     return [
         line
         for key, value in found.items()
@@ -350,7 +350,7 @@ def unknown_fields(found: Any, known: Any, where: str) -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_schemas_take_every_document(version: str) -> None:
+def test_kubernetes_schemas_accept_every_document(version: str) -> None:
     documents = {json.dumps(document) for values in CASES.values() for document in render(values)}
     documents.add(json.dumps(as_deployment(kserve("runtime"))))
     kinds = set()
@@ -371,7 +371,7 @@ def test_kubernetes_schemas_take_every_document(version: str) -> None:
     }
 
 
-def test_that_validation_notices_a_wrong_field() -> None:
+def test_validation_finds_an_unknown_field() -> None:
     deployment = one(render({}), "Deployment")
     pod_of(deployment)["terminationGracePeriod"] = 3
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -392,19 +392,19 @@ def test_custom_resources_have_known_fields_only() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_lint_finds_nothing(case: str) -> None:
     report = helm_python.lint(CHART, CASES[case], strict=True, namespace="vision", kube_version="v1.30.0")
-    worth_reading = [m for m in report["messages"] if "icon is recommended" not in m["error"]]
-    assert (report["errors"], worth_reading) == ([], [])
+    messages = [m for m in report["messages"] if "icon is recommended" not in m["error"]]
+    assert (report["errors"], messages) == ([], [])
 
 
-def test_a_packaged_chart_is_the_same(tmp_path: Path) -> None:
-    """The archive carries what the links in files/ lead to."""
+def test_packaged_chart_renders_the_same(tmp_path: Path) -> None:
+    """The archive holds the targets of the links in files/."""
     archive = helm_python.package(CHART, destination=tmp_path)
     with helm_python.Chart.load(archive) as packed, helm_python.Chart.load(CHART) as chart:
         assert packed.render(EVERYTHING, name="demo") == chart.render(EVERYTHING, name="demo")
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "fact"),
     [
         ({"server": {"classifier": "resnet"}}, "'tensorrt'"),
         ({"server": {"replica": 3}}, "'replica' not allowed"),
@@ -414,14 +414,14 @@ def test_a_packaged_chart_is_the_same(tmp_path: Path) -> None:
         ({"server": {"gpu": {"resource": "mig-1g.10gb"}}}, "/server/gpu/resource"),
         ({"server": {"disruptionBudget": {"maxUnavailable": 0}}}, "/server/disruptionBudget/maxUnavailable"),
         ({"server": {"sharedMemory": "1 GB"}}, "/server/sharedMemory"),
-        ({"server": {"image": {"tag": "latest"}}}, "another image tomorrow"),
+        ({"server": {"image": {"tag": "latest"}}}, "the tag latest"),
         ({"server": {"image": {"tag": ""}}}, "neither a tag nor a digest"),
         ({"server": {"models": {"source": "claim"}}}, "models.claim.name"),
-        ({"server": {"models": {"source": "objectStore"}}}, "models.objectStore an image"),
+        ({"server": {"models": {"source": "objectStore"}}}, "models.objectStore"),
         ({"server": {"models": STORE}}, "networkPolicy.egress is empty"),
-        ({"server": {"preStopSeconds": 20}}, "gRPC clients would still be connected"),
-        ({"server": {"startSeconds": 100}}, "while it still loads"),
-        ({"server": {"update": {"maxSurge": 0}}}, "no update could ever begin"),
+        ({"server": {"preStopSeconds": 20}}, "grpcMaxConnectionAgeSeconds"),
+        ({"server": {"startSeconds": 100}}, "loadSeconds"),
+        ({"server": {"update": {"maxSurge": 0}}}, "update.maxUnavailable are both 0"),
         ({"server": {"tritonArgs": ["--http-port=80"]}}, "set by the chart"),
         ({"server": {"extraArgs": ["--drain-s", "5"]}}, "/server/extraArgs/1"),
         ({"server": {"autoscaling": {"enabled": True, "max": 1}}}, "less than autoscaling.min"),
@@ -432,14 +432,13 @@ def test_a_packaged_chart_is_the_same(tmp_path: Path) -> None:
         ({"route": {"enabled": True}}, "route.parentRefs"),
     ],
 )
-def test_wrong_values_are_refused_with_a_reason(values: Values, words: str) -> None:
+def test_invalid_values_are_refused_with_a_reason(values: Values, fact: str) -> None:
     with pytest.raises(helm_python.HelmError) as refused:
         render(values)
-    assert words in str(refused.value)
+    assert fact in str(refused.value)
 
 
-def test_every_default_is_in_the_schema_and_the_page() -> None:
-    """A value that the schema does not know could not be set; one that the page does not name would not be found."""
+def test_every_default_is_in_the_schema_and_the_readme() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     page = (CHART / "README.md").read_text()
@@ -459,7 +458,7 @@ def test_every_default_is_in_the_schema_and_the_page() -> None:
         compare(value, schema["properties"][key], key)
 
 
-# --- what the documents say of each other -----------------------------------------------------------------------------
+# --- references between documents -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -487,14 +486,14 @@ def test_selectors_find_their_pods_and_no_others(case: str) -> None:
     for monitor in of_kind(documents, "ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
         chosen = [s for s in of_kind(documents, "Service") if wanted <= s["metadata"]["labels"].items()]
-        assert len(chosen) == 1, "each pod is to be scraped once"
+        assert len(chosen) == 1, "each pod must be scraped once"
     names = [(document["kind"], document["metadata"]["name"]) for document in documents]
     assert len(names) == len(set(names))
     assert all(document["metadata"]["namespace"] == "vision" for document in documents)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_pool_has_what_belongs_to_it(case: str) -> None:
+def test_each_pool_has_its_own_documents(case: str) -> None:
     values, documents = CASES[case], render(CASES[case])
     deployments = {deployment["metadata"]["name"]: deployment for deployment in of_kind(documents, "Deployment")}
     pools = values.get("pools")
@@ -516,7 +515,7 @@ def test_each_pool_has_what_belongs_to_it(case: str) -> None:
         assert pod_of(deployment)["serviceAccountName"] in accounts
 
 
-def test_pools_differ_in_what_they_say_and_in_nothing_else() -> None:
+def test_pools_differ_in_their_own_values_only() -> None:
     documents = {d["metadata"]["name"]: d for d in of_kind(render(CASES["pools"]), "Deployment")}
     cpu, a100, mig = (documents[f"demo-triton-jpeg-classifier-{name}"] for name in ("cpu", "a100", "h100-mig"))
     assert [server_of(each)["image"].split(":")[1] for each in (cpu, a100, mig)] == ["cpu", "gpu", "gpu"]
@@ -531,14 +530,14 @@ def test_pools_differ_in_what_they_say_and_in_nothing_else() -> None:
 
 
 def test_extended_resources_are_equal_in_requests_and_limits() -> None:
-    """Kubernetes takes no other: it cannot share them."""
+    """Kubernetes refuses other values: it cannot overcommit extended resources."""
     for deployment in all_deployments():
         resources = server_of(deployment)["resources"]
         extended = [{k: v for k, v in resources.get(part, {}).items() if "/" in k} for part in ("requests", "limits")]
         assert extended[0] == extended[1]
 
 
-def test_budgets_let_nodes_be_drained() -> None:
+def test_disruption_budgets_allow_draining_a_node() -> None:
     for values in CASES.values():
         for budget in of_kind(render(values), "PodDisruptionBudget"):
             assert budget["spec"]["maxUnavailable"] >= 1
@@ -571,11 +570,11 @@ def test_ports_are_those_of_the_server() -> None:
             assert path["backend"]["service"]["name"] in services
     assert kserve("runtime")["spec"]["annotations"]["prometheus.kserve.io/port"] == str(ports["metrics"])
     assert kserve("runtime")["spec"]["containers"][0]["ports"][0]["name"] == "http1", (
-        "KServe's Service leads to the first"
+        "KServe's Service routes to the first port"
     )
 
 
-def test_only_public_paths_are_let_in() -> None:
+def test_only_public_paths_are_routed() -> None:
     documents = render(EVERYTHING)
     http, grpc = of_kind(documents, "Ingress")
     paths = [path for ingress in (http, grpc) for path in ingress["spec"]["rules"][0]["http"]["paths"]]
@@ -596,20 +595,20 @@ def test_only_public_paths_are_let_in() -> None:
     assert not [m for m in methods | allowed if re.search("repository|shared|trace|log|stat|load", m, re.IGNORECASE)]
 
 
-def test_network_policies_shut_what_they_do_not_open() -> None:
+def test_network_policy_denies_by_default() -> None:
     policy = one(render({}), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
-    doors = {tuple(port["port"] for port in rule["ports"]): rule["from"] for rule in policy["ingress"]}
-    assert set(doors) == {("http", "grpc"), ("metrics",)}
-    assert all(peers for peers in doors.values()), "a rule without peers lets everybody in"
+    rules = {tuple(port["port"] for port in rule["ports"]): rule["from"] for rule in policy["ingress"]}
+    assert set(rules) == {("http", "grpc"), ("metrics",)}
+    assert all(peers for peers in rules.values()), "a rule without peers allows all"
     assert one(render(CASES["closed"]), "NetworkPolicy")["spec"]["ingress"] is None
 
 
-# --- what runs in the pods --------------------------------------------------------------------------------------------
+# --- containers -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_runs_as_root_or_can_become_it() -> None:
+def test_containers_run_unprivileged() -> None:
     for deployment in all_deployments():
         pod = pod_of(deployment)
         assert pod["automountServiceAccountToken"] is False
@@ -625,7 +624,7 @@ def test_nothing_runs_as_root_or_can_become_it() -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
 
 
-def test_images_have_names_that_stay() -> None:
+def test_images_have_a_fixed_tag_or_digest() -> None:
     for deployment in all_deployments():
         pod = pod_of(deployment)
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
@@ -634,7 +633,7 @@ def test_images_have_names_that_stay() -> None:
             assert not name.endswith(":latest")
 
 
-def test_what_is_written_has_a_volume_with_a_size() -> None:
+def test_writable_paths_are_volumes_with_a_size_limit() -> None:
     for deployment in all_deployments():
         pod = pod_of(deployment)
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -649,14 +648,14 @@ def test_what_is_written_has_a_volume_with_a_size() -> None:
 
 
 def arguments_of(deployment: Document) -> tuple[list[str], dict[str, str]]:
-    """The options of jpeg-serve, and those of tritonserver with their values."""
+    """Return the options of jpeg-serve, and those of tritonserver with their values."""
     arguments = server_of(deployment)["args"]
     own, triton = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     return own, dict(argument.split("=", 1) for argument in triton)
 
 
-def test_the_entry_point_gets_options_and_serves() -> None:
-    """It serves where its first argument is an option, and runs a program otherwise."""
+def test_arguments_make_the_entrypoint_serve() -> None:
+    """The entrypoint serves if its first argument is an option, and runs a command otherwise."""
     for deployment in all_deployments():
         own, _ = arguments_of(deployment)
         assert own
@@ -665,31 +664,31 @@ def test_the_entry_point_gets_options_and_serves() -> None:
 
 
 def test_options_exist() -> None:
-    shown = run_module("jpeg_serve", "--help")
-    assert shown.returncode == 0
+    done = run_module("jpeg_serve", "--help")
+    assert done.returncode == 0
     for deployment in all_deployments():
         own, _ = arguments_of(deployment)
         for argument in own:
-            assert argument.split("=")[0] in shown.stdout, argument
+            assert argument.split("=")[0] in done.stdout, argument
 
 
-def test_probes_are_a_command_that_exists() -> None:
-    shown = run_module("jpeg_serve", "probe", "--help").stdout
+def test_probes_run_an_existing_command() -> None:
+    usage = run_module("jpeg_serve", "probe", "--help").stdout
     for deployment in all_deployments():
         server = server_of(deployment)
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             command = server[kind]["exec"]["command"]
             assert command[:2] == ["jpeg-serve", "probe"]
-            assert command[2] in shown
-            assert 0 < int(command[3]) < server[kind]["timeoutSeconds"], "the command's own limit comes first"
+            assert command[2] in usage
+            assert 0 < int(command[3]) < server[kind]["timeoutSeconds"], "the command's own timeout must be shorter"
 
 
-def test_a_probe_that_finds_no_server_fails() -> None:
+def test_probe_fails_without_a_server() -> None:
     done = run_module("jpeg_serve", "probe", "--http-port", "1", "--timeout-s", "3")
     assert done.returncode == 1
 
 
-def test_probes_are_patient_before_they_kill() -> None:
+def test_readiness_fails_long_before_liveness() -> None:
     for values in CASES.values():
         for deployment in of_kind(render(values), "Deployment"):
             server = server_of(deployment)
@@ -700,30 +699,30 @@ def test_probes_are_patient_before_they_kill() -> None:
             start = values.get("server", {}).get("startSeconds", 600)
             assert seconds["startup"] >= start
             assert deployment["spec"]["progressDeadlineSeconds"] > seconds["startup"]
-            # A server that is late is taken out of the list first, and long before it would be killed.
+            # Kubernetes removes a slow server from the endpoints long before it restarts the container.
             assert seconds["readiness"] * 3 <= seconds["liveness"]
 
 
-def test_a_stop_has_time_for_all_its_parts() -> None:
+def test_termination_grace_period_covers_every_phase() -> None:
     for deployment in all_deployments():
         own, triton = arguments_of(deployment)
         (drain,) = [int(argument.split("=")[1]) for argument in own if argument.startswith("--drain-s=")]
         command = server_of(deployment)["lifecycle"]["preStop"]["exec"]["command"]
         assert command[0] == "sleep"
         pre_stop = int(command[1])
-        # 10 s: what TritonServer.stop gives the models to unload after the drain.
+        # 10 s: TritonServer.stop waits this long for the models to unload after the drain.
         assert pod_of(deployment)["terminationGracePeriodSeconds"] > pre_stop + drain + 10
-        # gRPC's servers spread the age by a tenth; 5 s for the endpoints to be known everywhere.
+        # gRPC adds a jitter of 10 % to the age; 5 s for the endpoints to propagate.
         age = int(triton["--grpc-max-connection-age"]) / 1000
         assert pre_stop >= 1.1 * age + 5
         assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-# --- the repository and the one word ----------------------------------------------------------------------------------
+# --- the model repository and the classifier --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", ["onnx", "openvino", "tensorrt", "torch_tensorrt", "tf_trt"])
-def test_the_one_word_changes_one_word(word: str) -> None:
+def test_classifier_changes_one_line_of_the_config(word: str) -> None:
     documents = render({"server": {"classifier": word}})
     served = one(documents, "ConfigMap")["data"]["config.pbtxt"]
     here = (ROOT / "model_repository/jpeg_classifier/config.pbtxt").read_text()
@@ -737,7 +736,7 @@ def test_the_one_word_changes_one_word(word: str) -> None:
     assert (ROOT / f"model_repository/classifier_{word}/config.pbtxt").is_file()
 
 
-def test_another_word_makes_other_pods() -> None:
+def test_changing_the_classifier_replaces_the_pods() -> None:
     marks = [
         one(render({"server": {"classifier": word}}), "Deployment")["spec"]["template"]["metadata"]["annotations"]
         for word in ("onnx", "openvino")
@@ -745,15 +744,17 @@ def test_another_word_makes_other_pods() -> None:
     assert marks[0]["checksum/ensemble"] != marks[1]["checksum/ensemble"]
 
 
-def test_where_models_come_from() -> None:
+def test_model_sources() -> None:
     def pod(case: str) -> Document:
         return pod_of(one(render(CASES[case]), "Deployment"))
 
-    assert "initContainers" not in pod("defaults")  # the entry point fills the empty volume
+    assert "initContainers" not in pod("defaults")  # the entrypoint fills the empty volume
     (copy,) = pod("word")["initContainers"]
     source = Path(copy["command"][2])
     assert source.name == "model_repository"
-    assert f"COPY . {source.parent}/" in (ROOT / "Dockerfile").read_text(), "the image has the sources elsewhere"
+    assert f"COPY . {source.parent}/" in (ROOT / "Dockerfile").read_text(), (
+        "the image has its sources in another folder"
+    )
     (store,) = pod("store")["initContainers"]
     assert store["args"][-1] == "/models"
     assert store["envFrom"] == [{"secretRef": {"name": "store"}}]
@@ -765,7 +766,7 @@ def test_where_models_come_from() -> None:
     assert (mount["subPath"], mount["readOnly"]) == ("v3", True)
 
 
-def test_kserve_files_fit_each_other() -> None:
+def test_kserve_files_are_consistent() -> None:
     runtime, service = kserve("runtime"), kserve("inferenceservice")
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
@@ -776,7 +777,7 @@ def test_kserve_files_fit_each_other() -> None:
     assert container["name"] == "kserve-container"
     assert {"name": "MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
     assert "MODEL_REPOSITORY" in (ROOT / "deploy/image/entrypoint.sh").read_text()
-    # The same server as the chart's.
+    # The server is the chart's.
     chart = server_of(one(render({}), "Deployment"))
     for part in (
         "image",
@@ -791,26 +792,26 @@ def test_kserve_files_fit_each_other() -> None:
     assert container["args"] == [a for a in chart["args"] if not a.startswith(("--address", "--ready-timeout-s"))]
 
 
-def test_rules_of_the_operator_are_those_of_prometheus() -> None:
+def test_operator_gets_the_rules_of_prometheus() -> None:
     files = [yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yaml").read_text()) for name in ("rules", "alerts")]
     spec = one(render(EVERYTHING), "PrometheusRule")["spec"]
     assert spec == {"groups": [group for file in files for group in file["groups"]]}
-    # The rules look for their servers by the name of the job.
+    # The rules select servers by job name.
     named = set(re.findall(r'job="([^"]+)"', json.dumps(spec).replace('\\"', '"')))
     (relabelling,) = one(render(EVERYTHING), "ServiceMonitor")["spec"]["endpoints"][0]["relabelings"]
     assert relabelling == {"targetLabel": "job", "replacement": named.pop()}
     assert not named
 
 
-# --- the numbers of the page ------------------------------------------------------------------------------------------
+# --- the numbers in the documentation ---------------------------------------------------------------------------------
 
 
 def test_the_worked_example_follows_from_the_measurement() -> None:
-    """Replicas per images per second, as docs/kubernetes.md counts them, from the numbers it names."""
+    """docs/kubernetes.md computes the replicas from measured image rates."""
     measured = json.loads((ROOT / "bench/results/cpu-2-cores-mobilenet_v2.json").read_text())
     page = (ROOT / "docs/kubernetes.md").read_text()
     rows = re.findall(r"^\| (\w+) (\w+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
-    assert rows, "the table is not there"
+    assert rows, "the table is missing"
     rates = {(each["backend"], each["precision"]): each["ensemble"]["images_per_s"] for each in measured["classifiers"]}
     peak = 1000
     for backend, precision, rate, replicas, most in rows:
@@ -820,7 +821,7 @@ def test_the_worked_example_follows_from_the_measurement() -> None:
 
 
 def test_pairs_of_values_render(tmp_path: Path) -> None:
-    """What two cases say together is valid, too, where they do not contradict each other."""
+    """Combinations of two cases are valid where they do not contradict each other."""
     rendered = 0
     for first, second in itertools.combinations(("gpu", "claim", "word", "keda", "closed", "pools"), 2):
         with helm_python.Chart.load(CHART) as chart:

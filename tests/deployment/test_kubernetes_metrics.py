@@ -1,4 +1,4 @@
-"""What autoscalers ask Prometheus: a real Prometheus scrapes a real server under load, and answers each query."""
+"""The queries of the autoscalers, evaluated by a real Prometheus that scrapes a real server under load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KSERVE = ROOT / "deploy/kubernetes/kserve"
 NAMESPACE, DEPLOYMENT = "vision", "demo-triton-jpeg-classifier"
 POD = f"{DEPLOYMENT}-7d9f8b6c5d-x2x4z"
 THREADS = 4
-WINDOW = "12s"  # where the rules have a minute
+WINDOW = "12s"  # instead of one minute in the rules
 
 
 def adapter_rules() -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def adapter_rules() -> list[dict[str, Any]]:
 
 
 def adapter_query(rule: dict[str, Any], pod: str = POD) -> str:
-    """The query as prometheus-adapter fills it in for the pods of one autoscaler (its docs/config.md)."""
+    """Expand the query as prometheus-adapter does for the pods of one autoscaler (its docs/config.md)."""
     series = re.match(r"\w+", rule["seriesQuery"])
     assert series is not None
     query = rule["metricsQuery"]
@@ -82,19 +82,19 @@ def all_queries() -> list[str]:
     return [*map(adapter_query, adapter_rules()), *keda_queries().values(), kserve_query()]
 
 
-def test_the_autoscaler_asks_for_what_the_adapter_makes() -> None:
-    asked = [
+def test_the_autoscaler_uses_the_metrics_of_the_adapter() -> None:
+    used = [
         metric["pods"]["metric"]["name"] for metric in rendered("HorizontalPodAutoscaler", "hpa")["spec"]["metrics"]
     ]
-    made = [rule["name"]["as"] for rule in adapter_rules()]
-    assert sorted(asked) == sorted(made)
+    provided = [rule["name"]["as"] for rule in adapter_rules()]
+    assert sorted(used) == sorted(provided)
     for rule in adapter_rules():
         assert {v["resource"] for v in rule["resources"]["overrides"].values()} == {"namespace", "pod"}
 
 
 def test_every_metric_is_exported(server: TritonServer) -> None:
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics") as answer:
-        families = text_string_to_metric_families(answer.read().decode())
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics") as response:
+        families = text_string_to_metric_families(response.read().decode())
         samples = [sample for family in families for sample in family.samples]
     exported = {sample.name for sample in samples}
     # Triton's counters lack the suffix _total, which the parser adds.
@@ -119,18 +119,18 @@ class Prometheus:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def ask(self, query: str, *, window: str = WINDOW, at: float | None = None) -> list[float]:
-        """The values of a query, now or at a time in seconds since 1970."""
+    def query(self, query: str, *, window: str = WINDOW, at: float | None = None) -> list[float]:
+        """Return the values of a query, now or at a time in seconds since 1970."""
         text = urllib.parse.urlencode({"query": query.replace("[1m]", f"[{window}]"), "time": at or time.time()})
-        with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{text}", timeout=10) as answer:
-            found = json.load(answer)
+        with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{text}", timeout=10) as response:
+            found = json.load(response)
         assert found["status"] == "success"
         return [float(result["value"][1]) for result in found["data"]["result"]]
 
 
 @contextlib.contextmanager
 def prometheus(server: TritonServer, pods: list[str], folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes the server once a second as each of these pods."""
+    """Run a Prometheus that scrapes the server once a second as each of these pods."""
     from jpeg_serve.ports import free_port
 
     program = tool("prometheus", "prometheus")
@@ -168,7 +168,7 @@ def prometheus(server: TritonServer, pods: list[str], folder: Path) -> Iterator[
 
 
 class Watched(NamedTuple):
-    """A Prometheus that saw a server do nothing, and then under the load of THREADS requests at once."""
+    """A Prometheus that scraped an idle server, and then the same server with THREADS concurrent requests."""
 
     prometheus: Prometheus
     images_per_second: float
@@ -177,7 +177,7 @@ class Watched(NamedTuple):
 
 @pytest.fixture(scope="module")
 def watched(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """After some seconds of that load, and while it goes on."""
+    """Yield during the load, after some seconds of it."""
     pods = [POD, "other-triton-jpeg-classifier-1-1", "jpeg-classifier-predictor-1-1"]
     counts = [0] * THREADS
     running = True
@@ -190,8 +190,8 @@ def watched(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
     with prometheus(server, pods, tmp_path_factory.mktemp("prometheus")) as prom:
         limit = time.monotonic() + 60
-        while not all(prom.ask(query, window="3s") for query in all_queries()):
-            assert time.monotonic() < limit, "Prometheus got nothing to compute a rate from"
+        while not all(prom.query(query, window="3s") for query in all_queries()):
+            assert time.monotonic() < limit, "Prometheus has no samples to compute a rate from"
             time.sleep(0.5)
         idle_at = time.time()
         threads = [threading.Thread(target=load, args=(index,)) for index in range(THREADS)]
@@ -209,36 +209,36 @@ def watched(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> I
                 thread.join()
 
 
-def test_the_adapter_rules_see_the_load(watched: Watched) -> None:
+def test_adapter_rules_measure_the_load(watched: Watched) -> None:
     prom, rate, _ = watched
-    in_flight, waiting, images = (prom.ask(adapter_query(rule)) for rule in adapter_rules())
-    # Each client always has one request open, and needs a moment of its own between two.
+    in_flight, waiting, images = (prom.query(adapter_query(rule)) for rule in adapter_rules())
+    # Each client has one open request, with a short pause between two.
     assert in_flight == [pytest.approx(THREADS, rel=0.3)]
     assert images == [pytest.approx(rate, rel=0.3)]
-    # Little's law once more: a request cannot wait longer than all requests at once take.
+    # Little's law bounds the wait: no request waits longer than all concurrent requests take.
     assert len(waiting) == 1
     assert 0 < waiting[0] < 1000 * THREADS / rate
 
 
-def test_keda_queries_see_the_load_of_their_pods_only(watched: Watched) -> None:
+def test_keda_queries_measure_the_load_of_their_pods_only(watched: Watched) -> None:
     prom, rate, _ = watched
-    answers = {name: prom.ask(query) for name, query in keda_queries().items()}
-    assert answers["in-flight-requests"] == [pytest.approx(THREADS, rel=0.3)]
-    assert answers["images-per-second"] == [pytest.approx(rate, rel=0.3)]
-    assert len(answers["queue-milliseconds"]) == 1
-    assert 0 < answers["queue-milliseconds"][0] < 1000 * THREADS / rate
+    values = {name: prom.query(query) for name, query in keda_queries().items()}
+    assert values["in-flight-requests"] == [pytest.approx(THREADS, rel=0.3)]
+    assert values["images-per-second"] == [pytest.approx(rate, rel=0.3)]
+    assert len(values["queue-milliseconds"]) == 1
+    assert 0 < values["queue-milliseconds"][0] < 1000 * THREADS / rate
 
 
-def test_the_query_for_kserve_sees_the_load(watched: Watched) -> None:
-    assert watched.prometheus.ask(kserve_query()) == [pytest.approx(THREADS, rel=0.3)]
+def test_kserve_query_measures_the_load(watched: Watched) -> None:
+    assert watched.prometheus.query(kserve_query()) == [pytest.approx(THREADS, rel=0.3)]
 
 
-def test_the_discovery_of_each_rule_finds_its_series(watched: Watched) -> None:
+def test_discovery_query_of_each_rule_finds_its_series(watched: Watched) -> None:
     for rule in adapter_rules():
-        assert watched.prometheus.ask(f"count({rule['seriesQuery']})") == [3]
+        assert watched.prometheus.query(f"count({rule['seriesQuery']})") == [3]
 
 
-def test_a_server_without_requests_is_a_zero_and_no_gap(watched: Watched) -> None:
-    """Without an answer the autoscaler would hold still, and with NaN, too."""
+def test_idle_server_yields_zero(watched: Watched) -> None:
+    """Without a value, or with NaN, the autoscaler does not scale."""
     for query in all_queries():
-        assert watched.prometheus.ask(query, window="3s", at=watched.idle_at) == [0], query
+        assert watched.prometheus.query(query, window="3s", at=watched.idle_at) == [0], query

@@ -1,8 +1,8 @@
-"""A rolling update as the chart orders it, on two real servers: the old one is replaced under load, and nobody notices.
+"""A rolling update with the chart's settings, on two real servers under load.
 
-There is no cluster here. What stands in for one is small: `Service` does what kube-proxy does for a Service: it leads
-new connections to the pods in the list, and leaves open ones where they are. All else is real: the servers with
-the chart's own options, the order and the times of a stop, the clients.
+There is no cluster here. `Service` stands in for kube-proxy: it routes new connections to the pods in its list and
+leaves open connections alone. The servers, their options from the chart, the sequence and times of a stop, and the
+clients are real.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jpeg_client import Client, JpegClientError
 from jpeg_serve import ServerOptions, TritonServer
 from support import ROOT, photo
 
-# Short, so that the test is; the chart refuses an age that is too long for the sleep before the stop.
+# Short times for a short test; the chart refuses a connection age that is too long for the sleep before the stop.
 TIMES = {"grpcMaxConnectionAgeSeconds": 1, "preStopSeconds": 7, "drainSeconds": 8}
-# Until every node and gateway knows that a pod is going. Mostly well below a second; here it is slow.
+# Time until every node and gateway knows that a pod terminates. Usually well below a second; slow here.
 KNOWN_EVERYWHERE_S = 3.0
 
 
 def chart_arguments() -> tuple[list[str], list[str], float]:
-    """The options of jpeg-serve and of tritonserver in the chart's Deployment, and the sleep before the stop."""
+    """Return the options of jpeg-serve and of tritonserver in the chart's Deployment, and the sleep before the stop."""
     with helm_python.Chart.load(ROOT / "deploy/kubernetes/chart") as chart:
         text = chart.render({"server": TIMES}, name="demo")["triton-jpeg-classifier/templates/deployment.yaml"]
     (deployment,) = [document for document in yaml.safe_load_all(text) if document]
@@ -41,7 +41,7 @@ def chart_arguments() -> tuple[list[str], list[str], float]:
 
 
 class Service:
-    """New connections go to the pods in turn; what is connected stays connected, as with kube-proxy."""
+    """Route new connections to the pods in turn and leave open connections alone, as kube-proxy does."""
 
     def __init__(self, pods: list[str]) -> None:
         self.pods = pods
@@ -52,7 +52,7 @@ class Service:
 
     def __enter__(self) -> Service:
         self._thread.start()
-        listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._lead, "127.0.0.1", 0), self._loop)
+        listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._route, "127.0.0.1", 0), self._loop)
         self._server = listening.result(10)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -70,11 +70,11 @@ class Service:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _route(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self.pods[next(self._turn) % len(self.pods)].split(":")
         with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection(host, int(port))
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+            from_pod, to_pod = await asyncio.open_connection(host, int(port))
+            await asyncio.gather(self._copy(reader, to_pod), self._copy(from_pod, writer))
         writer.close()
 
     @staticmethod
@@ -87,13 +87,13 @@ class Service:
 
 
 class Load:
-    """Clients that ask without a pause, each in a thread; counts their answers and keeps their failures."""
+    """Clients that send requests without a pause, each in a thread; counts responses and keeps failures."""
 
-    def __init__(self, asks: list[Callable[[Load], None]]) -> None:
-        self.answers = 0
+    def __init__(self, clients: list[Callable[[Load], None]]) -> None:
+        self.responses = 0
         self.failures: list[str] = []
         self.running = True
-        self._threads = [threading.Thread(target=ask, args=(self,)) for ask in asks]
+        self._threads = [threading.Thread(target=client, args=(self,)) for client in clients]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -107,49 +107,49 @@ class Load:
 
 
 def over_grpc(address: str) -> Callable[[Load], None]:
-    """One connection for ever, as gRPC clients have it, unless the server asks for a new one."""
+    """Keep one connection, as gRPC clients do, until the server closes it."""
 
-    def ask(load: Load) -> None:
+    def run(load: Load) -> None:
         with Client(f"grpc://{address}", timeout_s=20) as client:
             while load.running:
                 try:
                     (found,) = client.classify([photo("chelsea")])
                     assert found.labels[0] == "Egyptian cat"
-                    load.answers += 1
+                    load.responses += 1
                 except JpegClientError as error:
                     load.failures.append(f"gRPC: {error}")
                     time.sleep(0.1)
 
-    return ask
+    return run
 
 
 def over_http(address: str) -> Callable[[Load], None]:
-    """A connection for a second at a time: gateways have a limit like that (nginx: keepalive_time)."""
+    """Use each connection for one second: gateways have such a limit (nginx: keepalive_time)."""
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
 
-    def ask(load: Load) -> None:
+    def run(load: Load) -> None:
         while load.running:
             connection = http.client.HTTPConnection(address, timeout=20)
             try:
                 limit = time.monotonic() + 1
                 while load.running and time.monotonic() < limit:
                     connection.request("POST", "/v2/models/jpeg_classifier/infer", photo("chelsea"), headers)
-                    answer = connection.getresponse()
-                    body = answer.read()
-                    assert (answer.status, b"Egyptian cat" in body) == (200, True), body[:200]
-                    load.answers += 1
+                    response = connection.getresponse()
+                    body = response.read()
+                    assert (response.status, b"Egyptian cat" in body) == (200, True), body[:200]
+                    load.responses += 1
             except (OSError, http.client.HTTPException, AssertionError) as error:
                 load.failures.append(f"HTTP: {error!r}")
                 time.sleep(0.1)
             finally:
                 connection.close()
 
-    return ask
+    return run
 
 
 @contextlib.contextmanager
 def pod(repository: Path, log: Path, own: list[str], triton: list[str]) -> Iterator[TritonServer]:
-    """A server with the chart's options, on free ports."""
+    """Run a server with the chart's options, on free ports."""
     drain = next(argument.split("=")[1] for argument in own if argument.startswith("--drain-s="))
     options: dict[str, Any] = {"backends": ROOT / "backends", "drain_s": int(drain), "triton": tuple(triton)}
     with (
@@ -162,24 +162,24 @@ def pod(repository: Path, log: Path, own: list[str], triton: list[str]) -> Itera
 
 
 def replace_under_load(repository: Path, folder: Path, triton: list[str], own: list[str], pre_stop: float) -> Load:
-    """A rolling update with maxSurge 1 and maxUnavailable 0, of one pod."""
+    """Run a rolling update of one pod with maxSurge 1 and maxUnavailable 0."""
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(pod(repository, folder / "old.log", own, triton))
         http_service = stack.enter_context(Service([old.http_address]))
         grpc_service = stack.enter_context(Service([old.grpc_address]))
-        asks = [over_grpc(grpc_service.address), over_grpc(grpc_service.address), over_http(http_service.address)]
-        load = stack.enter_context(Load(asks))
-        # The new pod first; it is ready, and joins.
+        clients = [over_grpc(grpc_service.address), over_grpc(grpc_service.address), over_http(http_service.address)]
+        load = stack.enter_context(Load(clients))
+        # The new pod first: it joins when it is ready.
         new = stack.enter_context(pod(repository, folder / "new.log", own, triton))
         http_service.pods.append(new.http_address)
         grpc_service.pods.append(new.grpc_address)
         time.sleep(2)
-        # The old pod goes: its sleep begins, and meanwhile the news spreads.
-        going = time.monotonic()
+        # The old pod terminates: its sleep begins, and meanwhile the endpoints propagate.
+        terminating = time.monotonic()
         time.sleep(KNOWN_EVERYWHERE_S)
         http_service.pods.remove(old.http_address)
         grpc_service.pods.remove(old.grpc_address)
-        time.sleep(pre_stop - (time.monotonic() - going))
+        time.sleep(pre_stop - (time.monotonic() - terminating))
         old.terminate()
         old.wait()
         time.sleep(2)
@@ -191,11 +191,11 @@ def test_an_update_loses_no_request(built_repository: Path, tmp_path: Path) -> N
     own, triton, pre_stop = chart_arguments()
     load = replace_under_load(built_repository, tmp_path, triton, own, pre_stop)
     assert load.failures == []
-    assert load.answers > 200
+    assert load.responses > 200
 
 
 def test_without_the_age_of_connections_an_update_loses_requests(built_repository: Path, tmp_path: Path) -> None:
-    """What the chart's options are for, and the proof that the test above could fail."""
+    """The chart's options are necessary, and the test above can fail."""
     own, triton, pre_stop = chart_arguments()
     kept = [argument for argument in triton if "connection-age" not in argument]
     assert len(kept) < len(triton)

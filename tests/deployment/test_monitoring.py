@@ -1,4 +1,4 @@
-"""Prometheus, its rules and alerts, and Grafana's dashboard, against a real server."""
+"""Prometheus, its rules and alerts, and Grafana's dashboard, with a real server."""
 
 import json
 import math
@@ -16,7 +16,7 @@ import yaml
 from conftest import serve
 from debian_tools import tool
 from jpeg_client import Client
-from jpeg_preprocess.metrics import POSTPROCESS_SERIES, PREPROCESS_SERIES
+from jpeg_runtime.metrics import POSTPROCESS_SERIES, PREPROCESS_SERIES
 from prometheus_client.parser import text_string_to_metric_families
 from scrape import exported
 from support import ROOT, photo, run
@@ -26,7 +26,7 @@ GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARD = GRAFANA / "dashboards" / "jpeg-classifier.json"
 DOCS = (ROOT / "docs" / "monitoring.md").read_text()
 
-# What only a machine with a GPU exports. Source: Triton's user_guide/metrics.md, "GPU Metrics".
+# Only a machine with a GPU exports these. Source: Triton's user_guide/metrics.md, "GPU Metrics".
 GPU_METRICS = {
     "nv_energy_consumption",
     "nv_gpu_memory_total_bytes",
@@ -49,7 +49,7 @@ EXPRESSIONS = {**RECORDED, **{name: rule["expr"] for name, rule in ALERTS.items(
 
 
 def metrics_of(expression):
-    """The metrics that an expression names: ours, Triton's, and what is recorded."""
+    """Return the metrics that an expression uses: ours, Triton's, and recorded rules."""
     without_texts = re.sub(r'"[^"]*"', "", expression)
     names = re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", without_texts)
     return {name for name in names if ":" in name or name.startswith(("nv_", "jpeg_"))}
@@ -76,16 +76,16 @@ class Prometheus:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def ask(self, path, **parameters):
+    def get(self, path, **parameters):
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
-            said = json.load(answer)
-        assert said["status"] == "success", said
-        return said["data"]
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:
+            body = json.load(response)
+        assert body["status"] == "success", body
+        return body["data"]
 
     def query(self, expression):
-        """The values that an expression has now, without those that are not a number."""
-        found = self.ask("query", query=expression)["result"]
+        """Return the current values of an expression, without NaN."""
+        found = self.get("query", query=expression)["result"]
         return [value for value in (float(each["value"][1]) for each in found) if not math.isnan(value)]
 
     def wait_for(self, condition, timeout_s=40):
@@ -96,9 +96,9 @@ class Prometheus:
                 if condition():
                     return
             except OSError:
-                pass  # it does not listen yet
+                pass  # Prometheus does not listen yet
             time.sleep(0.2)
-        raise AssertionError("Prometheus did not come to it in time")
+        raise AssertionError("Prometheus did not meet the condition in time")
 
     def stop(self):
         self.process.terminate()
@@ -106,7 +106,7 @@ class Prometheus:
 
 
 def load(server, seconds):
-    """All there is: good images, broken ones, requests of one and of several, refused ones."""
+    """Send valid and invalid images, requests of one and of several images, and requests that are refused."""
     images = [photo("chelsea"), photo("coffee"), b"no", photo("china")[:90_000]]
 
     def go(number):
@@ -122,35 +122,35 @@ def load(server, seconds):
 
 @pytest.fixture(scope="module")
 def server(built_repository, tmp_path_factory):
-    """One whose counts are these tests' alone."""
+    """A server whose counters belong to these tests alone."""
     log = tmp_path_factory.mktemp("monitored") / "triton.log"
     yield from serve(built_repository, log)
 
 
 @pytest.fixture(scope="module")
 def prometheus(server, tmp_path_factory):
-    """The committed configuration; other targets, and every second. It has seen the server under load."""
+    """Prometheus with the committed configuration, other targets, and a scrape per second, after some load."""
     tool("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copytree(PROMETHEUS, folder / "config")
     config = folder / "config" / "prometheus.yaml"
-    said = yaml.safe_load(config.read_text())
-    said["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config.write_text(yaml.safe_dump(said))
+    settings = yaml.safe_load(config.read_text())
+    settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config.write_text(yaml.safe_dump(settings))
     (folder / "config" / "targets" / "compose.yaml").write_text(f'- targets: ["{server.metrics_address}"]\n')
     with (folder / "log").open("wb") as log:
         prometheus = Prometheus(config, folder / "data", log)
         try:
             prometheus.wait_for(lambda: prometheus.query('up{job="triton"}') == [1])
             load(server, 5)
-            # Two scrapes and one evaluation after the load began.
+            # Two scrapes and one evaluation after the start of the load.
             prometheus.wait_for(lambda: prometheus.query("instance:jpeg_images_answered:rate5m > 0"))
             yield prometheus
         finally:
             prometheus.stop()
 
 
-def test_prometheus_takes_the_configuration_and_the_rules():
+def test_prometheus_accepts_the_configuration_and_the_rules():
     promtool = tool("promtool", "prometheus")
     for arguments in (
         ("check", "config", PROMETHEUS / "prometheus.yaml"),
@@ -161,7 +161,7 @@ def test_prometheus_takes_the_configuration_and_the_rules():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_is_tested_and_says_what_to_do():
+def test_every_alert_is_tested_and_has_a_remedy():
     tested = (PROMETHEUS / "alerts.test.yaml").read_text()
     for name, rule in ALERTS.items():
         assert f'alertname="{name}"' in tested
@@ -170,23 +170,23 @@ def test_every_alert_is_tested_and_says_what_to_do():
         assert f"`{name}`" in DOCS
 
 
-def test_every_metric_of_ours_is_in_the_documentation_and_on_the_dashboard():
+def test_every_metric_of_ours_is_documented_and_on_the_dashboard():
     shown = set().union(*(metrics_of(expression) for _, expression in SHOWN))
     for series in {*PREPROCESS_SERIES, *POSTPROCESS_SERIES}:
         assert f"`{series.name}`" in DOCS
         assert any(name.startswith(series.name) for name in shown), series.name
 
 
-def test_every_metric_that_a_panel_or_a_rule_names_is_exported(server):
+def test_every_metric_of_panels_and_rules_is_exported(server):
     load(server, 1)
-    there = exported(server)
+    found = exported(server)
     for title, expression in EXPRESSIONS.items():
         for name in metrics_of(expression) - GPU_METRICS:
-            assert (name in RECORDED) if ":" in name else (name in there), f"{title}: {name}"
+            assert (name in RECORDED) if ":" in name else (name in found), f"{title}: {name}"
 
 
-def test_the_gpu_metrics_are_those_that_a_server_with_a_gpu_exported():
-    """They cannot be exported here. The file is from the same Triton 2.51.0 on an H100."""
+def test_gpu_metrics_are_those_of_a_server_with_a_gpu():
+    """The file is an export of Triton 2.51.0 on an H100."""
     recorded = list(text_string_to_metric_families((ROOT / "tests/deployment/h100_metrics.txt").read_text()))
     samples = [sample for family in recorded for sample in family.samples]
     assert {sample.name.removesuffix("_total") for sample in samples} == GPU_METRICS
@@ -199,10 +199,10 @@ def test_the_gpu_metrics_are_those_that_a_server_with_a_gpu_exported():
 
 
 @pytest.mark.parametrize(("title", "expression"), SHOWN, ids=[title for title, _ in SHOWN])
-def test_every_panel_shows_something(prometheus, title, expression):
-    settled = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
-    assert "$" not in settled
-    values = prometheus.query(settled)
+def test_every_panel_has_data(prometheus, title, expression):
+    query = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
+    assert "$" not in query
+    values = prometheus.query(query)
     if metrics_of(expression) & GPU_METRICS:
         assert values == []
     else:
@@ -210,27 +210,27 @@ def test_every_panel_shows_something(prometheus, title, expression):
 
 
 def test_every_rule_is_evaluated_without_an_error(prometheus):
-    evaluated = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    evaluated = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in evaluated} == {*RECORDED, *ALERTS}
     assert [(rule["name"], rule.get("lastError")) for rule in evaluated if rule["health"] != "ok"] == []
     for name in RECORDED:
         assert prometheus.query(name), name
 
 
-def test_the_numbers_that_alerts_build_on_add_up(prometheus):
+def test_recorded_rates_are_consistent(prometheus):
     (undecodable,) = prometheus.query("instance:jpeg_images_undecodable:ratio_rate5m")
     assert 0.3 < undecodable < 0.95
-    # Broken images and refused requests are nobody's fault here: what Triton counts as failures is all explained, as
-    # soon as a scrape comes after the models' last numbers, which are some tenths of a second behind Triton's.
+    # Only invalid images and refused requests fail here, so no request counts as lost, once a scrape follows the
+    # models' last update, which comes some tenths of a second after Triton's.
     (refused,) = prometheus.query("sum(rate(jpeg_requests_refused_total[5m]))")
     assert refused > 0
     prometheus.wait_for(lambda: prometheus.query("instance:jpeg_requests_lost:rate5m")[0] <= 0.001 * refused)
 
 
 # Last: it stops the server.
-def test_a_server_that_is_gone_is_seen(prometheus, server):
+def test_stopped_server_raises_an_alert(prometheus, server):
     def state(alert):
-        return [each["state"] for each in prometheus.ask("alerts")["alerts"] if each["labels"]["alertname"] == alert]
+        return [each["state"] for each in prometheus.get("alerts")["alerts"] if each["labels"]["alertname"] == alert]
 
     assert state("JpegServerDown") == []
     assert state("JpegClassifierNotLoaded") == []
@@ -238,8 +238,8 @@ def test_a_server_that_is_gone_is_seen(prometheus, server):
     prometheus.wait_for(lambda: state("JpegServerDown") == ["pending"])
 
 
-def test_grafana_finds_its_dashboard_and_its_source():
-    """As far as files say: Grafana itself cannot be had here."""
+def test_grafana_files_refer_to_each_other():
+    """Without Grafana itself."""
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/jpeg.yaml").read_text())["providers"]
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")

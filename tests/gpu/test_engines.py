@@ -1,4 +1,4 @@
-"""TensorRT engines that are really built and run. `pytest tests/gpu` on the GPU that is to serve them."""
+"""TensorRT engines, built and run as the server runs them: `pytest tests/gpu` on the GPU that serves them."""
 
 import importlib.util
 import json
@@ -10,10 +10,12 @@ import pytest
 from jpeg_build import parity
 from jpeg_build.emitters import Job, Options, tensorrt
 from jpeg_build.errors import BuildError
-from jpeg_build.gpu import find_gpu
+from jpeg_build.gpu import require_gpu
 from jpeg_build.onnx_network import OnnxNetwork
 from jpeg_build.recipe import load_recipe
+from jpeg_contract.forms import TENSORRT, TORCH_TENSORRT
 from onnx import TensorProto, helper, numpy_helper
+from support import opened
 
 SIZE, CLASSES = 64, 10
 
@@ -32,7 +34,7 @@ std = [0.229, 0.224, 0.225]
 
 def missing() -> str | None:
     try:
-        find_gpu()
+        require_gpu()
         tensorrt._tensorrt()
     except BuildError as error:
         return str(error)
@@ -96,7 +98,7 @@ def emit(emitter, network, tmp_path, precision="fp32", **options):
         photos=pixels(8),
         calibration=lambda: pixels(32, 1),
         options=Options(**{"opt_batch": 4, "max_batch": 8, "timing_cache": tmp_path / "my.timing", **options}),
-        say=print,
+        progress=print,
     )
     return emitter.emit(made)
 
@@ -105,24 +107,26 @@ def emit(emitter, network, tmp_path, precision="fp32", **options):
 def test_an_engine_computes_what_the_network_computes(network, tmp_path, precision):
     emitted = emit(tensorrt, network, tmp_path, precision)
     reference = network.reference(pixels(21))
-    with tensorrt.opened(emitted.artefact) as run:
-        answers = np.concatenate([run(pixels(21)[:1]), run(pixels(21)[1:])])  # 20 are more than the profile's 8
-    assert answers.shape == (21, CLASSES)
+    with opened(load_recipe(tmp_path / "mine.toml"), TENSORRT, emitted) as run:
+        # 20 are more than the profile's 8.
+        outputs = parity.run_in_batches(run, pixels(21), (1, 2, 3, 8, 20))
+    measured = parity.measure(reference, outputs, photos=21, precision=precision)
     allowed = parity.TOLERANCES[precision].relative_difference
-    assert np.abs(answers - reference).max() / np.abs(reference).max() < allowed
-    assert emitted.requires["compute_capability"] == find_gpu().compute_capability
+    assert measured.relative_difference < allowed
+    assert measured.neighbour_difference < allowed
+    assert emitted.requires.compute_capability == require_gpu().compute_capability
     assert emitted.details["profile"] == {"min": 1, "opt": 4, "max": 8}
     assert (tmp_path / "my.timing").stat().st_size > 0
 
 
-def test_small_batches_are_filled_up_and_the_file_is_named_after_the_gpu(network, tmp_path):
+def test_small_batches_are_padded_and_the_file_is_named_after_the_gpu(network, tmp_path):
     emitted = emit(tensorrt, network, tmp_path, min_batch=3, per_gpu=True, workspace_bytes=2**28)
-    assert emitted.artefact.name == f"model_{find_gpu().architecture}.plan"
-    with tensorrt.opened(emitted.artefact) as run:
+    assert emitted.artefact.name == f"model_{require_gpu().architecture}.plan"
+    with opened(load_recipe(tmp_path / "mine.toml"), TENSORRT, emitted) as run:
         assert np.allclose(run(pixels(1)), network.reference(pixels(1)), atol=1e-3)
 
 
-def test_inspect_says_what_is_in_an_engine(network, tmp_path, capsys):
+def test_inspect_describes_an_engine(network, tmp_path, capsys):
     emitted = emit(tensorrt, network, tmp_path)
     capsys.readouterr()
     found = tensorrt.inspect(emitted.artefact)
@@ -137,15 +141,16 @@ def test_inspect_says_what_is_in_an_engine(network, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_file_that_is_no_engine_is_named(tmp_path):
+def test_a_file_that_is_not_an_engine_is_named(tmp_path):
     (tmp_path / "model.plan").write_bytes(b"no engine" * 100)
-    with pytest.raises(BuildError, match=r"model\.plan: TensorRT cannot load it: "):
+    with pytest.raises(BuildError, match=r"model\.plan is not an engine") as caught:
         tensorrt.inspect(tmp_path / "model.plan")
+    assert caught.value.reason == "engine_differs"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_tensorrt") is None, reason="needs the package torch_tensorrt")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_torchscript_with_engines_says_what_stayed_in_pytorch(tmp_path, precision):
+def test_torchscript_with_engines_names_the_operations_that_stayed_in_pytorch(tmp_path, precision):
     from jpeg_build.emitters import torch_tensorrt
     from jpeg_build.torchvision_network import TorchvisionNetwork
 
@@ -159,7 +164,7 @@ def test_torchscript_with_engines_says_what_stayed_in_pytorch(tmp_path, precisio
     assert "stayed in PyTorch" in emitted.notes[0]
     assert torch_tensorrt.inspect(emitted.artefact)["operators"]["tensorrt::execute_engine"] >= 1
     reference = network.reference(pixels(11))
-    with torch_tensorrt.opened(emitted.artefact) as run:
-        answers = np.concatenate([run(pixels(11)[:1]), run(pixels(11)[1:])])
-    allowed = parity.TOLERANCES[precision].relative_difference
-    assert np.abs(answers - reference).max() / np.abs(reference).max() < allowed
+    with opened(load_recipe(tmp_path / "mine.toml"), TORCH_TENSORRT, emitted) as run:
+        outputs = parity.run_in_batches(run, pixels(11), (1, 3, 8))
+    measured = parity.measure(reference, outputs, photos=11, precision=precision)
+    assert measured.relative_difference < parity.TOLERANCES[precision].relative_difference

@@ -1,16 +1,19 @@
-"""`decoder` gpu on a real GPU: its pixels against those of the CPU, and the CPU for what it does not take.
+"""`decoder` gpu on a real GPU: its pixels against the CPU's, and the CPU for images that it does not decode.
 
 Skipped where there is no NVIDIA GPU, or not the packages of the extra `gpu-decode`.
 """
 
 import numpy as np
 import pytest
-from jpeg_preprocess import DevicePreprocessor, Geometry, Preprocessor, PreprocessSettings
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_preprocess import DevicePreprocessor, Preprocessor, resize_and_crop
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
 from PIL import Image
 from support import PHOTOS, encode, noise, photo, why_no_cupy_gpu
 
-# Measured on an H200 (docs/performance.md): the decoder spreads colours of 4:2:0 images otherwise than libjpeg-turbo.
+# Measured on an H200 (docs/performance.md): the decoder interpolates the chroma of 4:2:0 images differently from
+# libjpeg-turbo.
 MEAN_COUNTS, MOST_COUNTS = 0.8, 6
 
 
@@ -37,7 +40,7 @@ def cpu():
 
 
 def compare(gpu, cpu, images):
-    """The pixels of both, after a look at the errors."""
+    """Check that both have the same errors, and return the pixels of both."""
     ours, theirs = gpu.decode(images), cpu.decode(images)
     reasons = [[error and error.reason for error in decoded.errors] for decoded in (ours, theirs)]
     assert reasons[0] == reasons[1]
@@ -48,7 +51,7 @@ def in_host_memory(pixels):
     return pixels if isinstance(pixels, np.ndarray) else pixels.get()
 
 
-def test_one_or_two_images_come_in_host_memory_and_more_stay_on_the_gpu(gpu):
+def test_pixels_of_one_or_two_images_are_in_host_memory_and_of_more_on_the_gpu(gpu):
     image = (PHOTOS / "china.jpg").read_bytes()
     one, two, three = (gpu.decode([image] * count).pixels for count in (1, 2, 3))
     assert isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and not isinstance(three, np.ndarray)
@@ -60,7 +63,7 @@ def china():
     return Image.open(PHOTOS / "china.jpg").convert("RGB")
 
 
-def test_photos(gpu, cpu):
+def test_photos_have_nearly_the_pixels_of_the_cpu(gpu, cpu):
     found, wanted = compare(gpu, cpu, [file.read_bytes() for file in sorted(PHOTOS.rglob("*.jpg"))])
     difference = np.abs(found - wanted)
     assert difference.mean(axis=(1, 2, 3)).max() <= MEAN_COUNTS
@@ -69,20 +72,20 @@ def test_photos(gpu, cpu):
 
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"quality": 40}])
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (37, 411), (1600, 1200), (224, 224), (1, 1)])
-def test_sizes_and_subsampling(gpu, cpu, size, options):
+def test_images_of_any_size_and_subsampling_have_nearly_the_pixels_of_the_cpu(gpu, cpu, size, options):
     found, wanted = compare(gpu, cpu, [encode(china().resize(size), **options)])
     assert np.abs(found - wanted).mean() <= MEAN_COUNTS
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation(gpu, cpu, orientation):
+def test_every_orientation_is_turned_upright(gpu, cpu, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     found, wanted = compare(gpu, cpu, [encode(china(), exif=exif)])
     assert np.abs(found - wanted).mean() <= MEAN_COUNTS
 
 
-def test_what_the_gpu_does_not_take_is_the_cpus(gpu, cpu):
+def test_images_that_the_gpu_does_not_decode_have_exactly_the_pixels_of_the_cpu(gpu, cpu):
     others = [
         encode(china(), progressive=True),
         encode(china().convert("CMYK")),
@@ -98,7 +101,7 @@ def test_what_the_gpu_does_not_take_is_the_cpus(gpu, cpu):
     assert np.abs(found[::2] - wanted[::2]).mean() <= MEAN_COUNTS
 
 
-def test_a_damaged_image_costs_no_other_its_answer(gpu, cpu):
+def test_a_damaged_image_costs_no_other_its_pixels(gpu, cpu):
     data = photo("china")
     damaged = data[: len(data) // 2] + b"\x55" * 300 + data[len(data) // 2 + 300 :]
     good = photo("coffee")
@@ -115,6 +118,6 @@ def test_the_kernel_is_within_a_count_of_pillow(interpolation, size):
     image = noise(*size)
     stored = cupy.asarray(np.asarray(image))
     result = cupy.zeros((1, 224, 224, 3), np.uint8)
-    told = np.array([window(geometry, stored.data.ptr, size[0] * 3, size, 1)], WINDOW)
-    DeviceResizer(cupy, geometry)(told, result)
-    assert np.abs(result.get()[0].astype(int) - geometry.apply(image)).max() <= 1
+    windows = np.array([window(geometry, stored.data.ptr, size[0] * 3, size, 1)], WINDOW)
+    DeviceResizer(cupy, geometry)(windows, result)
+    assert np.abs(result.get()[0].astype(int) - resize_and_crop(geometry, image)).max() <= 1

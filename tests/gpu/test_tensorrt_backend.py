@@ -4,8 +4,6 @@ Skipped where there is no NVIDIA GPU, or not the packages of the extra `tensorrt
 """
 
 import base64
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -13,14 +11,24 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 from conftest import serve
-from jpeg_backend.model_config import BackendConfigError, ModelConfig
+from jpeg_runtime.loading import open_classifier
+from jpeg_runtime.serving_config import ModelLoadError, ServingConfig
 from jpeg_serve.errors import ServerDied
-from support import why_no_cupy_gpu
+from repository.static_repository import make_report
+from support import (
+    TINY_CLASSES,
+    TINY_IMAGE,
+    as_parameters,
+    classifier_args,
+    tiny_classifier,
+    tiny_images,
+    tiny_logits,
+    why_no_cupy_gpu,
+)
 
 NAME = "classifier_tensorrt"
-IMAGE, CLASSES = (32, 32, 3), 5
 SMALLEST, BEST, LARGEST = 2, 4, 8  # of the engine's profile
-MAX_BATCH = LARGEST + 1  # of the config: the longest batch is cut, the shortest is filled up
+MAX_BATCH = LARGEST + 1  # of the config: the longest batch is split, the shortest is padded
 
 
 WHY_NOT = why_no_cupy_gpu(("cupy", "tensorrt", "polygraphy", "onnxruntime"), "serve,tensorrt")
@@ -29,37 +37,16 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """An ONNX file of the common contract: a convolution, and the mean over the image."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    weights = np.random.default_rng(0).standard_normal((CLASSES, 3, 3, 3)).astype(np.float32) / 50
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["input__0"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
-            helper.make_node("Conv", ["nchw", "weights"], ["conv"], strides=[2, 2]),
-            helper.make_node("Relu", ["conv"], ["relu"]),
-            helper.make_node("GlobalAveragePool", ["relu"], ["mean"]),
-            helper.make_node("Flatten", ["mean"], ["output__0"]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("input__0", TensorProto.UINT8, ["batch", *IMAGE])],
-        [helper.make_tensor_value_info("output__0", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(weights, "weights")],
-    )
+    """An ONNX file of the contract."""
     path = tmp_path_factory.mktemp("network") / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    tiny_classifier(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def reference(network):
-    """What ONNX Runtime says on the CPU."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(network), providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(["output__0"], {"input__0": pixels})[0]
+    """ONNX Runtime on the CPU."""
+    return tiny_logits(network)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +56,11 @@ def plan(network):
     from polygraphy.backend.common import SaveBytes
     from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
 
-    # Contexts that share a profile are a matter of course from TensorRT 9 on. Polygraphy switches off what it does not
-    # find in the list: what TensorRT has on by default is named, too.
+    # Contexts share a profile by default from TensorRT 9 on. Polygraphy switches off what the list does not name: what
+    # TensorRT has on by default is in it, too.
     names = ("FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", "PROFILE_SHARING_0806")
     config = CreateConfig(
-        profiles=[Profile().add("input__0", *((batch, *IMAGE) for batch in (SMALLEST, BEST, LARGEST)))],
+        profiles=[Profile().add("input__0", *((batch, *TINY_IMAGE) for batch in (SMALLEST, BEST, LARGEST)))],
         # No cuBLAS and no cuDNN: a machine may have neither.
         tactic_sources=[trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS],
         preview_features=[getattr(trt.PreviewFeature, name) for name in names]
@@ -85,35 +72,26 @@ def plan(network):
     return path
 
 
-def images(rows, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (rows, *IMAGE), np.uint8)
-
-
 def close(found, expected):
     """Each kernel sums in an order of its own, and may do so in TF32."""
     np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(expected).max())
 
 
-def load(plan, *, graphs=True, **changes):
-    from jpeg_backend.tensorrt_engine import load_engine
-
-    folder = plan.parent / "1"
-    folder.mkdir(exist_ok=True)
-    (folder / plan.name).write_bytes(plan.read_bytes())
-    config = {
+def config(folder, *, gpu=0, graphs=True, **changes):
+    fields = {
         "max_batch_size": MAX_BATCH,
-        "input": [{"name": "input__0", "dims": list(IMAGE)}],
-        "output": [{"name": "output__0", "dims": [CLASSES]}],
         "optimization": {"cuda": {"graphs": graphs}},
-        "parameters": {"cuda_graph_after": {"string_value": "2"}},
+        "parameters": as_parameters({"cuda_graph_after": "2"}),
         **changes,
     }
-    args = {"model_name": NAME, "model_repository": str(plan.parent), "model_version": "1"}
-    instance = {"model_instance_kind": "GPU", "model_instance_device_id": "0"}
-    found = ModelConfig.from_triton(
-        {**args, **instance, "model_config": json.dumps(config)}, default_filename=plan.name
-    )
-    return load_engine(found)
+    return ServingConfig.from_triton(classifier_args(folder, "tensorrt", gpu=gpu, name=NAME, **fields))
+
+
+def load(plan, **changes):
+    folder = plan.parent / "1"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.plan").write_bytes(plan.read_bytes())
+    return open_classifier(config(plan.parent, **changes)).loaded
 
 
 def on_gpu(runner, pixels):
@@ -125,11 +103,11 @@ def on_gpu(runner, pixels):
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_batches_of_all_sizes_from_host_and_device_memory(plan, reference, graphs):
+def test_batches_of_any_size_run_from_host_and_device_memory(plan, reference, graphs):
     runner = load(plan, graphs=graphs)
     mixed = [[1, 2, 3], [MAX_BATCH, 1], [1] * LARGEST, [20]]
     for sizes in [[size] for size in range(1, MAX_BATCH + 2)] * 3 + mixed:
-        parts = [images(size, seed) for seed, size in enumerate(sizes)]
+        parts = [tiny_images(size, seed) for seed, size in enumerate(sizes)]
         given = [on_gpu(runner, part) if place % 2 else part for place, part in enumerate(parts)]
         for found in (runner(parts), runner([on_gpu(runner, part) for part in parts]), runner(given)):
             for logits, part in zip(found, parts, strict=True):
@@ -137,38 +115,28 @@ def test_batches_of_all_sizes_from_host_and_device_memory(plan, reference, graph
     assert bool(runner.graph_sizes) is graphs
 
 
-def test_graphs_change_no_number(plan):
+def test_graphs_do_not_change_the_logits(plan):
     with_graphs, without = load(plan), load(plan, graphs=False)
     for size in [1, 3, LARGEST, MAX_BATCH] * 4:
-        pixels = images(size, size)
+        pixels = tiny_images(size, size)
         assert np.array_equal(with_graphs([pixels])[0], without([pixels])[0])
     assert with_graphs.graph_sizes == [SMALLEST, 3, LARGEST]
     assert without.graph_sizes == []
 
 
-def test_an_engine_that_is_none_or_another_is_refused_with_the_command_that_builds_it(plan, tmp_path):
+def test_an_engine_that_cannot_be_served_is_refused(plan, tmp_path):
     broken = tmp_path / "model.plan"
     broken.write_bytes(plan.read_bytes()[:-1000])
-    with pytest.raises(BackendConfigError, match=r"is no engine for TensorRT .* --backend tensorrt"):
+    with pytest.raises(ModelLoadError, match=r"is not an engine for TensorRT .* --backend tensorrt") as caught:
         load(broken)
-    with pytest.raises(BackendConfigError, match=r"output__0 is FLOAT \[5\] for each image, but the config says"):
+    assert caught.value.reason == "engine_differs"
+    with pytest.raises(ModelLoadError, match=r"output__0 is FLOAT \[5\] for each image, but the config says"):
         load(plan, output=[{"name": "output__0", "dims": [6]}])
-    with pytest.raises(BackendConfigError, match="there is no usable NVIDIA GPU 99"):
-        from jpeg_backend.tensorrt_engine import load_engine
-
-        load_engine(
-            ModelConfig.from_triton(
-                {
-                    "model_name": NAME,
-                    "model_repository": "",
-                    "model_version": "1",
-                    "model_instance_kind": "GPU",
-                    "model_instance_device_id": "99",
-                    "model_config": json.dumps({"input": [{"name": "a"}], "output": [{"name": "b"}]}),
-                },
-                default_filename="model.plan",
-            )
-        )
+    with pytest.raises(ModelLoadError, match="no usable NVIDIA GPU 99"):
+        open_classifier(config(plan.parent, gpu=99))
+    with pytest.raises(ModelLoadError) as caught:
+        open_classifier(config(tmp_path / "gone"))
+    assert caught.value.reason == "artefact_missing"
 
 
 # As the native backend takes it, too. Two instances; the file is named by the compute capability alone.
@@ -187,19 +155,15 @@ parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }
 cc_model_filenames { key: "%(capability)s" value: "model_here.plan" }
 """
 
-# The backend as it is, but that it notes where the pixels lie that reach it.
+# The backend itself, which also notes in which memory pixels arrive.
 WATCHED = """
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
-from jpeg_backend.classifier import DeviceClassifierModel
-from jpeg_backend.tensorrt_engine import load_engine
+from jpeg_runtime import triton_model
 
 
-class TritonPythonModel(DeviceClassifierModel):
-    default_filename = "model.plan"
-    load = staticmethod(load_engine)
-
+class TritonPythonModel(triton_model.TritonPythonModel):
     def initialize(self, args):
         super().initialize(args)
         self._seen = Path(args["model_repository"]).parents[1] / "seen"
@@ -220,18 +184,15 @@ def repository_with(folder, artefact, *, graphs="true"):
     (model / "1").mkdir(parents=True)
     served = model / "1" / "model_here.plan"
     served.write_bytes(artefact)
-    stated = {"file": served.name, "sha256": hashlib.sha256(artefact).hexdigest()}
-    made = {"format": 1, "recipe": "", "recipe_sha256": "", "precision": "fp32"}
-    report = {**made, "artefact": stated, "input": list(IMAGE), "classes": CLASSES}
-    served.with_suffix(".json").write_text(json.dumps(report))
-    config = {
+    make_report(served, "tensorrt", recipe="", recipe_sha256="", input=list(TINY_IMAGE), classes=TINY_CLASSES)
+    fields = {
         "name": NAME,
         "max_batch": MAX_BATCH,
-        "classes": CLASSES,
+        "classes": TINY_CLASSES,
         "graphs": graphs,
         "capability": f"{digits[:-1]}.{digits[-1]}",
     }
-    (model / "config.pbtxt").write_text(CONFIG % config)
+    (model / "config.pbtxt").write_text(CONFIG % fields)
     (folder / "backends" / "tensorrt").mkdir(parents=True)
     (folder / "backends" / "tensorrt" / "model.py").write_text(WATCHED)
     return model.parent
@@ -239,7 +200,7 @@ def repository_with(folder, artefact, *, graphs="true"):
 
 @pytest.fixture(scope="module", params=["true", "false"])
 def served(request, plan, tmp_path_factory):
-    """A server, and the file in which the backend notes where pixels lay."""
+    """A server, and the file in which the backend notes the memory of pixels."""
     folder = tmp_path_factory.mktemp("served")
     repository = repository_with(folder, plan.read_bytes(), graphs=request.param)
     # A key for the one part, instead of jpeg-serve's for all: tests register shared memory.
@@ -267,7 +228,7 @@ def device_region(client, name, pixels):
         runtime.free(pointer)
 
 
-def ask(server, pixels, region=None):
+def infer(server, pixels, region=None):
     client = httpclient.InferenceServerClient(server.http_address)
     tensor = httpclient.InferInput("input__0", pixels.shape, "UINT8")
     with ExitStack() as stack:
@@ -280,23 +241,23 @@ def ask(server, pixels, region=None):
         return client.infer(NAME, [tensor]).as_numpy("output__0")
 
 
-def test_the_embedded_server_answers_requests_from_both_memories_at_once(served, reference):
+def test_the_embedded_server_serves_requests_from_both_memories_at_once(served, reference):
     server, seen = served
     seen.write_text("")
     sizes = [size for size in range(1, MAX_BATCH + 1) for _ in range(6)]
-    batches = [images(size, seed) for seed, size in enumerate(sizes)]
+    batches = [tiny_images(size, seed) for seed, size in enumerate(sizes)]
     with ThreadPoolExecutor(12) as pool:
-        answers = list(
+        responses = list(
             pool.map(
-                lambda place: ask(server, batches[place], f"region_{place}" if place % 2 else None),
+                lambda place: infer(server, batches[place], f"region_{place}" if place % 2 else None),
                 range(len(batches)),
             )
         )
-    for pixels, logits in zip(batches, answers, strict=True):
+    for pixels, logits in zip(batches, responses, strict=True):
         close(logits, reference(pixels))
     places = seen.read_text().split()
     assert len(places) == len(batches)
-    # What came in GPU memory reached the backend there.
+    # Pixels in GPU memory reach the backend there.
     assert places.count("gpu") == len(batches) // 2
 
 
@@ -305,4 +266,4 @@ def test_an_engine_that_cannot_be_loaded_keeps_the_model_from_loading(plan, tmp_
     log = tmp_path / "triton.log"
     with pytest.raises(ServerDied):
         next(serve(repository, log, load=[NAME], backends=tmp_path / "backends"))
-    assert "model_here.plan is no engine for TensorRT" in log.read_text()
+    assert "model_here.plan is not an engine for TensorRT" in log.read_text()

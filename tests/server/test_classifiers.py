@@ -1,4 +1,4 @@
-"""Every classifier that runs without a GPU, in every precision: built, verified, served, asked in both ways."""
+"""Every classifier that runs without a GPU, in every precision: built, verified, served, over both protocols."""
 
 import json
 from contextlib import contextmanager
@@ -11,9 +11,12 @@ from conftest import serve
 from jpeg_build.build import Request, build
 from jpeg_build.cli import main
 from jpeg_build.emitters import Options
-from jpeg_build.photos import PHOTOS, load_photos
+from jpeg_build.photos import load_photos
 from jpeg_build.recipe import RECIPES, load_recipe
 from jpeg_client import Client
+from jpeg_contract.forms import FORMS
+from jpeg_contract.report import read_report
+from jpeg_contract.resources import PHOTOS
 from support import photo
 
 # Builds, on machines that may be busy; float16 in PyTorch is ten times slower than float32 on a CPU.
@@ -34,7 +37,7 @@ CLASSIFIERS = [
     ("torch_tensorrt", "fp16"),
 ]
 
-# What torchvision says with its own transform, FACTS.md; int8 may be off by more.
+# torchvision's results with its own transform (FACTS.md); int8 may be off by more.
 EXPECTED = {"chelsea": ("Egyptian cat", 0.717), "coffee": ("espresso", 0.992), "china": ("palace", 0.692)}
 
 
@@ -65,15 +68,17 @@ def triton(module, server):
         client.close()
 
 
-def test_its_report_says_what_it_is(classifier):
+def test_the_report_states_form_precision_and_parity(classifier):
     backend, precision, repository = classifier
-    (report,) = (repository / f"classifier_{backend}" / "1").glob("model.json")
-    found = json.loads(report.read_text())
-    assert (found["backend"], found["precision"]) == (backend, precision)
-    assert found["parity"]["relative_difference"] <= found["tolerance"]["relative_difference"]
+    report = read_report(repository / f"classifier_{backend}" / "1" / FORMS[backend].artefact)
+    assert (report.form, report.precision) == (backend, precision)
+    assert report.parity.relative_difference <= report.tolerance.relative_difference
+    assert report.parity.neighbour_difference <= report.tolerance.relative_difference
+    assert {1, 2, 3, 16, 64} <= set(report.parity.batches)
+    assert "Egyptian cat" in [each.label for each in report.probe]
     if precision != "fp32":
         # It is really another precision, not fp32 under another name.
-        assert found["parity"]["relative_difference"] > 1e-5
+        assert report.parity.relative_difference > 1e-5
 
 
 def test_the_labels_are_right(classifier, server):
@@ -96,10 +101,10 @@ def test_the_classic_tensor_client_gets_scores_indices_and_labels(classifier, se
         tensor.set_data_from_numpy(pixels)
         name = f"classifier_{backend}"
         wanted = module.InferRequestedOutput("output__0", class_count=5)
-        answer = client.infer(name, [tensor], outputs=[wanted]).as_numpy("output__0")
+        ranked = client.infer(name, [tensor], outputs=[wanted]).as_numpy("output__0")
         logits = client.infer(name, [tensor]).as_numpy("output__0")
-    assert answer.shape == (3, 5)
-    for row, values in zip(answer, logits, strict=True):
+    assert ranked.shape == (3, 5)
+    for row, values in zip(ranked, logits, strict=True):
         score, index, label = row[0].decode().split(":")
         assert int(index) == int(values.argmax())
         assert float(score) == pytest.approx(float(values.max()), abs=1e-4)
@@ -107,7 +112,7 @@ def test_the_classic_tensor_client_gets_scores_indices_and_labels(classifier, se
 
 
 @pytest.mark.parametrize("module", [grpcclient, httpclient], ids=["grpc", "http"])
-def test_the_metadata_are_the_same_for_all(classifier, server, module):
+def test_the_metadata_are_the_same_for_all_classifiers(classifier, server, module):
     with triton(module, server) as client:
         found = client.get_model_metadata(
             f"classifier_{classifier[0]}", **({"as_json": True} if module is grpcclient else {})
@@ -121,9 +126,9 @@ def test_the_metadata_are_the_same_for_all(classifier, server, module):
     assert (output["name"], output["datatype"], [int(n) for n in output["shape"]]) == ("output__0", "FP32", [-1, 1000])
 
 
-def test_verify_asks_the_running_server(classifier, server, capsys):
+def test_verify_compares_the_running_server(classifier, server, capsys):
     backend, precision, repository = classifier
-    arguments = ["verify", backend, "--server", server.grpc_address, "--model-repository", str(repository)]
+    arguments = ["verify", backend, "--server", server.grpc_address, "--model-repository", str(repository), "--json"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["classifier"], found["precision"]) == (f"classifier_{backend}", precision)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  # one row for each case
-"""Broken images: each with its own reason, and none at the cost of another image."""
+"""Broken images: each has its own reason, and none affects another image."""
 
 import io
 import json
@@ -49,20 +49,20 @@ def lying_header():
 BROKEN["too many pixels"] = (lying_header(), "too many pixels: 9000x8000 is 72000000, the limit is 50000000")
 
 
-@pytest.mark.parametrize(("data", "said"), BROKEN.values(), ids=BROKEN)
-def test_each_broken_image_has_its_own_reason(client, data, said):
+@pytest.mark.parametrize(("data", "error"), BROKEN.values(), ids=BROKEN)
+def test_each_broken_image_has_its_own_reason(client, data, error):
     (prediction,) = client.classify([data])
     assert prediction.labels == prediction.scores == prediction.indices == ()
     assert prediction.error is not None
-    assert re.match(said, prediction.error), prediction.error
+    assert re.match(error, prediction.error), prediction.error
     # No address, no path, no traceback.
     assert not re.search(r"\b0x|/|Traceback|\.py|line \d", prediction.error)
 
 
 @pytest.mark.parametrize("data", [BROKEN["text"][0], BROKEN["half"][0], b""], ids=["text", "half", "empty"])
-def test_a_request_in_which_nothing_can_be_answered_is_http_400(server, tmp_path, data):
+def test_a_request_without_a_usable_image_is_http_400(server, tmp_path, data):
     (tmp_path / "broken.jpg").write_bytes(data)
-    answer = subprocess.run(
+    response = subprocess.run(
         [
             "curl", "--silent", "--include", "--data-binary", f"@{tmp_path / 'broken.jpg'}",
             "-H", "Inference-Header-Content-Length: 0", "-H", "Content-Type: application/octet-stream",
@@ -70,7 +70,7 @@ def test_a_request_in_which_nothing_can_be_answered_is_http_400(server, tmp_path
         ],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    head, body = answer.split("\n\n", 1) if "\n\n" in answer else answer.split("\r\n\r\n", 1)
+    head, body = response.split("\n\n", 1) if "\n\n" in response else response.split("\r\n\r\n", 1)
     assert head.startswith("HTTP/1.1 400 ")
     assert re.fullmatch(r"in ensemble 'jpeg_classifier', image 0: [a-zA-Z]+.*", json.loads(body)["error"])
 
@@ -113,11 +113,11 @@ def test_many_broken_images_are_named_up_to_a_limit(server):
 
 @pytest.fixture(scope="module")
 def batching_server(built_repository, tmp_path_factory):
-    """A server that waits for a batch to fill, so that requests of several clients are sure to be in one."""
+    """A server that waits until a batch is full, so that the requests of several clients are in one batch."""
     folder = tmp_path_factory.mktemp("batching")
     repository = folder / "model_repository"
     shutil.copytree(built_repository, repository)
-    # Eight requests are asked, and the four good ones of them go on.
+    # Of eight requests, the four good ones reach the classifier.
     for model, size in (("preprocess", 8), ("classifier_onnx", 4), ("postprocess", 4)):
         wait_for_batches(repository / model, size, seconds=10)
     yield from serve(repository, folder / "triton.log")
@@ -126,12 +126,12 @@ def batching_server(built_repository, tmp_path_factory):
 def test_broken_images_in_requests_that_triton_batches_together(batching_server):
     names = ["chelsea", "half", "coffee", "text", "china", "empty", "grace_hopper", "zeros"]
 
-    def ask(name):
+    def classify(name):
         with Client(f"grpc://{batching_server.grpc_address}") as client:
             return client.classify([BROKEN[name][0] if name in BROKEN else photo(name)], k=1)[0]
 
     with ThreadPoolExecutor(8) as pool:
-        predictions = dict(zip(names, pool.map(ask, names), strict=True))
+        predictions = dict(zip(names, pool.map(classify, names), strict=True))
     for name, prediction in predictions.items():
         if name in BROKEN:
             assert re.match(BROKEN[name][1], prediction.error or ""), name
@@ -144,14 +144,14 @@ def test_broken_images_in_requests_that_triton_batches_together(batching_server)
     (statistics,) = client.get_inference_statistics("preprocess")["model_stats"]
     (classified,) = client.get_inference_statistics("classifier_onnx")["model_stats"]
     client.close()
-    # They really were one batch: eight images, one execution. The four good ones went on together.
+    # They were one batch: eight images, one execution. The four good ones were one batch of the classifier.
     assert (statistics["inference_count"], statistics["execution_count"]) == (8, 1)
     # Triton counts the warm-up, too.
     assert (classified["inference_count"], classified["execution_count"]) == (4 + 1, 1 + 1)
 
 
-def test_a_tensor_that_is_malformed_harms_nobody(server):
-    """Bytes that are no list of strings: a length in front that reaches beyond the end."""
+def test_a_malformed_tensor_does_not_affect_others(server):
+    """Bytes that are not a list of strings: a length that reaches beyond the end."""
     client = grpcclient.InferenceServerClient(server.grpc_address)
     tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
     for raw in (b"", b"\x01", b"\xff\xff\xff\x7fabc", b"\x01\x00\x00\x00ab", b"\x00\x00\x00\x00\x00\x00\x00\x00"):
@@ -178,7 +178,7 @@ def test_a_request_of_another_shape_or_type_is_refused(server, shape, datatype):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda b: b"\xff\xd8\xff" + b)), min_size=1, max_size=8))  # fmt: skip
-def test_any_bytes_at_all_are_answered(server, images):
+def test_any_bytes_get_a_response(server, images):
     with Client(f"grpc://{server.grpc_address}") as client:
         predictions = client.classify([*images, photo("coffee")], k=1)
     assert predictions[-1].labels == ("espresso",)
@@ -203,8 +203,8 @@ def test_the_limits_are_the_configs(built_repository, tmp_path):
 HEADERS = {"k": b"k: \xff", "a cookie": b"Cookie: \xff", "a name with a k": b"xkx: \xff"}
 
 
-def ask_raw(server, header):
-    """A request with a header that is no UTF-8, which no HTTP library would send."""
+def classify_raw(server, header):
+    """Send a header that is not UTF-8, which no HTTP library sends."""
     host, port = server.http_address.split(":")
     body = photo("coffee")
     lines = [
@@ -218,34 +218,34 @@ def ask_raw(server, header):
     ]
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        answer = b""
+        response = b""
         while part := connection.recv(65536):
-            answer += part
-    return answer
+            response += part
+    return response
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_no_text_harms_nobody(server, header):
+def test_a_header_that_is_not_text_does_not_affect_others(server, header):
     def good(_):
         with Client(f"grpc://{server.grpc_address}") as client:
             return client.classify([photo("coffee")], k=1)[0].labels
 
     with ThreadPoolExecutor(8) as pool:
         beside = [pool.submit(good, number) for number in range(12)]
-        answers = [pool.submit(ask_raw, server, header) for _ in range(4)]
+        responses = [pool.submit(classify_raw, server, header) for _ in range(4)]
         assert [each.result() for each in beside] == [("espresso",)] * 12
-        for answer in (each.result() for each in answers):
+        for response in (each.result() for each in responses):
             if header.startswith(b"k:"):
-                assert answer.startswith(b"HTTP/1.1 400 "), answer
-                assert b"are not UTF-8 text" in answer
+                assert response.startswith(b"HTTP/1.1 400 "), response
+                assert b"are not UTF-8 text" in response
             else:
-                # No header but k is any of the models' business.
-                assert answer.startswith(b"HTTP/1.1 200 "), answer
-            assert b"Traceback" not in answer
-            assert b".py" not in answer
+                # The models see no header but k.
+                assert response.startswith(b"HTTP/1.1 200 "), response
+            assert b"Traceback" not in response
+            assert b".py" not in response
 
 
-def test_a_file_that_would_keep_the_server_busy_is_refused(server):
+def test_a_file_that_takes_too_long_to_decode_is_refused(server):
     data = encode(Image.new("L", (3000, 3000), 90), progressive=True)
     last = data.rindex(b"\xff\xda")
     with Client(f"grpc://{server.grpc_address}") as client:

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  # one row for each case
-"""Labels of real photos, over every protocol, against the framework's own answer."""
+"""Labels of real photos, over every protocol, against the framework's own labels."""
 
 import io
 import shutil
@@ -43,7 +43,7 @@ def test_the_second_label_too(client):
 
 @pytest.fixture(scope="module")
 def framework():
-    """torchvision's network, weights and transform: what the server must agree with. Top-5 of a PIL image."""
+    """The top 5 of a PIL image by torchvision's network, weights and transform, which the server must match."""
     import torch
     import torchvision
 
@@ -61,7 +61,7 @@ def framework():
 
 @pytest.fixture(scope="module")
 def full_size_server(built_repository, tmp_path_factory):
-    """The server with the decoder that decodes every pixel, chosen as a user does: in the config."""
+    """The server with the decoder that decodes every pixel, chosen in the config as by a user."""
     folder = tmp_path_factory.mktemp("full")
     repository = folder / "model_repository"
     shutil.copytree(built_repository, repository)
@@ -70,7 +70,7 @@ def full_size_server(built_repository, tmp_path_factory):
 
 
 @pytest.mark.parametrize("enlarged", [1, 4])
-def test_what_goes_over_the_wire_is_what_the_framework_answers(full_size_server, framework, enlarged):
+def test_labels_over_the_wire_are_the_frameworks(full_size_server, framework, enlarged):
     with Client(f"grpc://{full_size_server.grpc_address}") as client:
         for path in ALL:
             image = Image.open(path).convert("RGB")
@@ -111,7 +111,7 @@ def test_other_kinds_of_jpeg(client):
         assert prediction.labels[0] == "palace", kind
 
 
-def test_a_batch_of_eight_sizes_gets_the_answers_of_eight_requests(client):
+def test_a_batch_of_eight_sizes_gets_the_results_of_eight_requests(client):
     image = Image.open(PHOTOS / "coffee.jpg").convert("RGB")
     images = [
         encode(image.resize(size))
@@ -125,7 +125,7 @@ def test_a_batch_of_eight_sizes_gets_the_answers_of_eight_requests(client):
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
 
 
-def test_more_images_than_a_batch_takes(client):
+def test_more_images_than_a_batch_holds(client):
     predictions = client.classify([photo("chelsea"), photo("coffee")] * 50, k=1)
     assert [prediction.labels for prediction in predictions] == [("Egyptian cat",), ("espresso",)] * 50
 
@@ -139,17 +139,17 @@ def test_k_is_chosen_by_each_request(client, k):
 
 @pytest.mark.parametrize("k", [0, -1, 1001])
 def test_k_out_of_range_is_refused_with_the_range(client, k):
-    with pytest.raises(RequestRefused, match=f"^k must be a whole number from 1 to 1000, but it is {k}$"):
+    with pytest.raises(RequestRefused, match=f"from 1 to 1000, but it is {k}$"):
         client.classify([photo("coffee")], k=k)
 
 
-def test_requests_with_different_k_in_flight_at_once(url):
-    def ask(k):
+def test_concurrent_requests_with_different_k(url):
+    def classify(k):
         with Client(url) as client:
             return [len(prediction.labels) for prediction in client.classify([photo("coffee")] * 2, k=k)]
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, range(1, 17))) == [[k, k] for k in range(1, 17)]
+        assert list(pool.map(classify, range(1, 17))) == [[k, k] for k in range(1, 17)]
 
 
 CURL = ["curl", "--silent", "--show-error", "-H", "Inference-Header-Content-Length: 0", "-H", "Content-Type: application/octet-stream"]  # fmt: skip
@@ -161,15 +161,15 @@ def curl(server, path, *options):
 
 
 def test_raw_bytes_with_curl_and_no_client_code(server):
-    answer = curl(server, PHOTOS / "chelsea.jpg")
-    assert b"Egyptian cat" in answer
-    assert answer.index(b"Egyptian cat") < answer.index(b"tabby")
+    response = curl(server, PHOTOS / "chelsea.jpg")
+    assert b"Egyptian cat" in response
+    assert response.index(b"Egyptian cat") < response.index(b"tabby")
 
 
 @pytest.mark.parametrize("header", ["k: 2", "K: 2"])
 def test_k_as_an_http_header(server, header):
-    answer = curl(server, PHOTOS / "chelsea.jpg", "-H", header)
-    assert b'"name":"SCORE","datatype":"FP32","shape":[1,2]' in answer
+    response = curl(server, PHOTOS / "chelsea.jpg", "-H", header)
+    assert b'"name":"SCORE","datatype":"FP32","shape":[1,2]' in response
 
 
 def test_k_as_grpc_metadata(server):
@@ -196,7 +196,7 @@ def test_the_public_model_describes_itself(server, module):
     }
 
 
-def test_the_config_is_the_one_that_the_native_backend_takes(server):
+def test_the_config_is_that_of_the_native_backend(server):
     client = httpclient.InferenceServerClient(server.http_address)
     config = client.get_model_config("classifier_onnx")
     client.close()

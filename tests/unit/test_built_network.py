@@ -1,4 +1,4 @@
-"""A classifier made of the repository's checked ONNX file, without the framework the network came from."""
+"""A classifier made of the repository's checked ONNX file, without the framework of the network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from jpeg_build.built_network import BuiltNetwork
 from jpeg_build.errors import NetworkError
 from jpeg_build.recipe import load_recipe
+from jpeg_contract.artefacts import artefact_sha256
+from jpeg_contract.report import ArtefactFile, read_report, write_report
 from support import SMALL_RECIPE, run, run_module, small_network
 
 
@@ -40,7 +43,7 @@ def test_it_is_built_checked_and_verified_from_the_onnx_file(folder):
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "models/classifier_openvino/1/model.json").read_text())
     onnx = json.loads((folder / "models/classifier_onnx/1/model.json").read_text())
-    assert report["asked"]["from_onnx"] == onnx["artefact"]["sha256"]
+    assert report["requested"]["from_onnx"] == onnx["artefact"]["sha256"]
     assert report["weights"] == onnx["weights"]
     assert report["recipe_sha256"] == onnx["recipe_sha256"]
     verified = run_module(
@@ -50,11 +53,11 @@ def test_it_is_built_checked_and_verified_from_the_onnx_file(folder):
     assert "taking the network from classifier_onnx" in verified.stderr
 
 
-def test_it_is_done_again_only_for_another_onnx_file(folder):
+def test_it_is_built_again_only_for_another_onnx_file(folder):
     assert build(folder, "--backend", "openvino", "--from-onnx").returncode == 0
     again = build(folder, "--backend", "openvino", "--from-onnx", "--if-needed")
     assert "up to date" in again.stderr
-    # The same network from the recipe itself is another wish.
+    # The same network from the recipe itself is another build.
     assert "up to date" not in build(folder, "--backend", "openvino", "--if-needed").stderr
 
 
@@ -71,41 +74,57 @@ def test_the_newest_version_in_fp32_is_taken(folder):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ('"precision": "fp32"', '"precision": "int8"', "is in int8"),
-        ('"recipe_sha256": "', '"recipe_sha256": "0', "was built from another recipe"),
-        ('"sha256": "', '"sha256": "0', "is not the file that was checked"),
+        ('"precision": "fp32"', '"precision": "int8"', "not_fp32"),
+        ('"recipe_sha256": "', '"recipe_sha256": "0', "recipe_differs"),
+        ('"sha256": "', '"sha256": "0', "artefact_differs"),
     ],
 )
 def test_another_file_than_the_checked_one_is_refused(folder, old, new, reason):
     report = folder / "models/classifier_onnx/1/model.json"
     text = report.read_text()
     report.write_text(text.replace(old, new, 1))
-    with pytest.raises(NetworkError, match=reason):
+    with pytest.raises(NetworkError) as caught:
         BuiltNetwork(load_recipe(folder / "small.toml"), folder / "models")
+    assert caught.value.reason == reason
 
 
-def test_a_missing_file_is_said_with_the_command(folder):
+def test_a_file_that_is_no_network_is_refused(folder):
+    model = folder / "models/classifier_onnx/1/model.onnx"
+    model.write_bytes(b"no network")
+    report = msgspec.structs.replace(
+        read_report(model), artefact=ArtefactFile(file="model.onnx", sha256=artefact_sha256(model))
+    )
+    write_report(report, model)
+    with pytest.raises(NetworkError) as caught:
+        BuiltNetwork(load_recipe(folder / "small.toml"), folder / "models")
+    assert caught.value.reason == "network_not_loaded"
+
+
+def test_a_missing_file_is_refused_with_the_command(folder):
     shutil.rmtree(folder / "models/classifier_onnx/1")
     done = build(folder, "--backend", "openvino", "--from-onnx")
     assert done.returncode == 1
-    assert "classifier_onnx is not built: where the network is, run jpeg-build small" in done.stderr
+    assert done.stderr.endswith("[not_built]\n")
+    assert "jpeg-build small.toml --backend onnx --model-repository models" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "expected"),
     [
         ((), "--from-onnx is for openvino and tensorrt, not for onnx"),
         (("--backend", "torch_tensorrt"), "not for torch_tensorrt"),
-        (("--backend", "openvino", "--weights", "none"), "--from-onnx takes the weights that are in the file"),
+        (("--backend", "openvino", "--weights", "none"), "--weights"),
+        (("--backend", "openvino", "--checkpoint", "a.pth"), "--checkpoint"),
     ],
 )
-def test_calls_that_make_no_sense_are_refused(folder, options, reason):
+def test_options_that_do_not_go_with_from_onnx_are_refused(folder, options, expected):
     done = build(folder, *options, "--from-onnx")
     assert done.returncode == 2
-    assert reason in done.stderr
+    assert expected in done.stderr
+    assert done.stderr.endswith("[invalid_call]\n")
 
 
-def test_neither_pytorch_nor_tensorflow_is_asked_for(folder):
+def test_neither_pytorch_nor_tensorflow_is_imported(folder):
     program = (
         "import sys; sys.modules.update(torch=None, torchvision=None, tensorflow=None)\n"
         "from jpeg_build.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -1,16 +1,25 @@
 import io
+import json
 import sys
 
 import numpy as np
 import pytest
 from jpeg_client import Client, RequestRefused
+from jpeg_client.cli import GROUP_SIZE, main
 from jpeg_client.client import MAX_REQUEST_BYTES
-from jpeg_client.transport import Arrays
+from jpeg_client.errors import InvalidArgument
+from jpeg_client.transport import EnsembleOutputs
+from jpeg_contract.remedies import install_command
 from support import ROOT, run, run_module
 
 
-class Recorder:
-    """Stands where the connection is, to see what a Client makes of a call; the server tests use a real one."""
+class RecordingTransport:
+    """Record requests instead of sending them; the server tests use a real connection.
+
+    Args:
+        limit: max_batch_size of the model.
+        refuse: Returns the message of an error response to the images, or None.
+    """
 
     def __init__(self, limit=64, refuse=None):
         self.limit, self.refuse, self.requests = limit, refuse or (lambda images: None), []
@@ -24,7 +33,7 @@ class Recorder:
             raise RequestRefused(message, "400")
         labels = np.array([[image] * (k or 5) for image in images], dtype=object)
         numbers = np.ones((len(images), k or 5))
-        return Arrays(
+        return EnsembleOutputs(
             labels, numbers.astype(np.float32), numbers.astype(np.int32), np.full((len(images), 1), b"", object)
         )
 
@@ -35,7 +44,7 @@ class Recorder:
 def client(**options):
     made = Client("grpc://localhost:1")
     made._transport.close()
-    made._transport = Recorder(**options)
+    made._transport = RecordingTransport(**options)
     return made
 
 
@@ -54,31 +63,33 @@ def test_images_are_paths_bytes_or_open_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "fact"),
     [
-        ("photo.jpg", r"write classify\(\[image\]\)"),
-        (b"bytes", r"write classify\(\[image\]\)"),
-        ([None], "a path, bytes or an open file, not NoneType"),
-        ([io.StringIO("text")], "open it in binary mode"),
+        ("photo.jpg", r"classify\(\[image\]\)"),
+        (b"bytes", r"classify\(\[image\]\)"),
+        ([None], "NoneType"),
+        ([io.StringIO("text")], "binary mode"),
     ],
 )
-def test_what_is_no_list_of_images_is_a_type_error(images, said):
-    with pytest.raises(TypeError, match=said):
+def test_other_types_than_a_list_of_images_raise_a_type_error(images, fact):
+    with pytest.raises(TypeError, match=fact):
         client().classify(images)
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e12])
-def test_a_time_out_that_is_none_is_refused(timeout_s):
-    with pytest.raises(ValueError, match="must be above 0"):
+def test_an_invalid_timeout_is_refused(timeout_s):
+    with pytest.raises(InvalidArgument, match=str(timeout_s).replace("+", r"\+")) as refused:
         Client("grpc://localhost:1", timeout_s=timeout_s)
+    assert refused.value.reason == "invalid_timeout"
 
 
-def test_a_k_that_no_message_can_carry_is_refused():
-    with pytest.raises(ValueError, match="no classifier has that many classes"):
+def test_a_k_beyond_32_bits_is_refused():
+    with pytest.raises(InvalidArgument, match=str(2**63)) as refused:
         client().classify([b"x"], k=2**63)
+    assert refused.value.reason == "invalid_k"
 
 
-def test_a_long_list_is_cut_by_the_servers_batch_and_by_bytes():
+def test_a_long_list_is_split_by_batch_size_and_by_bytes():
     made = client(limit=4)
     assert len(made.classify([b"x"] * 10)) == 10
     assert [len(request) for request in made._transport.requests] == [4, 4, 2]
@@ -89,7 +100,7 @@ def test_a_long_list_is_cut_by_the_servers_batch_and_by_bytes():
     assert client().classify([]) == []
 
 
-def test_a_batch_of_broken_images_only_has_a_reason_for_each():
+def test_each_image_of_a_failed_batch_has_its_own_error():
     def refuse(images):
         if all(image == b"bad" for image in images):
             return "\n".join(f"image {i}: broken" for i in range(len(images)))
@@ -100,32 +111,103 @@ def test_a_batch_of_broken_images_only_has_a_reason_for_each():
     assert [len(request) for request in made._transport.requests] == [2, 1, 1]
 
 
-def test_any_other_refusal_is_raised():
-    with pytest.raises(RequestRefused, match="k must be"):
+def test_a_refusal_of_the_whole_request_is_raised():
+    with pytest.raises(RequestRefused, match="k must be") as refused:
         client(refuse=lambda images: "k must be a whole number").classify([b"x"])
+    assert (refused.value.reason, refused.value.status) == ("request_refused", "400")
 
 
-@pytest.mark.parametrize("url", ["localhost:8001", "ftp://localhost", "grpc://", "http://host/path", ""])
-def test_an_address_it_does_not_know_is_refused(url):
-    with pytest.raises(ValueError, match="write grpc://HOST:PORT"):
+@pytest.mark.parametrize(
+    "url", ["localhost:8001", "ftp://localhost", "grpc://", "http://host/path", "", "http://host:65536", "http://[host"]
+)
+def test_an_invalid_url_is_refused(url):
+    with pytest.raises(InvalidArgument, match="grpc://HOST:PORT") as refused:
         Client(url)
+    assert refused.value.reason == "invalid_url"
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_nobody_at_the_address_is_one_sentence(scheme):
+def test_an_unreachable_server_is_reported_in_one_line(scheme):
     done = run_module("jpeg_client", "--url", f"{scheme}://127.0.0.1:1", __file__)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"jpeg-classify: no Triton answers at {scheme}://127.0.0.1:1: is it running, and is that the right port?\n"
-    )
+    assert done.stderr.startswith("jpeg-classify: error: ")
+    assert f"{scheme}://127.0.0.1:1" in done.stderr
+    assert done.stderr.endswith("[server_unavailable]\n")
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_call_exits_with_2(tmp_path):
-    for arguments in (["gone.jpg"], ["--url", "nowhere", __file__], [], ["-k", "0", __file__]):
-        assert run_module("jpeg_client", *arguments).returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "invalid_call"),
+        (["gone.jpg"], "file_missing"),
+        (["--url", "nowhere", __file__], "invalid_url"),
+        (["-k", "0", __file__], "invalid_call"),
+        (["--timeout-s", "0", __file__], "invalid_call"),
+        (["--timeout-s", "1e9", __file__], "invalid_timeout"),
+        (["--timeout", "1", __file__], "invalid_call"),  # no abbreviations
+    ],
+)
+def test_an_invalid_call_exits_with_2(arguments, reason):
+    done = run_module("jpeg_client", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"[{reason}]\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
     done = run_module("jpeg_client", tmp_path)
     assert done.returncode == 1
-    assert "no image found" in done.stderr
+    assert done.stderr.endswith("[no_images]\n")
+
+
+def command(monkeypatch, transport, *arguments):
+    """Run jpeg-classify with a transport that sends nothing; return its exit status."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")  # main would set it for this whole process
+    monkeypatch.setattr("jpeg_client.client.GrpcTransport", lambda *_, **__: transport)
+    return main([str(argument) for argument in arguments])
+
+
+def test_options_and_paths_may_alternate(tmp_path, monkeypatch, capsys):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    for name in ("one.txt", "folder/b.JPG", "folder/a.jfif", "folder/skipped.txt", "folder/deep/c.jpeg"):
+        (tmp_path / name).write_bytes(name.encode())
+    transport = RecordingTransport()
+    assert command(monkeypatch, transport, tmp_path / "one.txt", "-k", 2, tmp_path / "folder", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["labels"] for line in lines] == [
+        [name] * 2 for name in ("one.txt", "folder/a.jfif", "folder/b.JPG", "folder/deep/c.jpeg")
+    ]
+    assert lines[0] == {
+        "image": str(tmp_path / "one.txt"),
+        "labels": ["one.txt"] * 2,
+        "scores": [1.0, 1.0],
+        "indices": [1, 1],
+        "error": None,
+    }
+
+
+def test_failed_images_are_reported_on_stderr_and_the_others_are_printed(tmp_path, monkeypatch, capsys):
+    for name in ("good", "bad"):
+        (tmp_path / name).write_bytes(name.encode())
+    transport = RecordingTransport(limit=1, refuse=lambda images: "image 0: broken" if images == [b"bad"] else None)
+    assert command(monkeypatch, transport, "-k", "1", tmp_path / "bad", "/proc/self/mem", tmp_path / "good") == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'good'}: good 1.000\n"
+    unreadable, broken = printed.err.splitlines()  # files are read before a request is sent
+    assert "/proc/self/mem" in unreadable
+    assert unreadable.endswith("[file_unreadable]")
+    assert f"{tmp_path / 'bad'}: broken" in broken
+    assert broken.endswith("[image_refused]")
+
+
+def test_files_are_sent_in_groups(tmp_path, monkeypatch, capsys):
+    for number in range(2 * GROUP_SIZE + 1):
+        (tmp_path / f"{number:03}.jpg").write_bytes(b"x")
+    transport = RecordingTransport()
+    assert command(monkeypatch, transport, tmp_path) == 0
+    assert [len(request) for request in transport.requests] == [GROUP_SIZE, GROUP_SIZE, 1]
+    assert len(capsys.readouterr().out.splitlines()) == 2 * GROUP_SIZE + 1
 
 
 WITHOUT = """\
@@ -146,20 +228,21 @@ runpy.run_module({module!r}, run_name="__main__")
         ("jpeg_build", "tritonclient", "build", ["mobilenet_v2"]),
     ],
 )
-def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(module, package, extra, arguments):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(module, package, extra, arguments):
     program = WITHOUT.format(module=module, package=package, arguments=[module, *arguments])
     done = run(sys.executable, "-c", program, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"the package {package}" in done.stderr
-    assert f"pip install -e '.[{extra}]' in this project's folder" in done.stderr
+    assert install_command(extra) in done.stderr
+    assert done.stderr.endswith("[package_missing]\n")
 
 
-@pytest.mark.parametrize("module", ["jpeg_client", "jpeg_serve", "jpeg_build"])
-def test_help_states_the_default_of_every_option(module):
-    done = run_module(module, "--help")
+def test_help_states_the_default_of_every_option():
+    done = run_module("jpeg_client", "--help")
     assert done.returncode == 0
-    options = [part for part in done.stdout.split("\n  -")[1:] if not part.startswith("h,")]
-    assert options
+    panel = done.stdout.partition("Parameters")[2].replace("│", "")
+    options = [" ".join(part.split()) for part in panel.partition("╰")[0].split("\n --")[1:]]
+    assert [option.split()[0] for option in options] == ["url", "api-key-file", "ca", "k", "timeout-s", "json"]
     for option in options:
-        assert "default" in option or "flag" in option or "--json" in option, option
+        assert "default" in option or option.startswith("json "), option

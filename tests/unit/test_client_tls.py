@@ -1,7 +1,8 @@
-"""Addresses, keys, certificates and patience: what the client decides before and after it asks."""
+"""Addresses, keys, certificates, error responses and retries of the client."""
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -12,10 +13,19 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from jpeg_client import Client, RequestRefused, ServerTimeout, ServerUnavailable, TooManyRequests
+from jpeg_client import (
+    CertificateRefused,
+    Client,
+    InvalidArgument,
+    JpegClientError,
+    RequestRefused,
+    ServerTimeout,
+    ServerUnavailable,
+    TooManyRequests,
+)
 from jpeg_client.address import Address
 from jpeg_client.cli import main
-from jpeg_client.refusals import bad_certificate, refusal, wait_s
+from jpeg_client.error_responses import certificate_error, response_error, retry_after_s
 from support import run_module
 
 KEY = "first.EXAMPLE-EXAMPLE_EXAMPLE~EXAMPLE"
@@ -37,19 +47,21 @@ def test_addresses(url: str, address: Address, where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://user:{}@host", "grpcs://{}@host:1", "https://host/?key={}", "https://host#{}"]
+    "url", ["https://user:{}@host", "grpcs://{}@host:1", "https://host/?key={}", "https://host#{}", "https://{}@[h"]
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(ValueError, match="give the key as api_key") as refused:
+    with pytest.raises(InvalidArgument) as refused:
         Client(url.format(KEY))
+    assert refused.value.reason == "invalid_url"
     assert KEY not in str(refused.value)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 @pytest.mark.parametrize("host", ["photos.example", "10.0.0.1", "[fe80::1]", "localhost.example", "127.0.0.1.example"])
 def test_a_key_goes_to_no_other_machine_unencrypted(scheme: str, host: str) -> None:
-    with pytest.raises(ValueError, match=f"unencrypted.*: use {scheme}s://, or no key") as refused:
+    with pytest.raises(InvalidArgument, match=f"{scheme}s://") as refused:
         Client(f"{scheme}://{host}:1", api_key=KEY)
+    assert refused.value.reason == "unencrypted_api_key"
     assert KEY not in str(refused.value)
     Client(f"{scheme}s://{host}:1", api_key=KEY).close()
     Client(f"{scheme}://{host}:1").close()
@@ -64,9 +76,10 @@ def test_a_key_may_stay_on_this_machine(host: str) -> None:
 @pytest.mark.parametrize(
     "key", ["", "two words", f"{KEY}\r\nX-More: 1", "schlüssel", f"Bearer {KEY}", f'"{KEY}"', "\x00"]
 )
-def test_what_is_no_key_is_refused_and_not_shown(key: str) -> None:
-    with pytest.raises(ValueError, match="this is no API key") as refused:
+def test_an_invalid_key_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
         Client("https://host", api_key=key)
+    assert refused.value.reason == "invalid_api_key"
     assert not key or key not in str(refused.value)
 
 
@@ -74,125 +87,159 @@ def test_a_ca_is_a_file_of_certificates_and_for_tls(tmp_path: Path) -> None:
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
     for scheme in ("grpcs", "https"):
-        with pytest.raises(ValueError, match=r"nonsense\.pem holds no certificate in PEM format"):
+        with pytest.raises(InvalidArgument, match=r"nonsense\.pem.* PEM") as refused:
             Client(f"{scheme}://localhost:1", ca=nonsense)
+        assert refused.value.reason == "invalid_ca"
         with pytest.raises(FileNotFoundError) as missing:
             Client(f"{scheme}://localhost:1", ca=tmp_path / "gone.pem")
         assert missing.value.filename == str(tmp_path / "gone.pem")
-    with pytest.raises(ValueError, match=r"for grpcs:// and https://, not for grpc://"):
+    with pytest.raises(InvalidArgument, match="grpcs://") as refused:
         Client("grpc://localhost:1", ca=nonsense)
+    assert refused.value.reason == "ca_without_tls"
 
 
-# --- What is said ---
+# --- Error responses ---
+
+NOT_TRITON = "an exception occurred in the client: <html>"
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "kind", "said"),
+    ("status", "message", "kind", "reason", "fact"),
     [
-        ("403", "this is not allowed", RequestRefused, r"does not allow this \(this is not allowed\)"),
-        ("415", "send it uncompressed", RequestRefused, "does not offer what the client needs"),
-        ("UNIMPLEMENTED", "this gateway does not offer that method", RequestRefused, "does not offer what the client"),
-        ("413", "it may have 1 MiB", RequestRefused, r"\(it may have 1 MiB\): classify fewer or smaller images"),
-        ("RESOURCE_EXHAUSTED", "the request is longer than 1 MiB", RequestRefused, "fewer or smaller images"),
-        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max", RequestRefused, "fewer or smaller images"),
-        ("RESOURCE_EXHAUSTED", "too many requests", TooManyRequests, "takes no more requests for now"),
-        ("429", "too many requests", TooManyRequests, "takes no more requests for now"),
-        ("502", "an exception occurred in the client: <html>", ServerUnavailable, "no server behind it"),
-        ("503", "an exception occurred in the client: <html>", ServerUnavailable, "no server behind it"),
-        ("503", "Exceeds maximum queue size", ServerUnavailable, "^Exceeds maximum queue size$"),
-        ("504", "no server answered in time", ServerTimeout, "had no answer from its server in time"),
-        ("418", "an exception occurred in the client: <html>", RequestRefused, "not as Triton or its gateway does"),
-        ("404", "Request for unknown model: 'x'", RequestRefused, "^Request for unknown model: 'x'$"),
-        ("400", "in ensemble 'a', k must be", RequestRefused, "^k must be$"),
+        ("403", "this is not allowed", RequestRefused, "forbidden", r"\(this is not allowed\)"),
+        ("415", "send it uncompressed", RequestRefused, "unsupported", r"\(send it uncompressed\)"),
+        ("UNIMPLEMENTED", "this gateway does not offer that", RequestRefused, "unsupported", "gateway"),
+        ("413", "it may have 1 MiB", RequestRefused, "request_too_large", r"\(it may have 1 MiB\).*fewer"),
+        ("RESOURCE_EXHAUSTED", "the request is longer than 1 MiB", RequestRefused, "request_too_large", "1 MiB"),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max", RequestRefused, "request_too_large", "larger"),
+        ("RESOURCE_EXHAUSTED", "too many requests", TooManyRequests, "too_many_requests", "timeout_s"),
+        ("429", "too many requests", TooManyRequests, "too_many_requests", "timeout_s"),
+        ("502", NOT_TRITON, ServerUnavailable, "server_unavailable", "gateway"),
+        ("503", NOT_TRITON, ServerUnavailable, "server_unavailable", "gateway"),
+        ("503", "Exceeds maximum queue size", ServerUnavailable, "server_unavailable", "^Exceeds maximum queue size$"),
+        ("504", "no server answered in time", ServerTimeout, "server_timeout", r"\(no server answered in time\)"),
+        ("418", NOT_TRITON, RequestRefused, "unexpected_response", "418"),
+        ("404", NOT_TRITON, RequestRefused, "not_found", "https://here"),
+        ("404", "this gateway has nothing at that path", RequestRefused, "not_found", "nothing at that path"),
+        (
+            "404",
+            "Request for unknown model: 'x'",
+            RequestRefused,
+            "request_refused",
+            "^Request for unknown model: 'x'$",
+        ),
+        ("400", "in ensemble 'a', k must be", RequestRefused, "request_refused", "^k must be$"),
     ],
 )
-def test_what_a_refusal_is_called(status: str, message: str, kind: type[Exception], said: str) -> None:
-    error = refusal("https://here", status, message, has_key=False)
+def test_an_error_response_maps_to_an_exception(
+    status: str, message: str, kind: type[JpegClientError], reason: str, fact: str
+) -> None:
+    error = response_error("https://here", status, message, has_key=False)
     assert type(error) is kind
-    with pytest.raises(kind, match=said):
-        raise error
+    assert error.reason == reason
+    assert re.search(fact, str(error)), error
     assert "<html>" not in str(error)
     if isinstance(error, RequestRefused):
         assert error.status == status
 
 
-def test_older_grpc_names_another_host_in_its_own_words() -> None:
-    # gRPC's word before it checked host names itself; the others are met in tests/deployment.
-    assert "another host" in str(bad_certificate("grpcs://a", "Peer name a is not in peer certificate"))
+@pytest.mark.parametrize("status", ["401", "UNAUTHENTICATED"])
+def test_a_missing_key_and_a_wrong_key_have_different_reasons(status: str) -> None:
+    missing = response_error("https://here", status, "", has_key=False)
+    assert missing.reason == "api_key_required"
+    assert "--api-key-file" in str(missing)
+    assert response_error("https://here", status, "", has_key=True).reason == "api_key_rejected"
+
+
+@pytest.mark.parametrize(
+    ("message", "fact"),
+    [
+        ("Peer name a is not in peer certificate", "another host"),  # gRPC before it verified host names itself
+        ("Hostname mismatch, certificate is not valid for 'a'", "another host"),
+        ("certificate has expired", "expired"),
+        ("self-signed certificate", "--ca"),
+    ],
+)
+def test_a_certificate_error_names_the_remedy(message: str, fact: str) -> None:
+    error = certificate_error("grpcs://a", message)
+    assert type(error) is CertificateRefused
+    assert error.reason == "certificate_refused"
+    assert fact in str(error)
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    assert wait_s("7") == 7
-    assert wait_s(None) == wait_s("soon") == wait_s("-3") == wait_s("") == 1
+    assert retry_after_s("7") == 7
+    assert retry_after_s(None) == retry_after_s("soon") == retry_after_s("-3") == retry_after_s("") == 1
     later = datetime.now(timezone.utc) + timedelta(seconds=60)
-    assert 57 < wait_s(format_datetime(later, usegmt=True)) <= 60
-    assert wait_s("Sun, 06 Nov 1994 08:49:37 GMT") == 0
-    assert wait_s("Sun, 06 Nov 1994 08:49:37 -0000") == 0
+    assert 57 < retry_after_s(format_datetime(later, usegmt=True)) <= 60
+    assert retry_after_s("Sun, 06 Nov 1994 08:49:37 GMT") == 0
+    assert retry_after_s("Sun, 06 Nov 1994 08:49:37 -0000") == 0
 
 
-# --- Patience ---
+# --- Retries ---
 
 
-class Busy:
-    """Stands where the connection is, and refuses so many calls; the gateway's tests use a real one."""
+class RefusingTransport:
+    """Raise the given errors, one per call, then succeed; the gateway tests use a real connection."""
 
-    def __init__(self, *refusals: Exception) -> None:
-        self.refusals = list(refusals)
-        self.left_s: list[float] = []
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.timeouts_s: list[float] = []
 
     def max_batch_size(self, model: str, timeout_s: float) -> int:
-        self.left_s.append(timeout_s)
-        if self.refusals:
-            raise self.refusals.pop(0)
+        self.timeouts_s.append(timeout_s)
+        if self.errors:
+            raise self.errors.pop(0)
         return 8
 
     def close(self) -> None:
         pass
 
 
-def limit(busy: Busy, timeout_s: float) -> int:
+def batch_limit(transport: RefusingTransport, timeout_s: float) -> int:
     client = Client("grpc://localhost:1", timeout_s=timeout_s)
     client.close()
-    client._transport = busy  # type: ignore[assignment]
-    return client._limit()
+    client._transport = transport  # type: ignore[assignment]
+    return client._batch_limit()
 
 
-def test_it_waits_as_told_and_asks_again_while_there_is_time() -> None:
-    busy = Busy(*(TooManyRequests("wait", "429", 0.1) for _ in range(3)))
+def test_it_waits_and_retries_within_the_timeout() -> None:
+    transport = RefusingTransport(*(TooManyRequests("wait", "429", 0.1) for _ in range(3)))
     begun = time.monotonic()
-    assert limit(busy, 2) == 8
+    assert batch_limit(transport, 2) == 8
     waited = time.monotonic() - begun
     assert 0.3 <= waited < 2
-    assert busy.left_s[0] == 2
-    # Each call has what is left, after a wait that is never shorter than told.
-    assert all(before - after >= 0.1 for before, after in zip(busy.left_s, busy.left_s[1:], strict=False))
-    assert len(busy.left_s) == 4
+    assert transport.timeouts_s[0] == 2
+    # Each call gets the time that is left after a wait of at least wait_s.
+    pairs = zip(transport.timeouts_s, transport.timeouts_s[1:], strict=False)
+    assert all(before - after >= 0.1 for before, after in pairs)
+    assert len(transport.timeouts_s) == 4
 
 
-def test_it_does_not_wait_for_what_comes_too_late() -> None:
-    busy = Busy(TooManyRequests("wait", "429", 60))
+def test_it_does_not_wait_beyond_the_timeout() -> None:
+    transport = RefusingTransport(TooManyRequests("wait", "429", 60))
     begun = time.monotonic()
     with pytest.raises(TooManyRequests):
-        limit(busy, 1)
+        batch_limit(transport, 1)
     assert time.monotonic() - begun < 0.5
-    assert len(busy.left_s) == 1
-    # And ends, however often it is told to wait not at all.
-    busy = Busy(*(TooManyRequests("wait", "429", 0) for _ in range(10_000)))
+    assert len(transport.timeouts_s) == 1
+    # The timeout ends the retries even if every wait is zero.
+    transport = RefusingTransport(*(TooManyRequests("wait", "429", 0) for _ in range(10_000)))
     with pytest.raises(TooManyRequests):
-        limit(busy, 0.5)
+        batch_limit(transport, 0.5)
     assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("error", [RequestRefused("no", "401"), ServerUnavailable("no"), ServerTimeout("no")])
-def test_it_repeats_nothing_else(error: Exception) -> None:
-    busy = Busy(error)
+def test_it_retries_no_other_error(error: Exception) -> None:
+    transport = RefusingTransport(error)
     with pytest.raises(type(error)):
-        limit(busy, 5)
-    assert len(busy.left_s) == 1
+        batch_limit(transport, 5)
+    assert len(transport.timeouts_s) == 1
 
 
-def test_over_http_the_time_is_that_of_the_whole_answer() -> None:
-    """A socket whose answer drips: each byte comes in time, the whole does not."""
+def test_over_http_the_timeout_covers_the_whole_response() -> None:
+    """Each byte of this response arrives within the timeout, the whole response does not."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         over = threading.Event()
 
@@ -211,10 +258,11 @@ def test_over_http_the_time_is_that_of_the_whole_answer() -> None:
             begun = time.monotonic()
             with (
                 Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.6) as client,
-                pytest.raises(ServerTimeout, match=r"within 0\.6 s"),
+                pytest.raises(ServerTimeout, match=r"0\.6 s") as late,
             ):
                 client.classify([b"x"])
             assert 0.5 < time.monotonic() - begun < 2
+            assert late.value.reason == "server_timeout"
         finally:
             over.set()
             thread.join()
@@ -223,41 +271,44 @@ def test_over_http_the_time_is_that_of_the_whole_answer() -> None:
 # --- The command line ---
 
 
-def test_no_option_takes_a_key_and_the_help_says_why() -> None:
-    said = " ".join(run_module("jpeg_client", "--help").stdout.split())
-    assert "--api-key-file FILE" in said
-    assert "other users of this machine can read those in the list of processes" in said
-    # Who gives it there nevertheless does not find it in a log as well.
-    for option in ("--api-key", "--api-key-file", "--key"):
-        done = run_module("jpeg_client", option, KEY, "--url", "https://localhost:1", __file__)
-        assert done.returncode == 2
-        assert option in done.stderr
-        assert KEY not in done.stdout + done.stderr
+def test_the_help_explains_why_no_option_takes_a_key() -> None:
+    text = " ".join(run_module("jpeg_client", "--help").stdout.split())
+    assert "--api-key-file" in text
+    assert "process list" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--api-key", KEY), (f"--api-key={KEY}",), ("--api-key-file", KEY), ("--key", KEY)]
+)
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(arguments: tuple[str, ...]) -> None:
+    done = run_module("jpeg_client", *arguments, "--url", "https://localhost:1", __file__)
+    assert done.returncode == 2
+    assert arguments[0].partition("=")[0] in done.stderr
+    assert KEY not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words\n", b"\xff\xfe\x00", b"-----BEGIN CERTIFICATE-----\n"])
-def test_a_file_that_holds_no_key(
+def test_a_file_without_a_valid_key_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")  # which main would set
-    monkeypatch.setenv("JPEG_API_KEY", KEY)  # the file goes before it
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")  # main would set it for this whole process
+    monkeypatch.setenv("JPEG_API_KEY", KEY)  # the file takes precedence
     (tmp_path / "key").write_bytes(content)
     arguments = ["--api-key-file", str(tmp_path / "key"), "--url", "https://localhost:1", __file__]
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith("jpeg-classify: this is no API key")
+    assert capsys.readouterr().err.endswith("[invalid_api_key]\n")
 
 
-def test_files_that_are_not_there_are_a_wrong_call(tmp_path: Path) -> None:
-    ask = ["jpeg_client", "--url", "https://localhost:1", __file__]
-    done = run_module(*ask, "--ca", tmp_path / "gone")
-    assert done.returncode == 2
-    assert done.stderr == f"jpeg-classify: there is no file or folder {tmp_path / 'gone'}\n"
-    done = run_module(*ask, "--api-key-file", tmp_path / "gone")
-    assert done.returncode == 2
-    assert "there is no file of the name given as --api-key-file" in done.stderr
+def test_missing_files_are_an_invalid_call(tmp_path: Path) -> None:
+    for option in ("--ca", "--api-key-file"):
+        done = run_module("jpeg_client", "--url", "https://localhost:1", __file__, option, tmp_path / "gone")
+        assert done.returncode == 2
+        assert done.stderr.endswith("[file_missing]\n")
+        # The value of --api-key-file may be a key.
+        assert (str(tmp_path / "gone") in done.stderr) == (option == "--ca")
 
 
-def test_the_key_of_the_environment_does_not_leave_unencrypted() -> None:
+def test_the_key_from_the_environment_is_not_sent_unencrypted() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jpeg_client", "--url", "http://photos.example", __file__],
         env={"JPEG_API_KEY": KEY},
@@ -266,5 +317,5 @@ def test_the_key_of_the_environment_does_not_leave_unencrypted() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "unencrypted" in done.stderr
+    assert done.stderr.endswith("[unencrypted_api_key]\n")
     assert KEY not in done.stderr

@@ -1,9 +1,17 @@
+import json
+import signal
+from pathlib import Path
+
 import pytest
+from google.protobuf import text_format
 from jpeg_build import configs, repository
-from jpeg_build.configs import ArtefactSettings as Settings
 from jpeg_build.errors import RepositoryError
 from jpeg_build.recipe import RECIPES, load_recipe
-from jpeg_build.targets import TARGETS
+from jpeg_contract import model_config
+from jpeg_contract.forms import FORMS
+from jpeg_contract.model_config import KIND_AUTO, KIND_GPU, ConfigError
+from jpeg_contract.report import ConfigSettings
+from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
 
 MOBILENET, RESNET = (load_recipe(RECIPES / f"{name}.toml") for name in ("mobilenet_v2", "resnet50"))
 
@@ -11,7 +19,7 @@ MOBILENET, RESNET = (load_recipe(RECIPES / f"{name}.toml") for name in ("mobilen
 def all_configs(recipe, classifier="classifier_onnx"):
     built = (
         configs.preprocess_config(recipe),
-        configs.classifier_config(recipe, TARGETS["onnx"]),
+        configs.classifier_config(recipe, FORMS["onnx"]),
         configs.postprocess_config(recipe),
         configs.ensemble_config(classifier),
     )
@@ -28,18 +36,18 @@ def stage(path, built):
 
 def test_text_and_message_are_the_same_config():
     for config in all_configs(MOBILENET).values():
-        assert configs.parse(configs.to_text(config)) == config
+        assert model_config.parse(configs.to_text(config)) == config
 
 
 def test_the_word_to_edit_is_marked_once():
     text = configs.to_text(configs.ensemble_config("classifier_onnx"))
     (line,) = [line for line in text.splitlines() if "classifier_onnx" in line]
     assert "swap" in line
-    swapped = configs.parse(text.replace("classifier_onnx", "classifier_tensorrt"))
-    assert configs.chosen_classifier(swapped) == "classifier_tensorrt"
+    swapped = model_config.parse(text.replace("classifier_onnx", "classifier_tensorrt"))
+    assert model_config.chosen_classifier(swapped) == "classifier_tensorrt"
 
 
-def test_a_rebuild_keeps_what_is_the_users(tmp_path):
+def test_a_rebuild_keeps_the_users_choices(tmp_path):
     assert stage(tmp_path, all_configs(MOBILENET)) == [
         "classifier_onnx",
         "jpeg_classifier",
@@ -58,12 +66,12 @@ def test_a_rebuild_keeps_what_is_the_users(tmp_path):
 
     assert stage(tmp_path, all_configs(RESNET)) == ["postprocess", "preprocess"]
     assert ensemble.read_text() == edited
-    kept = configs.parse(preprocess.read_text())
+    kept = model_config.parse(preprocess.read_text())
     assert kept.parameters["decoder"].string_value == "full"
     assert kept.instance_group[0].count == 3
     assert kept.max_batch_size == 16
     assert kept.metric_tags["team"] == "vision"
-    # What the recipe decides is the recipe's.
+    # The rest is the recipe's.
     assert kept.parameters["resize_size"].string_value == "232"
     assert kept.parameters["recipe"].string_value == "resnet50"
 
@@ -80,17 +88,16 @@ def test_a_config_that_cannot_be_read_is_not_thrown_away(tmp_path):
     stage(tmp_path, all_configs(MOBILENET))
     file = tmp_path / "preprocess" / "config.pbtxt"
     file.write_text("max_batch: 3")
-    with pytest.raises(RepositoryError, match=r"preprocess/config\.pbtxt: cannot be read: 1:1 .*mend it, or delete it"):
+    with pytest.raises(RepositoryError, match=r"preprocess/config\.pbtxt:1: cannot be parsed: .*max_batch") as caught:
         stage(tmp_path, all_configs(RESNET))
+    assert caught.value.reason == "invalid_repository"
     assert file.read_text() == "max_batch: 3"
-    assert configs.parse((tmp_path / "postprocess" / "config.pbtxt").read_text()).parameters["recipe"].string_value == (
-        "mobilenet_v2"
-    )
+    assert model_config.parse((tmp_path / "postprocess" / "config.pbtxt").read_text()).parameters[
+        "recipe"
+    ].string_value == ("mobilenet_v2")
 
 
 def test_either_all_files_are_placed_or_none(tmp_path, monkeypatch):
-    from pathlib import Path
-
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1").write_text("old")
     replace = Path.replace
@@ -113,9 +120,6 @@ def test_either_all_files_are_placed_or_none(tmp_path, monkeypatch):
 
 
 def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
-    import signal
-    from pathlib import Path
-
     replace = Path.replace
 
     def interrupted(self, target):
@@ -139,13 +143,14 @@ def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
 def test_two_builds_at_once_are_refused(tmp_path):
     with (
         repository.staging(tmp_path),
-        pytest.raises(RepositoryError, match="another jpeg-build is at work"),
+        pytest.raises(RepositoryError, match="another jpeg-build") as caught,
         repository.staging(tmp_path),
     ):
         pass
+    assert caught.value.reason == "repository_busy"
 
 
-def test_what_a_killed_build_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
     (tmp_path / ".staging-old" / "classifier_onnx").mkdir(parents=True)
     with repository.staging(tmp_path):
         assert not (tmp_path / ".staging-old").exists()
@@ -153,13 +158,12 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
 
 def test_a_repository_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RepositoryError, match="cannot be written"), repository.staging(tmp_path / "file"):
+    with pytest.raises(RepositoryError, match="cannot be written") as caught, repository.staging(tmp_path / "file"):
         pass
+    assert caught.value.reason == "invalid_repository"
 
 
 def test_a_savedmodel_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    from pathlib import Path
-
     saved = Path("classifier_tf_trt/1/model.savedmodel")
     old = {"saved_model.pb": "old", "assets/engine": "old engine"}
     for name, text in old.items():
@@ -199,8 +203,8 @@ def test_a_savedmodel_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch
     assert contents() == {"saved_model.pb": "new", "variables/data": "new"}
 
 
-def test_every_target_has_the_same_tensors():
-    found = [configs.classifier_config(MOBILENET, target) for target in TARGETS.values()]
+def test_every_form_has_the_same_tensors():
+    found = [configs.classifier_config(MOBILENET, form) for form in FORMS.values()]
     for config in found:
         assert list(config.input) == list(found[0].input)
         assert list(config.output) == list(found[0].output)
@@ -210,39 +214,39 @@ def test_every_target_has_the_same_tensors():
 
 def test_the_word_is_changed_and_nothing_else():
     text = configs.to_text(configs.ensemble_config("classifier_onnx")) + "# mine\n"
-    changed = configs.choose_classifier(text, "classifier_tensorrt")
+    changed = model_config.choose_classifier(text, "classifier_tensorrt")
     assert changed == text.replace("classifier_onnx", "classifier_tensorrt")
     oneline = 'ensemble_scheduling { step { model_name: \'a\' output_map { key: "output__0" value: "x" } } }'
-    assert configs.choose_classifier(oneline, "b") == oneline.replace("'a'", '"b"')
+    assert model_config.choose_classifier(oneline, "b") == oneline.replace("'a'", '"b"')
     with pytest.raises(ValueError, match="no step makes output__0"):
-        configs.choose_classifier("ensemble_scheduling { step { model_name: 'a' } }", "b")
+        model_config.choose_classifier("ensemble_scheduling { step { model_name: 'a' } }", "b")
     with pytest.raises(ValueError, match="does not stand there as one word"):
-        configs.choose_classifier(oneline.replace("'a'", "'a' 'b'"), "c")
+        model_config.choose_classifier(oneline.replace("'a'", "'a' 'b'"), "c")
 
 
 def test_engines_by_gpu_are_kept_beside_each_other_and_one_for_all_replaces_them():
-    config = configs.classifier_config(MOBILENET, TARGETS["tensorrt"])
+    config = configs.classifier_config(MOBILENET, FORMS["tensorrt"])
     for capability in ("8.0", "9.0"):
         engines = {capability: f"model_sm{capability.replace('.', '')}.plan"}
-        configs.apply_settings(config, Settings(on_gpu=True, max_batch=64, engines=engines))
+        configs.apply_settings(config, ConfigSettings(on_gpu=True, max_batch=64, engines=engines))
     assert dict(config.cc_model_filenames) == {"8.0": "model_sm80.plan", "9.0": "model_sm90.plan"}
-    configs.apply_settings(config, Settings(on_gpu=True, max_batch=64))
+    configs.apply_settings(config, ConfigSettings(on_gpu=True, max_batch=64))
     assert not config.cc_model_filenames
 
 
 def test_an_engine_moves_its_instances_to_the_gpu_and_a_plain_network_back():
-    config = configs.classifier_config(MOBILENET, TARGETS["torch_tensorrt"])
+    config = configs.classifier_config(MOBILENET, FORMS["torch_tensorrt"])
     config.instance_group[0].count = 3
-    engine, plain = Settings(on_gpu=True, max_batch=32), Settings()
+    engine, plain = ConfigSettings(on_gpu=True, max_batch=32), ConfigSettings()
     configs.apply_settings(config, engine)
-    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, configs.KIND_GPU)
+    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, KIND_GPU)
     config.instance_group[0].gpus.append(1)
     configs.apply_settings(config, plain, engine)
-    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, configs.KIND_AUTO)
+    assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, KIND_AUTO)
     # A classifier that may run on either stays where the user put it.
-    config.instance_group[0].kind = configs.KIND_GPU
+    config.instance_group[0].kind = KIND_GPU
     configs.apply_settings(config, plain, plain)
-    assert config.instance_group[0].kind == configs.KIND_GPU
+    assert config.instance_group[0].kind == KIND_GPU
 
 
 @pytest.mark.parametrize(
@@ -258,28 +262,84 @@ def test_an_engine_moves_its_instances_to_the_gpu_and_a_plain_network_back():
     ],
 )
 def test_max_batch_size_follows_the_engine_unless_it_is_the_users(found, before, now, wanted):
-    config = configs.classifier_config(MOBILENET, TARGETS["tensorrt"])
+    config = configs.classifier_config(MOBILENET, FORMS["tensorrt"])
     config.max_batch_size = found
-    configs.apply_settings(config, Settings(max_batch=now), None if before is None else Settings(max_batch=before))
+    configs.apply_settings(
+        config, ConfigSettings(max_batch=now), None if before is None else ConfigSettings(max_batch=before)
+    )
     assert config.max_batch_size == wanted
 
 
-def test_what_an_artefact_needs_comes_and_goes_with_it():
-    config = configs.classifier_config(MOBILENET, TARGETS["openvino"])
+def test_an_artefacts_parameters_come_and_go_with_it():
+    config = configs.classifier_config(MOBILENET, FORMS["openvino"])
     config.parameters["NUM_STREAMS"].string_value = "2"
-    configs.apply_settings(config, Settings(parameters={"HINT_BF16": "YES"}))
+    configs.apply_settings(config, ConfigSettings(parameters={"HINT_BF16": "YES"}))
     assert config.parameters["HINT_BF16"].string_value == "YES"
-    configs.apply_settings(config, Settings())
-    assert {name: value.string_value for name, value in config.parameters.items()} == {"NUM_STREAMS": "2"}
+    configs.apply_settings(config, ConfigSettings())
+    assert model_config.parameters(config) == {"NUM_STREAMS": "2"}
+
+
+def test_a_parameter_that_was_edited_since_is_the_users():
+    before = ConfigSettings(parameters={"PERFORMANCE_HINT": "LATENCY"})
+    for text, kept in (("LATENCY", {}), ("THROUGHPUT", {"PERFORMANCE_HINT": "THROUGHPUT"})):
+        config = configs.classifier_config(MOBILENET, FORMS["openvino"])
+        configs.apply_settings(config, before)
+        assert model_config.parameters(config) == {"PERFORMANCE_HINT": "LATENCY"}
+        config.parameters["PERFORMANCE_HINT"].string_value = text
+        configs.apply_settings(config, ConfigSettings(), before)
+        assert model_config.parameters(config) == kept
 
 
 def test_a_version_is_pinned_and_released():
-    config = configs.classifier_config(MOBILENET, TARGETS["onnx"])
-    assert configs.pinned_version(config) is None
-    pinned = configs.pin_version(config, 3)
-    assert configs.pinned_version(pinned) == 3
+    config = configs.classifier_config(MOBILENET, FORMS["onnx"])
+    assert model_config.pinned_version(config) is None
+    pinned = model_config.pin_version(config, 3)
+    assert model_config.pinned_version(pinned) == 3
     # A rebuild keeps the choice.
-    assert configs.pinned_version(configs.keep_users_choices(config, pinned)) == 3
-    assert configs.pin_version(pinned, None) == config
+    assert model_config.pinned_version(configs.keep_users_choices(config, pinned)) == 3
+    assert model_config.pin_version(pinned, None) == config
     pinned.version_policy.specific.versions[:] = [1, 4, 2]
-    assert configs.pinned_version(pinned) == 4  # what the ensemble gets
+    assert model_config.pinned_version(pinned) == 4  # what the ensemble gets
+
+
+def test_the_settings_of_the_models_are_those_of_the_recipe():
+    preprocess = PreprocessSettings.from_parameters(model_config.parameters(configs.preprocess_config(RESNET)))
+    assert preprocess.geometry == RESNET.geometry
+    assert (preprocess.recipe, preprocess.recipe_sha256) == ("resnet50", RESNET.sha256)
+    postprocess = PostprocessSettings.from_parameters(model_config.parameters(configs.postprocess_config(RESNET)))
+    assert (postprocess.recipe, postprocess.recipe_sha256) == ("resnet50", RESNET.sha256)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)
+def test_a_form_decides_backend_platform_and_instances(form):
+    config = configs.classifier_config(MOBILENET, form)
+    assert (config.name, config.backend, config.platform) == (form.model, form.backend, form.platform)
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (1, model_config.ModelInstanceGroup.Kind.Value(f"KIND_{form.instance_kind}"))
+    stays_on_gpu = model_config.parameters(config).get("FORCE_CPU_ONLY_INPUT_TENSORS") == "no"
+    assert stays_on_gpu == form.takes_device_tensors
+
+
+# Reading
+
+
+def test_a_missing_config_is_told_from_an_invalid_one(tmp_path):
+    path = tmp_path / "config.pbtxt"
+    with pytest.raises(ConfigError) as caught:
+        model_config.read(path)
+    assert (caught.value.missing, caught.value.reason) == (True, "config_missing")
+    for content, line in ((b'name: "m"\nmax_batch: 3', 2), (b"\xff", 0)):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            model_config.read(path)
+        assert (caught.value.missing, caught.value.reason, caught.value.line) == (False, "invalid_config", line)
+    with pytest.raises(text_format.ParseError):
+        model_config.parse("max_batch: 3")
+
+
+def test_the_json_for_a_python_model_has_tritons_names():
+    config = configs.classifier_config(MOBILENET, FORMS["tensorrt"])
+    found = json.loads(model_config.to_triton_json(config))
+    assert found["max_batch_size"] == 64
+    assert found["input"][0]["dims"] == ["224", "224", "3"]
+    assert found["parameters"] == {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}}

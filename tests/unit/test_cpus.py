@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from jpeg_preprocess import cpus
+from jpeg_contract import cpus
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from jpeg_preprocess import cpus
         ({"cpu/d/cpu.cfs_quota_us": "300000", "cpu/d/cpu.cfs_period_us": "100000"}, ["d"], 3.0),
     ],
 )
-def test_the_limit_is_read_from_the_control_groups(tmp_path, files, folders, quota):
+def test_the_limit_is_read_from_the_cgroups(tmp_path, files, folders, quota):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -33,15 +33,20 @@ def test_the_limit_is_read_from_the_control_groups(tmp_path, files, folders, quo
 
 
 @pytest.mark.parametrize(("quota", "allowed", "usable"), [(None, 4, 4), (1.5, 4, 2), (0.1, 4, 1), (8.0, 4, 4)])
-def test_what_is_usable_is_the_smaller(monkeypatch, quota, allowed, usable):
+def test_the_smaller_of_affinity_and_limit_is_usable(monkeypatch, quota, allowed, usable):
     monkeypatch.setattr(cpus, "_quota", lambda root, folders: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(allowed)))
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert cpus.usable_cpus() == usable
-    assert cpus.limited_cpus() == (0 if usable == 4 else usable)
+
+
+def test_the_cpus_of_the_machine_are_those_that_libraries_count(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert cpus.machine_cpus() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cpus.machine_cpus() == 1
 
 
 def test_a_process_on_one_cpu_has_one():
-    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from jpeg_preprocess.cpus import *; "
-    answered = subprocess.check_output([sys.executable, "-c", program + "print(usable_cpus())"], text=True)
-    assert answered == "1\n"
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from jpeg_contract.cpus import *; "
+    printed = subprocess.check_output([sys.executable, "-c", program + "print(usable_cpus())"], text=True)
+    assert printed == "1\n"

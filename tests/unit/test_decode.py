@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_preprocess import Geometry, ImageError, Limits
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.settings import Limits
+from jpeg_preprocess import resize_and_crop
 from jpeg_preprocess.decode import decode
 from PIL import Image, ImageOps
 from support import encode, noise, photo
@@ -17,7 +20,7 @@ def pixels(data, *, decoder="full", limits=None, exif_orientation=True, geometry
     decoded = decode(
         data, geometry=geometry, decoder=decoder, limits=limits or Limits(), exif_orientation=exif_orientation
     )
-    return geometry.apply(decoded.image, decoded.original_size)
+    return resize_and_crop(geometry, decoded.image, decoded.original_size)
 
 
 def reason(data, **options):
@@ -42,9 +45,9 @@ def in_root(monkeypatch, request):
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_rows": 1}]
 )
-def test_baseline_progressive_and_subsampled(options):
+def test_baseline_progressive_and_subsampled_images_are_decoded(options):
     data = encode(china(), **options)
-    assert np.array_equal(pixels(data), GEOMETRY.apply(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(pixels(data), resize_and_crop(GEOMETRY, Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_gray_has_three_equal_channels():
@@ -63,7 +66,7 @@ def test_cmyk_looks_like_its_rgb(decoder):
 
 @pytest.mark.parametrize("decoder", ["full", "scaled"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_photo_upright(orientation, decoder):
+def test_exif_orientation_turns_the_image_upright(orientation, decoder):
     upright = china().resize((1300, 900))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -87,7 +90,7 @@ def test_exif_orientation_can_be_left_alone():
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage-garbage-garbage"])
-def test_broken_exif_costs_nothing(exif):
+def test_broken_exif_is_ignored(exif):
     data = encode(china())
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
     assert np.array_equal(pixels(data[:2] + segment + data[2:]), pixels(data))
@@ -103,8 +106,8 @@ def test_scaled_decoding_stays_within_two_counts_of_full(name, enlarged):
 
 
 @given(width=st.integers(1, 900), height=st.integers(1, 900), seed=st.integers(0, 3))
-def test_scaled_decoding_looks_at_the_same_place(width, height, seed):
-    # A smooth image has the same colour whether or not it was filtered, unless one looks elsewhere.
+def test_scaled_decoding_shows_the_same_part(width, height, seed):
+    # A smooth image has the same colours whether or not it was filtered, unless another part is shown.
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)[None, :]
     ramp[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
@@ -132,26 +135,28 @@ def test_each_failure_has_its_reason():
     pixels(data, limits=Limits(max_image_bytes=len(data), max_pixels=640 * 427))
 
 
-def test_the_message_guesses_what_was_sent_instead():
+def test_the_error_guesses_the_format_of_other_images():
     stream = io.BytesIO()
     noise(4, 4).save(stream, "PNG")
-    with pytest.raises(ImageError, match="looks like a PNG"):
+    with pytest.raises(ImageError, match="PNG") as caught:
         pixels(stream.getvalue())
+    assert caught.value.reason == "not_jpeg"
 
 
-def test_a_header_that_lies_about_the_size_is_refused_before_decoding():
+def test_a_header_with_a_false_size_is_refused_before_decoding():
     data = bytearray(encode(noise(16, 16)))
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
-    with pytest.raises(ImageError, match=r"65535x65535 is 4294836225, the limit is 50000000"):
+    with pytest.raises(ImageError, match=r"65535x65535 is 4294836225, the limit is 50000000") as caught:
         pixels(bytes(data))
+    assert caught.value.reason == "too_many_pixels"
 
 
 def with_scans(count):
-    """A progressive JPEG in which one scan stands many times, as a file that wants to cost time has it."""
+    """A progressive JPEG that repeats one scan, as a malicious file does to cost time."""
     data = encode(noise(64, 64).convert("L"), progressive=True)
     second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
-    # The last scan refines, and may be repeated as often as one likes.
+    # The last scan refines, and may be repeated without limit.
     last = data.rindex(b"\xff\xda")
     assert second <= last
     return data[:-2] + data[last:-2] * count + b"\xff\xd9"
@@ -171,7 +176,7 @@ def test_scans_are_counted_in_the_image_only():
         assert np.array_equal(pixels(same), pixels(data))
 
 
-def test_orientation_is_exifs_and_not_xmps():
+def test_orientation_comes_from_exif_and_not_from_xmp():
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
@@ -180,7 +185,7 @@ def test_orientation_is_exifs_and_not_xmps():
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(cut=st.integers(0, 20_000), progressive=st.booleans(), decoder=st.sampled_from(["full", "scaled"]))
-def test_a_cut_file_is_refused_or_whole(cut, progressive, decoder):
+def test_a_truncated_file_is_refused_or_decoded_whole(cut, progressive, decoder):
     data = encode(noise(120, 90), progressive=progressive)
     try:
         found = pixels(data[:cut], decoder=decoder)
@@ -194,7 +199,7 @@ def test_a_cut_file_is_refused_or_whole(cut, progressive, decoder):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
-def test_damaged_files_are_answered_or_refused_but_never_crash(data):
+def test_damaged_files_are_decoded_or_refused_and_never_crash(data):
     whole = bytearray(encode(noise(48, 40), progressive=data.draw(st.booleans())))
     for _ in range(data.draw(st.integers(1, 6))):
         whole[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))

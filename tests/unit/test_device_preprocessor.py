@@ -1,9 +1,12 @@
-"""The choice of the decoder, and what happens where it cannot be had; tests/gpu has the decoder itself."""
+"""The choice of the decoder, and the errors where it is not available; tests/gpu has the decoder itself."""
 
 import importlib
 
 import pytest
-from jpeg_preprocess import Geometry, Preprocessor, PreprocessSettings, SettingsError, open_preprocessor
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.parameters import SettingsError
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_preprocess import Preprocessor, open_preprocessor
 
 
 def settings(**geometry):
@@ -17,7 +20,7 @@ def test_the_other_decoders_need_no_gpu(decoder):
     preprocessor.close()
 
 
-def test_the_decoder_survives_the_parameters_of_a_config():
+def test_the_decoder_survives_as_a_parameter():
     assert PreprocessSettings.from_parameters(settings().to_parameters()) == settings()
 
 
@@ -29,11 +32,13 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
 
     real = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(SettingsError, match=r"decoder gpu: .*cupy.*gpu-decode.*scaled"):
+    with pytest.raises(SettingsError, match=r"decoder gpu: .*cupy.*gpu-decode.*scaled") as caught:
         open_preprocessor(settings())
+    assert caught.value.reason == "package_missing"
 
 
 @pytest.mark.parametrize("geometry", [{"interpolation": "nearest"}, {"antialias": False}])
-def test_a_geometry_that_the_kernel_does_not_have_is_refused(geometry):
-    with pytest.raises(SettingsError, match="bilinear, bicubic and lanczos"):
+def test_a_geometry_that_the_kernel_does_not_compute_is_refused(geometry):
+    with pytest.raises(SettingsError, match="bilinear, bicubic and lanczos") as caught:
         open_preprocessor(settings(**geometry))
+    assert caught.value.reason == "invalid_setting"

@@ -1,4 +1,4 @@
-"""What the header of a JPEG says without a decoder, against what Pillow says of it."""
+"""The header of a JPEG without a decoder, compared with Pillow's reading."""
 
 import io
 
@@ -11,7 +11,7 @@ from support import PHOTOS, encode, noise, photo
 
 
 @pytest.mark.parametrize("file", sorted(PHOTOS.rglob("*.jpg")), ids=lambda file: file.stem)
-def test_photos_are_plain_and_have_the_size_that_pillow_says(file):
+def test_photos_are_plain_and_have_the_size_that_pillow_reads(file):
     data = file.read_bytes()
     assert read_plain(data) == PlainJpeg(*Image.open(io.BytesIO(data)).size, components=3, orientation=1)
 
@@ -45,18 +45,18 @@ def test_gray_is_plain():
         pytest.param(b"\xff\xd8\xff\xe0\x00\x01" + bytes(40), id="a segment shorter than its length"),
     ],
 )
-def test_what_is_unusual_is_left_to_others(data):
+def test_unusual_data_is_left_to_the_decoder(data):
     assert read_plain(data) is None
 
 
 @pytest.mark.parametrize("value", [0, 9, 700])
-def test_an_orientation_that_does_not_exist_is_left_to_others(value):
+def test_an_invalid_orientation_is_left_to_the_decoder(value):
     exif = Image.Exif()
     exif[0x0112] = value
     assert read_plain(encode(noise(40, 24), exif=exif)) is None
 
 
-def test_a_second_frame_is_left_to_others():
+def test_a_second_frame_is_left_to_the_decoder():
     data = encode(noise(40, 24))
     start = data.index(b"\xff\xc0")
     frame = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
@@ -64,18 +64,18 @@ def test_a_second_frame_is_left_to_others():
 
 
 @given(st.integers(0, len(photo("grace_hopper")) - 1))
-def test_an_image_that_was_cut_short_is_never_plain(length):
+def test_a_truncated_image_is_never_plain(length):
     assert read_plain(photo("grace_hopper")[:length]) is None
 
 
 @given(st.binary(max_size=400), st.booleans())
-def test_any_bytes_get_an_answer(data, like_a_jpeg):
+def test_any_bytes_are_read_without_an_exception(data, like_a_jpeg):
     found = read_plain((b"\xff\xd8\xff" if like_a_jpeg else b"") + data)
     assert found is None or found.width > 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=20))
-def test_a_damaged_header_gets_an_answer(changes):
+def test_a_damaged_header_is_read_without_an_exception(changes):
     data = bytearray(photo("grace_hopper"))
     for position, value in changes:
         data[position] = value

@@ -1,4 +1,4 @@
-"""A user's own ONNX file gets the contract around it, whatever its layout, type, batch and kind of output."""
+"""ONNX files get the contract around them, in every layout, type, batch and kind of output; others are refused."""
 
 import numpy as np
 import onnx
@@ -17,11 +17,11 @@ FLOATS = {"float": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "double": 
 def make_onnx(
     path, *, layout="NCHW", kind="float", batch="N", probabilities=False, extra_axes=False, size=SIZE, opset=17
 ):
-    """A network that averages each channel, so that its logits are the normalised mean colour."""
+    """Write a network that averages each channel, so that its logits are the normalised mean colour."""
     shape = [batch, 3, size, size] if layout == "NCHW" else [batch, size, size, 3]
     axes = [2, 3] if layout == "NCHW" else [1, 2]
     element = FLOATS[kind]
-    # Named as the contract's own tensors, which must not collide.
+    # The names of the contract's own tensors, which must not collide.
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["input__0"], ["mean"], axes=axes, keepdims=int(extra_axes)),
@@ -36,6 +36,7 @@ def make_onnx(
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
 
 
+# Line 1 is classes, line 5 crop_size, line 13 output.
 RECIPE = """\
 classes = {classes}
 labels = "labels.txt"
@@ -73,7 +74,7 @@ def expected(pixels, *, color="RGB"):
 
 
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
-@pytest.mark.parametrize("batch", ["N", 1])
+@pytest.mark.parametrize("batch", ["N", 1, 4])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("kind", "tolerance"), [("float", 1e-5), ("double", 1e-5), ("float16", 2e-2)])
 def test_pixels_in_logits_out(network, tmp_path, color, batch, layout, kind, tolerance):
@@ -100,73 +101,279 @@ def test_probabilities_become_logits_whose_softmax_they_are(network, tmp_path, e
     assert np.allclose(logits, made.reference(pixels), atol=1e-5)
 
 
-def test_a_recipe_that_mistakes_the_kind_of_output_is_refused(network, tmp_path):
-    pixels = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    network(output="probabilities")
+def refused(recipe, reason, *facts):
+    """Open a network, which fails; check the reason code and facts of the message."""
+    with pytest.raises(NetworkError) as caught:
+        OnnxNetwork(recipe)
+    message = str(caught.value)
+    assert caught.value.reason == reason, message
+    for fact in facts:
+        assert fact in message
+    return message
+
+
+def change(tmp_path, **replaced):
+    """Replace values in the recipe: key = value."""
     path = tmp_path / "mine.toml"
-    path.write_text(path.read_text().replace('output = "probabilities"', 'output = "logits"'))
-    with pytest.raises(NetworkError, match='say output = "probabilities"'):
-        OnnxNetwork(load_recipe(path)).reference(pixels)
+    lines = [
+        f"{key} = {replaced[key]}" if (key := line.partition(" = ")[0]) in replaced else line
+        for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join([*lines, ""]))
+    return load_recipe(path)
+
+
+def custom(tmp_path, nodes, inputs, outputs, weights=()):
+    """Replace the ONNX file: inputs and outputs as {name: (element type, shape)}."""
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(name, *described) for name, described in inputs.items()],
+        [helper.make_tensor_value_info(name, *described) for name, described in outputs.items()],
+        list(weights),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    return load_recipe(tmp_path / "mine.toml")
+
+
+IMAGES = (TensorProto.FLOAT, ["N", 3, SIZE, SIZE])
+SCORES = (TensorProto.FLOAT, ["N", CLASSES])
+
+
+def mean(result="mean", source="image"):
+    return helper.make_node("ReduceMean", [source], [result], axes=[2, 3], keepdims=0)
+
+
+def test_a_wrong_kind_of_output_is_refused(network, tmp_path):
+    network(output="probabilities")
+    recipe = change(tmp_path, output='"logits"')
+    refused(recipe, "output_differs", f"{recipe.path}:13: [source] output", 'set output = "probabilities"')
     network(output="logits")
-    path.write_text(path.read_text().replace('output = "logits"', 'output = "probabilities"'))
-    with pytest.raises(NetworkError, match='say output = "logits"'):
-        OnnxNetwork(load_recipe(path)).reference(pixels)
+    recipe = change(tmp_path, output='"probabilities"')
+    refused(recipe, "output_differs", f"{recipe.path}:13: [source] output", 'set output = "logits"')
 
 
-def test_what_does_not_fit_the_recipe_is_named(network, tmp_path):
-    with pytest.raises(NetworkError, match=r"float\[N,3,6,6\], but .* crop_size makes images of 8x8 pixels: mend"):
-        network(size=8, onnx_size=SIZE)
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("behind", [[], ["Identity"], ["Reshape", "Cast"]])
+def test_a_sigmoid_is_refused(network, tmp_path, output, behind):
+    network(output=output)
+    nodes = [mean(), helper.make_node("Sigmoid", ["mean"], ["0"])]
+    for number, operator in enumerate(behind):
+        inputs = [str(number), "shape"] if operator == "Reshape" else [str(number)]
+        nodes.append(helper.make_node(operator, inputs, [str(number + 1)]))
+        if operator == "Cast":
+            nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    shape = numpy_helper.from_array(np.array([-1, CLASSES], np.int64), "shape")
+    recipe = custom(tmp_path, nodes, {"image": IMAGES}, {str(len(behind)): SCORES}, [shape])
+    refused(recipe, "sigmoid_output", "several labels per image", 'output = "logits"')
 
 
-def test_another_number_of_classes_is_named(network):
-    pixels = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    with pytest.raises(NetworkError, match=r"float\[N,3\] is not one value for each of the recipe's 4 classes"):
-        network(classes=4).reference(pixels)
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_values_of_a_sigmoid_are_refused_whatever_computes_them(network, tmp_path, output):
+    network(output=output)
+    one = numpy_helper.from_array(np.array(1, np.float32), "one")
+    nodes = [
+        mean(),
+        helper.make_node("Neg", ["mean"], ["negative"]),
+        helper.make_node("Exp", ["negative"], ["exponential"]),
+        helper.make_node("Add", ["exponential", "one"], ["sum"]),
+        helper.make_node("Reciprocal", ["sum"], ["scores"]),
+    ]
+    recipe = custom(tmp_path, nodes, {"image": IMAGES}, {"scores": SCORES}, [one])
+    refused(recipe, "sigmoid_output", "several labels per image", 'output = "logits"')
 
 
-def test_an_unclear_layout_must_be_stated(tmp_path, network):
-    with pytest.raises(NetworkError, match=r"say layout"):
-        network(layout="NHWC").__class__(_with_input_shape(tmp_path, ["N", "a", "b", "c"]))
-    with pytest.raises(NetworkError, match=r'which is not layout = "NHWC"'):
-        network(more='layout = "NHWC"\n')
-    network(more='layout = "NCHW"\n')
+def test_a_sigmoid_for_two_classes_is_refused(network, tmp_path):
+    network()
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Reshape", ["mean", "shape"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["score"]),
+    ]
+    shape = numpy_helper.from_array(np.array([-1, 1], np.int64), "shape")
+    custom(tmp_path, nodes, {"image": IMAGES}, {"score": (TensorProto.FLOAT, ["N", 1])}, [shape])
+    (tmp_path / "labels.txt").write_text("no\nyes\n")
+    refused(change(tmp_path, classes="2"), "sigmoid_output")
+    # Without the sigmoid, it is one logit too few.
+    custom(tmp_path, nodes[:2], {"image": IMAGES}, {"logit": (TensorProto.FLOAT, ["N", 1])}, [shape])
+    refused(load_recipe(tmp_path / "mine.toml"), "classes_differ", "one logit for each class")
 
 
-def _with_input_shape(folder, shape):
-    model = onnx.load(str(folder / "net.onnx"))
-    for dim, value in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
-        dim.Clear()
-        dim.dim_param = value
-    onnx.save(model, str(folder / "net.onnx"))
-    return load_recipe(folder / "mine.toml")
+def test_another_image_size_names_the_line_to_change(network, tmp_path):
+    network()
+    recipe = change(tmp_path, resize_size="8", crop_size="8")
+    refused(recipe, "crop_size_differs", f"{recipe.path}:5: [geometry] crop_size", "8x8", "set crop_size = 6")
+    recipe = custom(tmp_path, [mean("scores")], {"image": (TensorProto.FLOAT, ["N", 3, 10, 4])}, {"scores": SCORES})
+    refused(recipe, "crop_size_differs", "set crop_size = [10, 4]")
 
 
-def test_a_file_that_is_no_network_of_images_is_refused(network, tmp_path):
+@pytest.mark.parametrize(
+    ("outputs", "facts"),
+    [(3, ["set classes = 3"]), (5, ["set classes = 5", "background"]), (9, ["set classes = 9"])],
+)
+def test_another_number_of_classes_names_both(network, tmp_path, outputs, facts):
+    network()
+    weights = numpy_helper.from_array(np.ones((3, outputs), np.float32), "weights")
+    nodes = [mean(), helper.make_node("MatMul", ["mean", "weights"], ["scores"])]
+    custom(tmp_path, nodes, {"image": IMAGES}, {"scores": (TensorProto.FLOAT, ["N", outputs])}, [weights])
+    (tmp_path / "labels.txt").write_text("label\n" * 4)
+    recipe = change(tmp_path, classes="4")
+    refused(recipe, "classes_differ", f"{recipe.path}:1: classes: is 4", "4 labels", f"{outputs} values", *facts)
+
+
+def test_an_output_of_several_axes_is_refused(network, tmp_path):
+    network()
+    nodes = [helper.make_node("Identity", ["image"], ["map"])]
+    recipe = custom(tmp_path, nodes, {"image": IMAGES}, {"map": (TensorProto.FLOAT, ["N", 3, SIZE, SIZE])})
+    refused(recipe, "output_shape", "map", "[N, 3]")
+
+
+def test_several_outputs_need_a_name(network, tmp_path):
+    network()
+    nodes = [
+        mean("logits"),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=1),
+        helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Relu", ["image"], ["features"]),
+    ]
+    outputs = {
+        "features": (TensorProto.FLOAT, ["N", 3, SIZE, SIZE]),
+        "label": (TensorProto.INT64, ["N"]),
+        "scores": SCORES,
+        "logits": SCORES,
+    }
+    recipe = custom(tmp_path, nodes, {"image": IMAGES}, outputs)
+    line = 'output_name = "scores" or output_name = "logits"'
+    message = refused(recipe, "several_outputs", "features", "label", str(recipe.path), line)
+    assert 'output_name = "features"' not in message
+
+    path = recipe.path
+    good = path.read_text()
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    for name, kind in (("logits", "logits"), ("scores", "probabilities")):
+        path.write_text(good.replace('output = "logits"', f'output = "{kind}"\noutput_name = "{name}"'))
+        made = OnnxNetwork(load_recipe(path))
+        logits = made.reference(pixels)
+        assert np.allclose(logits - logits[:, :1], expected(pixels) - expected(pixels)[:, :1], atol=1e-4)
+        made.export_onnx(tmp_path / "model.onnx")
+        graph = onnx.load(str(tmp_path / "model.onnx")).graph
+        assert [output.name for output in graph.output] == ["output__0"]
+        # The branches of the other outputs are gone.
+        assert {node.op_type for node in graph.node}.isdisjoint({"ArgMax", "Relu"})
+        (found,) = ort.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"input__0": pixels})
+        assert np.allclose(found, logits, atol=1e-5)
+
+    path.write_text(good + 'output_name = "score"\n')
+    refused(load_recipe(path), "unknown_output", f"{path}:14: [source] output_name", "did you mean scores?", "logits")
+    path.write_text(good + 'output_name = "label"\n')
+    refused(load_recipe(path), "output_type", "label", "int64")
+
+
+def test_several_outputs_of_which_none_fits(network, tmp_path):
+    network()
+    nodes = [helper.make_node("Relu", ["image"], ["a"]), helper.make_node("Neg", ["image"], ["b"])]
+    recipe = custom(tmp_path, nodes, {"image": IMAGES}, {"a": IMAGES, "b": IMAGES})
+    message = refused(recipe, "several_outputs", f"[N, {CLASSES}]")
+    assert "output_name" not in message
+
+
+def test_a_second_input_that_the_output_needs_is_refused(network, tmp_path):
+    network()
+    nodes = [mean(), helper.make_node("Mul", ["mean", "temperature"], ["scores"])]
+    inputs = {"image": IMAGES, "temperature": (TensorProto.FLOAT, [1])}
+    recipe = custom(tmp_path, nodes, inputs, {"scores": SCORES})
+    refused(recipe, "several_inputs", "image (float[N,3,6,6])", "temperature (float[1])", "constants")
+
+
+def test_a_second_input_that_the_output_does_not_need_is_dropped(network, tmp_path):
+    network()
+    nodes = [mean("scores"), helper.make_node("Neg", ["other"], ["unused"])]
+    inputs = {"other": (TensorProto.FLOAT, ["M", 2]), "image": IMAGES}
+    path = custom(tmp_path, nodes, inputs, {"unused": (TensorProto.FLOAT, ["M", 2]), "scores": SCORES}).path
+    path.write_text(path.read_text() + 'output_name = "scores"\n')
+    made = OnnxNetwork(load_recipe(path))
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    assert np.allclose(made.reference(pixels), expected(pixels), atol=1e-5)
+    made.export_onnx(tmp_path / "model.onnx")
+    (logits,) = ort.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"input__0": pixels})
+    assert np.allclose(logits, expected(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stated", "reason", "facts"),
+    [
+        (["N", 1, 28, 28], None, "gray_network", ["one channel", "rgb_to_grayscale"]),
+        (["N", 28, 28, 1], None, "gray_network", ["one channel", "rgb_to_grayscale"]),
+        (["N", "H", "W", 1], None, "gray_network", []),
+        (["N", 1, "H", "W"], "NCHW", "gray_network", []),
+        (["N", 4, 28, 28], None, "channels_differ", ["float[N,4,28,28]", "three channels"]),
+        (["N", 28, 28, 4], "NHWC", "channels_differ", []),
+        (["N", "a", "b", "c"], None, "layout_unknown", ['layout = "NCHW"', 'layout = "NHWC"', "mine.toml"]),
+        (["N", 3, "b", 3], None, "layout_unknown", []),
+        (["N", 3, 6, 6], "NHWC", "layout_differs", ["mine.toml:14: [source] layout", 'set layout = "NCHW"']),
+        (["N", 6, 6, 3], "NCHW", "layout_differs", ['set layout = "NHWC"']),
+        ([3, 6, 6], None, "input_shape", ["float[3,6,6]", "four axes"]),
+        (None, None, "input_shape", ["unknown shape"]),
+    ],
+)
+def test_an_input_that_is_not_a_batch_of_rgb_images(network, tmp_path, shape, stated, reason, facts):
+    network()
+    axes = None if shape is None else list(range(1, len(shape)))
+    node = helper.make_node("ReduceMax", ["image"], ["scores"], axes=axes, keepdims=0)
+    recipe = custom(tmp_path, [node], {"image": (TensorProto.FLOAT, shape)}, {"scores": (TensorProto.FLOAT, None)})
+    if stated is not None:
+        recipe.path.write_text(recipe.path.read_text() + f'layout = "{stated}"\n')
+    refused(load_recipe(recipe.path), reason, *facts)
+
+
+def test_a_stated_layout_settles_an_open_shape(network, tmp_path):
+    network()
+    path = custom(
+        tmp_path, [mean("scores")], {"image": (TensorProto.FLOAT, ["N", "a", "b", "c"])}, {"scores": SCORES}
+    ).path
+    path.write_text(path.read_text() + 'layout = "NCHW"\n')
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    assert np.allclose(OnnxNetwork(load_recipe(path)).reference(pixels), expected(pixels), atol=1e-5)
+
+
+def test_an_open_channel_axis_is_the_one_that_can_have_three(network, tmp_path):
+    network()
+    shape = ["N", "channels", SIZE, SIZE]
+    recipe = custom(tmp_path, [mean("scores")], {"image": (TensorProto.FLOAT, shape)}, {"scores": SCORES})
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    assert np.allclose(OnnxNetwork(recipe).reference(pixels), expected(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("element", [TensorProto.UINT8, TensorProto.INT32])
+def test_an_input_of_integers_is_refused(network, tmp_path, element):
+    network()
+    nodes = [helper.make_node("Cast", ["pixels"], ["image"], to=TensorProto.FLOAT), mean("scores")]
+    recipe = custom(tmp_path, nodes, {"pixels": (element, IMAGES[1])}, {"scores": SCORES})
+    refused(recipe, "input_type", "pixels", "int", "float32, float16 or float64", "mean and std")
+
+
+def test_a_file_that_is_not_an_onnx_model_is_refused(network, tmp_path):
     network()
     recipe = load_recipe(tmp_path / "mine.toml")
     (tmp_path / "net.onnx").write_bytes(b"garbage")
-    with pytest.raises(NetworkError, match=r"net\.onnx: cannot be loaded as an ONNX model"):
-        OnnxNetwork(recipe)
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("a", "b", "c")]
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "net", tensors[:2], tensors[2:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, str(tmp_path / "net.onnx"))
-    with pytest.raises(NetworkError, match=r"one input, the image; it has a, b"):
-        OnnxNetwork(recipe)
+    refused(recipe, "network_not_loaded", "net.onnx")
 
 
-def test_a_batch_that_is_baked_in_is_refused_with_the_way_out(network, tmp_path):
+def test_a_batch_fixed_inside_the_graph_is_refused_with_the_way_to_export(network, tmp_path):
     network(batch=1)
     model = onnx.load(str(tmp_path / "net.onnx"))
-    # A reshape to one row of numbers, as careless exports have it.
+    # A reshape to one row, as exports without a dynamic batch have it.
     model.graph.node[1].CopyFrom(helper.make_node("Reshape", ["mean", "shape"], ["output__0"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, CLASSES], np.int64), "shape"))
     onnx.save(model, str(tmp_path / "net.onnx"))
-    with pytest.raises(NetworkError, match=r"cannot be given a dynamic batch .*export it with a dynamic batch"):
+    with pytest.raises(NetworkError) as caught:
         OnnxNetwork(load_recipe(tmp_path / "mine.toml")).export_onnx(tmp_path / "model.onnx")
+    assert caught.value.reason == "static_batch"
+    assert "dynamic_shapes" in str(caught.value)
 
 
-def test_nothing_of_the_machine_is_left_in_the_file(network, tmp_path):
+def test_the_file_has_no_traces_of_the_machine(network, tmp_path):
     made = network()
     made._model.graph.node[0].doc_string = "/home/somebody/train.py"
     made.export_onnx(tmp_path / "model.onnx")

@@ -15,7 +15,7 @@ from jpeg_build.errors import NetworkError
 from jpeg_build.half import to_half
 from jpeg_build.onnx_network import OnnxNetwork
 from jpeg_build.onnx_values import image_part, prepared, with_opset
-from jpeg_build.parity import check, measure
+from jpeg_build.parity import check, measure, run_in_batches
 from jpeg_build.photos import load_photos
 from jpeg_build.planes import normalise_planes
 from jpeg_build.precision import write_onnx
@@ -47,7 +47,7 @@ output = "{output}"
 
 
 class Graph:
-    """A network that is written node by node, from the tensor "image", with random weights."""
+    """A network to be built node by node from the tensor "image", with random weights."""
 
     def __init__(self, *, kind="float32", opset=17, layout="NCHW"):
         self.kind, self.opset, self.layout = kind, opset, layout
@@ -86,14 +86,14 @@ class Graph:
         return self.node("Gemm", tensor, self.constant(weights.T), self.constant(np.zeros(CLASSES)), transB=1)
 
     def save(self, path):
-        self.nodes[-1].output[0] = "answer"
+        self.nodes[-1].output[0] = "scores"
         shape: list[str | int] = ["N", 3, SIZE, SIZE] if self.layout == "NCHW" else ["N", SIZE, SIZE, 3]
         element = FLOATS[self.kind]
         graph = helper.make_graph(
             self.nodes,
             "net",
             [helper.make_tensor_value_info("image", element, shape)],
-            [helper.make_tensor_value_info("answer", element, ["N", CLASSES])],
+            [helper.make_tensor_value_info("scores", element, ["N", CLASSES])],
             self.weights,
         )
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8), path)
@@ -110,7 +110,7 @@ def mobile(graph, *, head="Gemm"):
 
 
 def residual(graph):
-    """A block of a ResNet behind its stem, with batch normalisation that was not folded."""
+    """A block of a ResNet behind its stem, with batch normalisation that is not folded."""
     tensor = graph.node("Relu", graph.conv(graph.image(), 3, 16))
     tensor = graph.node("MaxPool", tensor, kernel_shape=[2, 2], strides=[2, 2])
     numbers = [graph.constant(graph.random.uniform(0.5, 1.5, 16)) for _ in range(4)]
@@ -122,7 +122,7 @@ def residual(graph):
 
 
 def shortcut(graph):
-    """A sum of which both sides come straight from convolutions, as where a ResNet halves its images."""
+    """A sum of two convolutions, as where a ResNet halves its images."""
     tensor = graph.node("Relu", graph.conv(graph.image(), 3, 16))
     inner = graph.conv(graph.node("Relu", graph.conv(tensor, 16, 16)), 16, 24)
     tensor = graph.node("Relu", graph.node("Add", inner, graph.conv(tensor, 16, 24, size=1)))
@@ -130,7 +130,7 @@ def shortcut(graph):
 
 
 def overflowing(graph):
-    """Two layers whose values go far beyond 65504, between two that are tame."""
+    """Two layers whose values exceed 65504 by far, between two of ordinary range."""
     tensor = graph.node("Relu", graph.conv(graph.image(), 3, 8))
     tensor = graph.node("Relu", graph.conv(tensor, 8, 8, size=1, gain=2e5))
     tensor = graph.node("Relu", graph.conv(tensor, 8, 8, size=1, gain=5e-6))
@@ -139,7 +139,7 @@ def overflowing(graph):
 
 @pytest.fixture
 def photos():
-    """Smooth images, as photos are: noise in a few large fields."""
+    """Smooth images like photos: noise in a few large fields."""
     fields = np.random.default_rng(5).integers(0, 256, (24, 4, 4, 3))
     large = np.kron(fields, np.ones((1, SIZE // 4, SIZE // 4, 1)))
     return (large + np.random.default_rng(6).normal(0, 8, large.shape)).clip(0, 255).astype(np.uint8)
@@ -170,22 +170,23 @@ def in_openvino(path, pixels):
     return np.array(compiled({"input__0": pixels})["output__0"])
 
 
-def off(logits, wanted):
-    """Largest and mean difference, as parts of the largest logit."""
-    difference = np.abs(logits - wanted) / np.abs(wanted).max()
+def difference(logits, expected):
+    """Return the largest and the mean difference, as parts of the largest logit."""
+    difference = np.abs(logits - expected) / np.abs(expected).max()
     return difference.max(), difference.mean()
 
 
 def contract(path):
+    """Load a file, and check its input and output."""
     model = onnx.load(str(path))
-    (entry,), (answer,) = model.graph.input, model.graph.output
-    assert (entry.name, entry.type.tensor_type.elem_type) == ("input__0", TensorProto.UINT8)
-    assert (answer.name, answer.type.tensor_type.elem_type) == ("output__0", TensorProto.FLOAT)
+    (image,), (output,) = model.graph.input, model.graph.output
+    assert (image.name, image.type.tensor_type.elem_type) == ("input__0", TensorProto.UINT8)
+    assert (output.name, output.type.tensor_type.elem_type) == ("output__0", TensorProto.FLOAT)
     return model
 
 
 def types(model):
-    """The type of every tensor: what strongly typed TensorRT sees."""
+    """Return the type of every tensor, as strongly typed TensorRT reads it."""
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     found = {item.name: item.type.tensor_type.elem_type for item in (*model.graph.value_info, *model.graph.input)}
     return found | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -207,20 +208,20 @@ def test_fp16_computes_the_same_with_the_network_in_half(job, tmp_path, photos, 
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
     assert {kinds[name] for node in layers for name in node.input} == {TensorProto.FLOAT16}
     assert {kinds[name] for node in model.graph.node if node.op_type in ("Sub", "Mul") for name in node.input} == {1}
-    wanted = made.network.reference(photos)
+    expected = made.network.reference(photos)
     for run in (in_onnxruntime, in_openvino):
-        assert off(run(written.path, photos), wanted)[0] < 5e-3
+        assert difference(run(written.path, photos), expected)[0] < 5e-3
     (truly_half,) = ReferenceEvaluator(model).run(None, {"input__0": photos[:4]})
-    assert off(truly_half, wanted[:4])[0] < 2e-2
+    assert difference(truly_half, expected[:4])[0] < 2e-2
 
 
-def test_what_overflows_float16_stays_in_float32(job, tmp_path, photos):
+def test_layers_that_overflow_float16_stay_in_float32(job, tmp_path, photos):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = Graph()
     overflowing(graph)
     made = job(graph, "fp16")
-    wanted = made.network.reference(photos[:4])
+    expected = made.network.reference(photos[:4])
     made.network.export_onnx(tmp_path / "single.onnx")
     plain = convert_float_to_float16(onnx.load(str(tmp_path / "single.onnx")), keep_io_types=True)
     with np.errstate(all="ignore"):
@@ -229,32 +230,32 @@ def test_what_overflows_float16_stays_in_float32(job, tmp_path, photos):
 
     written = write_onnx(made, tmp_path / "half.onnx", dialect="tensorrt")
     (logits,) = ReferenceEvaluator(contract(written.path)).run(None, {"input__0": photos[:4]})
-    assert off(logits, wanted)[0] < 2e-2
-    # The two layers with the Relu between them; the Relu behind the second is tame.
+    assert difference(logits, expected)[0] < 2e-2
+    # The two layers with the Relu between them; the Relu behind the second is in range.
     assert written.details["kept_in_fp32"] == 3
     assert written.details["in_fp16"] == 8
     model = onnx.load(str(written.path))
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
-    # Pixels, into the network, out of float16 and back again, logits, and two that the recipe's wrapper has.
+    # Into the network, out of float16 and back, and behind the logits; the contract's own have other names.
     assert len([node for node in casts if node.name.startswith("cast/")]) == 4
 
 
-def test_probabilities_keep_their_small_ones_in_fp16(job, tmp_path, photos):
+def test_small_probabilities_survive_fp16(job, tmp_path, photos):
     graph = Graph()
     tensor = graph.node("Relu", graph.conv(graph.image(), 3, 16))
     scaled = graph.node("Mul", graph.dense(graph.flat(tensor), 16), graph.constant(20.0))
     graph.node("Softmax", scaled, axis=1)
     made = job(graph, "fp16", output="probabilities")
     written = write_onnx(made, tmp_path / "half.onnx", dialect="onnxruntime")
-    wanted = made.network.reference(photos)
-    assert wanted.min() < np.log(2.0**-24)  # float16 would have made it zero
+    expected = made.network.reference(photos)
+    assert expected.min() < np.log(2.0**-24)  # zero in float16
     (logits,) = ReferenceEvaluator(contract(written.path)).run(None, {"input__0": photos})
-    assert off(logits, wanted)[0] < 2e-2
+    assert difference(logits, expected)[0] < 2e-2
 
 
 @pytest.mark.parametrize("kind", ["float16", "float64"])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_files_in_other_types(job, tmp_path, photos, kind, precision):
+def test_files_of_other_types(job, tmp_path, photos, kind, precision):
     graph = Graph(kind=kind)
     if kind == "float16":
         residual(graph)
@@ -263,11 +264,11 @@ def test_files_in_other_types(job, tmp_path, photos, kind, precision):
     made = job(graph, precision)
     written = write_onnx(made, tmp_path / "made.onnx", dialect="onnxruntime")
     assert TensorProto.DOUBLE not in types(contract(written.path)).values()
-    assert off(in_onnxruntime(written.path, photos), made.network.reference(photos))[0] < 0.1
+    assert difference(in_onnxruntime(written.path, photos), made.network.reference(photos))[0] < 0.1
 
 
 def test_inputs_that_must_be_float_and_branches_stay_float(photos):
-    """Scales of Resize are float32 by its definition; a branch uses tensors of the graph around it."""
+    """Scales of Resize are float32 by definition; a branch reads tensors of the graph around it."""
     graph = Graph()
     tensor = graph.node("Relu", graph.conv("pixels", 3, 8))
     tensor = graph.node("Resize", tensor, "", graph.constant(np.array([1, 1, 2, 2], np.float32)), mode="nearest")
@@ -308,7 +309,7 @@ def test_inputs_that_must_be_float_and_branches_stay_float(photos):
     single, made = (ort.InferenceSession(each.SerializeToString()) for each in (model, half.model))
     for batch in (1, 4):  # one branch, and the other
         pixels = {"input__0": photos[:batch]}
-        assert off(made.run(None, pixels)[0], single.run(None, pixels)[0])[0] < 5e-3
+        assert difference(made.run(None, pixels)[0], single.run(None, pixels)[0])[0] < 5e-3
 
 
 # int8
@@ -327,12 +328,12 @@ def test_int8_stays_close(job, tmp_path, photos, build, dialect, layout, opset):
     layers = sum(node.op_type in ("Conv", "Gemm") for node in graph.nodes)
     assert written.details["in_int8"] + written.details["kept_in_fp32"] == layers
     assert written.details["in_int8"] >= layers - 5
-    wanted = made.network.reference(photos)
+    expected = made.network.reference(photos)
     for run in (in_onnxruntime, in_openvino):
         logits = run(written.path, photos)
-        assert off(logits, wanted)[1] < 0.02, run
+        assert difference(logits, expected)[1] < 0.02, run
         for batch in (1, 3):
-            assert np.allclose(run(written.path, photos[:batch]), logits[:batch], atol=0.1 * np.abs(wanted).max())
+            assert np.allclose(run(written.path, photos[:batch]), logits[:batch], atol=0.1 * np.abs(expected).max())
 
 
 def test_a_last_layer_that_is_a_product_without_bias(job, tmp_path, photos):
@@ -343,7 +344,7 @@ def test_a_last_layer_that_is_a_product_without_bias(job, tmp_path, photos):
         written = write_onnx(made, tmp_path / f"{dialect}.onnx", dialect=dialect)
         model = contract(written.path)
         assert "MatMul" in {node.op_type for node in model.graph.node}
-        assert off(in_onnxruntime(written.path, photos), made.network.reference(photos))[1] < 0.02
+        assert difference(in_onnxruntime(written.path, photos), made.network.reference(photos))[1] < 0.02
 
 
 def scale_and_zero(model, kind="QuantizeLinear"):
@@ -353,7 +354,7 @@ def scale_and_zero(model, kind="QuantizeLinear"):
     ]
 
 
-def test_what_tensorrt_reads(job, tmp_path, monkeypatch):
+def test_the_form_of_int8_for_tensorrt(job, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     graph = Graph(opset=20)
     mobile(graph)
@@ -381,19 +382,19 @@ def test_what_tensorrt_reads(job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_tensorrt_finds_the_size_of_kernels_that_are_computed(job, tmp_path, precision):
-    """Its parser takes it from the attribute, which ONNX lets be left out, where the kernel is no constant."""
+    """Its parser needs the attribute, which ONNX makes optional, where the kernel is not a constant."""
     graph = Graph()
     mobile(graph)
     written = write_onnx(job(graph, precision), tmp_path / "made.onnx", dialect="tensorrt")
-    said = [
+    stated = [
         {attribute.name: list(attribute.ints) for attribute in node.attribute}["kernel_shape"]
         for node in contract(written.path).graph.node
         if node.op_type == "Conv"
     ]
-    assert said == [[3, 3], [3, 3], [1, 1], [1, 1], [3, 3], [1, 1], [1, 1]]
+    assert stated == [[3, 3], [3, 3], [1, 1], [1, 1], [3, 3], [1, 1], [1, 1]]
 
 
-def test_what_cpus_run_in_integers(job, tmp_path, monkeypatch):
+def test_cpus_run_all_layers_in_integers(job, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     graph = Graph()
     mobile(graph)
@@ -410,7 +411,7 @@ def test_what_cpus_run_in_integers(job, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_normalisation_is_left_alone(job, tmp_path, dialect):
+def test_the_normalisation_stays_in_float32(job, tmp_path, dialect):
     graph = Graph()
     residual(graph)
     model = contract(write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect=dialect).path)
@@ -425,7 +426,7 @@ def test_the_normalisation_is_left_alone(job, tmp_path, dialect):
 
 
 @pytest.mark.parametrize("build", [mobile, residual, shortcut])
-def test_tensorrt_sees_every_sum_with_one_side_in_integers(job, tmp_path, build):
+def test_one_side_of_every_sum_is_quantised_for_tensorrt(job, tmp_path, build):
     graph = Graph()
     build(graph)
     model = contract(write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="tensorrt").path)
@@ -436,7 +437,7 @@ def test_tensorrt_sees_every_sum_with_one_side_in_integers(job, tmp_path, build)
 
 
 @pytest.mark.parametrize("dialect", ["onnxruntime", "openvino"])
-def test_cpus_normalise_whole_planes(job, tmp_path, photos, dialect):
+def test_cpus_normalise_in_nchw(job, tmp_path, photos, dialect):
     graph = Graph()
     residual(graph)
     made = job(graph, "fp32")
@@ -445,11 +446,11 @@ def test_cpus_normalise_whole_planes(job, tmp_path, photos, dialect):
     assert [node.op_type for node in model.graph.node[:4]] == ["Cast", "Transpose", "Sub", "Mul"]
     before = ort.InferenceSession(str(tmp_path / "exported.onnx"), providers=["CPUExecutionProvider"])
     after = ort.InferenceSession(str(tmp_path / "fp32.onnx"), providers=["CPUExecutionProvider"])
-    wanted, found = (session.run(None, {"input__0": photos})[0] for session in (before, after))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    expected, found = (session.run(None, {"input__0": photos})[0] for session in (before, after))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tensorrt_gets_the_normalisation_as_it_was(job, tmp_path):
+def test_tensorrt_normalises_in_nhwc(job, tmp_path):
     graph = Graph()
     residual(graph)
     model = contract(write_onnx(job(graph, "fp32"), tmp_path / "fp32.onnx", dialect="tensorrt").path)
@@ -466,7 +467,7 @@ def test_a_network_with_channels_last_keeps_its_normalisation(job, tmp_path):
     assert sorted(operators) == sorted(node.op_type for node in model.graph.node)
 
 
-def test_another_transposition_is_left_alone():
+def test_another_transposition_does_not_move():
     reversed_axes = helper.make_node("Transpose", ["input__0"], ["reversed"])  # without perm: all axes, backwards
     graph = helper.make_graph(
         [reversed_axes, helper.make_node("Cast", ["reversed"], ["output__0"], to=TensorProto.FLOAT)],
@@ -478,8 +479,8 @@ def test_another_transposition_is_left_alone():
     assert normalise_planes(model) is model
 
 
-def test_a_network_with_branches_is_left_alone():
-    """What a branch reads from outside is not among the inputs of its node."""
+def test_nothing_moves_in_a_network_with_branches():
+    """The tensors that a branch reads from outside are not among the inputs of its node."""
     inside = helper.make_graph(
         [helper.make_node("Mul", ["scaled", "twice"], ["inner"])],
         "branch",
@@ -507,10 +508,10 @@ def test_a_network_with_branches_is_left_alone():
     assert normalise_planes(model) is model
 
 
-def test_a_correction_takes_the_shift_of_rounded_weights_back(job, tmp_path, photos, monkeypatch):
+def test_the_bias_correction_removes_the_shift_of_rounded_weights(job, tmp_path, photos, monkeypatch):
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     graph = Graph()
-    # Weights of which rounding takes the same from all: between two steps of the scale that the largest sets.
+    # Rounding changes all weights by the same amount: they lie between two steps of the scale, which the largest sets.
     image = graph.node("Relu", "image")
     weights = np.full((8, 3, 3, 3), 1.4 / 127)
     weights[:, 0, 0, 0] = 1
@@ -519,22 +520,22 @@ def test_a_correction_takes_the_shift_of_rounded_weights_back(job, tmp_path, pho
     made = job(graph, "int8")
     made.network.export_onnx(tmp_path / "single.onnx")
     model = onnx.load(str(tmp_path / "single.onnx"))
-    photos[:, 0, 0], photos[:, 0, 1] = 0, 255  # the same range in each image, so that nothing is clipped
-    wanted = made.network.reference(photos)
+    photos[:, 0, 0], photos[:, 0, 1] = 0, 255  # the same range in each image, so that none is clipped
+    expected = made.network.reference(photos)
 
     def shift():
         quantised = quantise(model, photos, "tensorrt", lambda _: None).model
         (logits,) = ort.InferenceSession(quantised.SerializeToString()).run(None, {"input__0": photos})
-        return np.abs((logits - wanted).mean(axis=0)).max() / np.abs(wanted).max()
+        return np.abs((logits - expected).mean(axis=0)).max() / np.abs(expected).max()
 
     corrected = shift()
     monkeypatch.setattr(quantise_module._Means, "correct", lambda *_: None)
     assert shift() > 5 * corrected
 
 
-def test_first_layers_stay_in_float_where_that_helps(job, tmp_path, photos, monkeypatch):
+def test_first_layers_stay_in_float32_where_that_helps(job, tmp_path, photos, monkeypatch):
     graph = Graph()
-    # One channel of the first layer is a thousand times the others: they are lost in its steps.
+    # One channel of the first layer is a thousand times the others, which are smaller than its steps.
     image = graph.conv("image", 3, 8)
     scale = graph.constant(np.array([1e3, *[1] * 7]).reshape(1, 8, 1, 1))
     back = graph.constant(np.array([1e-3, *[1] * 7]).reshape(8, 1, 1, 1))
@@ -545,17 +546,20 @@ def test_first_layers_stay_in_float_where_that_helps(job, tmp_path, photos, monk
     assert written.details["kept_in_fp32"] == 3
     monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
     worse = write_onnx(job(graph, "int8"), tmp_path / "worse.onnx", dialect="tensorrt")
-    wanted = job(graph, "int8").network.reference(photos)
-    assert off(in_onnxruntime(worse.path, photos), wanted)[1] > 2 * off(in_onnxruntime(written.path, photos), wanted)[1]
+    expected = job(graph, "int8").network.reference(photos)
+    assert (
+        difference(in_onnxruntime(worse.path, photos), expected)[1]
+        > 2 * difference(in_onnxruntime(written.path, photos), expected)[1]
+    )
 
 
-def test_a_handful_of_images_is_said_loudly(job, tmp_path, photos):
+def test_few_calibration_images_get_a_warning(job, tmp_path, photos):
     graph = Graph()
     mobile(graph)
     written = write_onnx(job(graph, "int8"), tmp_path / "few.onnx", dialect="onnxruntime")
     assert written.details["calibration_images"] == len(photos)
     (note,) = written.notes
-    assert "INT8 WAS CALIBRATED ON 24 IMAGES" in note
+    assert "24 IMAGES" in note
     assert "--calibration FOLDER" in note
     many = np.concatenate([photos] * 5)
     assert not write_onnx(job(graph, "int8", calibration=many), tmp_path / "many.onnx", dialect="onnxruntime").notes
@@ -565,11 +569,12 @@ def test_a_network_that_cannot_be_quantised_is_refused(job, tmp_path):
     graph = Graph()
     graph.node("Tile", graph.flat("image"), graph.constant(np.array([1, 4])))
     graph.node("Slice", graph.nodes[-1].output[0], *(graph.constant(np.array([n])) for n in (0, CLASSES, 1)))
-    with pytest.raises(NetworkError, match="no convolution or matrix product with constant weights"):
+    with pytest.raises(NetworkError) as caught:
         write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="onnxruntime")
+    assert caught.value.reason == "not_quantisable"
 
 
-def test_an_opset_that_cannot_be_raised_is_named(job, tmp_path):
+def test_an_opset_that_cannot_be_raised_is_refused(job, tmp_path):
     graph = Graph(opset=8)
     tensor = graph.node("Relu", graph.conv("image", 3, 8))
     # Scan was another operator in opset 8, and ONNX has no conversion for it.
@@ -581,8 +586,9 @@ def test_an_opset_that_cannot_be_raised_is_named(job, tmp_path):
     )
     tensor = graph.node("Scan", "", tensor, num_scan_inputs=1, body=body)
     graph.dense(graph.flat(tensor), 8)
-    with pytest.raises(NetworkError, match="int8 needs an ONNX file of opset 13 or later, and this one is of opset 8"):
+    with pytest.raises(NetworkError, match=r"opset 13 .*opset 8") as caught:
         write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="onnxruntime")
+    assert caught.value.reason == "opset_too_old"
 
 
 # Files
@@ -621,14 +627,14 @@ def test_fp32_for_tensorrt_is_in_an_opset_that_all_versions_read(job, tmp_path, 
     model = contract(written.path)
     assert model.opset_import[0].version == 17
     (mean,) = (node for node in model.graph.node if node.op_type == "ReduceMean")
-    assert len(mean.input) == 1  # axes as an attribute: older parsers do not look at the second input
-    assert off(in_onnxruntime(written.path, photos), made.network.reference(photos))[0] < 1e-5
+    assert len(mean.input) == 1  # axes as an attribute: older parsers ignore the second input
+    assert difference(in_onnxruntime(written.path, photos), made.network.reference(photos))[0] < 1e-5
     assert not written.notes
     assert write_onnx(made, tmp_path / "as_it_is.onnx", dialect="onnxruntime").path.is_file()
     assert contract(tmp_path / "as_it_is.onnx").opset_import[0].version == 20
 
 
-def test_an_opset_that_cannot_be_lowered_is_said():
+def test_an_opset_that_cannot_be_lowered_is_refused():
     graph = helper.make_graph(
         [helper.make_node("Gelu", ["a"], ["b"])],  # new in opset 20
         "net",
@@ -639,7 +645,7 @@ def test_an_opset_that_cannot_be_lowered_is_said():
         with_opset(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8), 17)
 
 
-def test_the_root_logger_is_left_as_it_was(job, tmp_path):
+def test_the_level_of_the_root_logger_is_restored(job, tmp_path):
     level = logging.getLogger().level
     graph = Graph()
     mobile(graph)
@@ -652,11 +658,11 @@ def test_the_demo_network_in_int8_is_within_its_tolerance(built_repository, dial
     recipe = load_recipe(RECIPES / "mobilenet_v2.toml")
     single = built_repository / "classifier_onnx" / "1" / "model.onnx"
     photos = load_photos(PHOTOS, recipe)
-    wanted = in_onnxruntime(single, photos)
+    expected = in_onnxruntime(single, photos)
     model = onnx.load(str(single))
     quantised = quantise(model, photos, dialect, lambda _: None)
     assert len(quantised.kept) <= 5
     onnx.save(quantised.model, str(tmp_path / "int8.onnx"))
-    logits = in_onnxruntime(tmp_path / "int8.onnx", photos)
-    check(measure(wanted, logits, photos=len(photos), precision="int8"), "int8")
-    assert off(logits, wanted)[1] < 0.015
+    outputs = run_in_batches(lambda pixels: in_onnxruntime(tmp_path / "int8.onnx", pixels), photos, [len(photos)])
+    check(measure(expected, outputs, photos=len(photos), precision="int8"), "int8")
+    assert difference(outputs.logits[0], expected)[1] < 0.015

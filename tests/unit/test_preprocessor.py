@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_preprocess import Geometry, Preprocessor, PreprocessSettings, describe_failures
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.image_errors import describe_failures
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_preprocess import Preprocessor
 from support import encode, noise
 
 SETTINGS = PreprocessSettings(Geometry(32, (24, 24)), threads=3)
@@ -16,7 +19,7 @@ def preprocess():
 
 
 @given(kinds=st.lists(st.sampled_from(["small", "wide", "tall", "broken", "empty"]), max_size=12))
-def test_every_image_of_a_batch_is_as_it_would_be_alone(preprocess, kinds):
+def test_every_image_of_a_batch_is_the_same_alone(preprocess, kinds):
     made = {
         "small": encode(noise(20, 30)),
         "wide": encode(noise(300, 40)),
@@ -35,7 +38,7 @@ def test_every_image_of_a_batch_is_as_it_would_be_alone(preprocess, kinds):
         assert error is None or not image.any()
 
 
-def test_a_fault_of_ours_costs_one_image_and_tells_the_client_nothing(preprocess, monkeypatch, caplog):
+def test_an_internal_fault_costs_one_image_and_is_hidden_from_the_client(preprocess, monkeypatch, caplog):
     good = encode(noise(20, 30))
     monkeypatch.setattr("jpeg_preprocess.preprocessor.decode", lambda data, **_: 1 / 0 if data == b"x" else None)
     _, errors = preprocess([b"x"])
@@ -48,7 +51,7 @@ def test_a_fault_of_ours_costs_one_image_and_tells_the_client_nothing(preprocess
     assert errors == [None]
 
 
-def test_failures_are_listed_by_image_and_a_long_list_is_cut(preprocess):
+def test_failures_are_listed_by_image_up_to_a_limit(preprocess):
     _, errors = preprocess([b""] * 18)
     lines = describe_failures([error for error in errors if error]).splitlines()
     assert lines[0] == "image 0: empty: no bytes were sent"

@@ -3,16 +3,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_preprocess import (
-    Geometry,
-    Limits,
-    PostprocessSettings,
-    PreprocessSettings,
-    SettingsError,
-    read_parameters,
-)
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.parameters import SettingsError
+from jpeg_contract.settings import Limits, PostprocessSettings, PreprocessSettings
 
 SIZES = st.integers(1, 999)
+GEOMETRY = {"resize_size": "256", "crop_size": "224,224"}
 
 
 @given(
@@ -21,11 +17,11 @@ SIZES = st.integers(1, 999)
     pair=st.booleans(),
     antialias=st.booleans(),
     exif=st.booleans(),
-    decoder=st.sampled_from(["scaled", "full"]),
+    decoder=st.sampled_from(["scaled", "full", "gpu"]),
     limit=st.integers(1, 10**9),
     threads=st.integers(0, 64),
 )
-def test_settings_survive_the_way_through_a_config(crop, more, pair, antialias, exif, decoder, limit, threads):
+def test_preprocess_settings_survive_as_parameters(crop, more, pair, antialias, exif, decoder, limit, threads):
     settings = PreprocessSettings(
         Geometry((crop[0] + more, crop[1]) if pair else max(crop) + more, crop, antialias=antialias),
         recipe="r",
@@ -38,36 +34,51 @@ def test_settings_survive_the_way_through_a_config(crop, more, pair, antialias, 
     assert PreprocessSettings.from_parameters(settings.to_parameters()) == settings
 
 
-def test_postprocess_settings_survive_too():
+def test_postprocess_settings_survive_as_parameters():
     settings = PostprocessSettings("r", "s", "l.txt", 3)
     assert PostprocessSettings.from_parameters(settings.to_parameters()) == settings
 
 
+def test_settings_are_read_from_the_config_that_triton_hands_over():
+    def config(parameters):
+        return json.dumps({"parameters": {name: {"string_value": text} for name, text in parameters.items()}})
+
+    preprocess = PreprocessSettings(Geometry(256, (224, 200)), recipe="r", threads=2)
+    assert PreprocessSettings.from_config(config(preprocess.to_parameters())) == preprocess
+    assert PostprocessSettings.from_config(config({"default_k": "3"})) == PostprocessSettings(default_k=3)
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected", "reason"),
     [
-        ({"crop_size": "224"}, "parameter crop_size is '224': it must be HEIGHT,WIDTH"),
-        ({"decoder": "quick"}, "parameter decoder is 'quick': it must be one of scaled, full, gpu"),
-        ({"antialias": "yes"}, "true or false"),
-        ({"max_pixels": "50e6"}, "max_pixels is '50e6': it must be a whole number"),
-        ({"max_pixels": "0"}, "at least 1"),
-        ({"interpolation": "cubic"}, "bicubic"),
-        ({"treads": "3"}, "parameter treads is unknown; did you mean threads"),
+        ({"crop_size": "224"}, "parameter crop_size is '224': .*HEIGHT,WIDTH", "invalid_setting"),
+        ({"resize_size": "large"}, "resize_size is 'large': .*HEIGHT,WIDTH", "invalid_setting"),
+        ({"decoder": "quick"}, "parameter decoder is 'quick': .*full, gpu, scaled", "invalid_setting"),
+        ({"antialias": "yes"}, "true or false", "invalid_setting"),
+        ({"max_pixels": "50e6"}, "max_pixels is '50e6': .*an integer", "invalid_setting"),
+        ({"max_pixels": "0"}, "at least 1", "invalid_setting"),
+        ({"max_scans": "0"}, "at least 1", "invalid_setting"),
+        ({"threads": "-1"}, "at least 0", "invalid_setting"),
+        ({"interpolation": "cubic"}, "bicubic", "invalid_setting"),
+        ({"treads": "3"}, "parameter treads is unknown; .*threads", "unknown_parameter"),
+        ({"resize_size": "200"}, "parameter crop_size", "invalid_geometry"),
+        ({"interpolation": "bicubic", "antialias": "false"}, "parameter antialias", "invalid_geometry"),
     ],
 )
-def test_what_cannot_be_used_is_named(change, said):
-    parameters = {"resize_size": "256", "crop_size": "224,224", **change}
-    with pytest.raises(SettingsError, match=said):
-        PreprocessSettings.from_parameters(parameters)
+def test_an_invalid_parameter_is_named(change, expected, reason):
+    with pytest.raises(SettingsError, match=expected) as caught:
+        PreprocessSettings.from_parameters({**GEOMETRY, **change})
+    assert caught.value.reason == reason
 
 
 def test_a_missing_geometry_names_the_remedy():
-    with pytest.raises(SettingsError, match="crop_size is missing: build the model again"):
+    with pytest.raises(SettingsError, match="crop_size is missing: build the model again") as caught:
         PreprocessSettings.from_parameters({"resize_size": "256"})
+    assert caught.value.reason == "missing_parameter"
 
 
-def test_tritons_own_parameters_are_not_ours():
-    parameters = {"resize_size": "256", "crop_size": "224,224", "EXECUTION_ENV_PATH": "x"}
+def test_parameters_of_triton_itself_are_left_alone():
+    parameters = {**GEOMETRY, "EXECUTION_ENV_PATH": "x"}
     assert PreprocessSettings.from_parameters(parameters).geometry == Geometry(256, (224, 224))
 
 
@@ -76,7 +87,7 @@ def test_default_k_must_be_positive():
         PostprocessSettings.from_parameters({"default_k": "0"})
 
 
-def test_parameters_are_read_from_tritons_json():
-    text = json.dumps({"name": "m", "parameters": {"a": {"string_value": "1"}}})
-    assert read_parameters(text) == {"a": "1"}
-    assert read_parameters("{}") == {}
+@pytest.mark.parametrize("limits", [{"max_pixels": 0}, {"max_image_bytes": 0}, {"max_scans": 0}])
+def test_limits_must_be_positive(limits):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Limits(**limits)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from jpeg_preprocess import KError, read_k, softmax, top_k
+from jpeg_postprocess import InvalidTopK, read_k, request_k, softmax, top_k
 
 LOGITS = hnp.arrays(
     np.float32,
@@ -39,7 +39,7 @@ def test_ties_go_to_the_first_classes():
 
 
 @pytest.mark.parametrize(("value", "k"), [(1, 1), (10, 10), ("3", 3), (" 7 ", 7)])
-def test_k_is_a_number_or_a_text_of_one(value, k):
+def test_k_is_an_integer_or_a_text_of_one(value, k):
     assert read_k({"k": value}, default=5, classes=10) == k
     assert read_k({"K": value}, default=5, classes=10) == k
 
@@ -51,6 +51,24 @@ def test_k_defaults_within_the_classes():
 
 @pytest.mark.parametrize("value", [0, -1, 11, "0", "11", "-3", "2.0", 2.0, True, "five", "", "٣", "9" * 50, [1]])
 def test_any_other_k_is_refused_with_the_range(value):
-    with pytest.raises(KError, match=r"from 1 to 10, but it is") as caught:
+    with pytest.raises(InvalidTopK, match=r"from 1 to 10, but it is") as caught:
         read_k({"k": value}, default=5, classes=10)
+    assert caught.value.reason == "bad_k"
     assert len(str(caught.value)) < 120
+
+
+def test_k_is_read_from_the_parameters_of_a_request():
+    assert request_k(lambda: "", default=5, classes=10) == 5
+    assert request_k(lambda: '{"k": 3, "other": "x"}', default=5, classes=10) == 3
+    assert request_k(lambda: '{"K": "7"}', default=5, classes=10) == 7
+
+
+def not_utf8():
+    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+@pytest.mark.parametrize("parameters", [not_utf8, lambda: "{", lambda: '{"k": 0}'])
+def test_parameters_that_cannot_be_read_are_an_invalid_k(parameters):
+    with pytest.raises(InvalidTopK) as caught:
+        request_k(parameters, default=5, classes=10)
+    assert caught.value.reason == "bad_k"

@@ -1,4 +1,4 @@
-"""Plain TorchScript, as Triton's PyTorch backend loads it, and what is said where engines cannot be made."""
+"""Plain TorchScript, as Triton's PyTorch backend loads it, and the errors where engines cannot be made."""
 
 import importlib.util
 import json
@@ -11,11 +11,15 @@ import torch
 from jpeg_build.emitters import Job, Options, torch_tensorrt
 from jpeg_build.errors import BuildError
 from jpeg_build.onnx_network import OnnxNetwork
-from jpeg_build.photos import PHOTOS, load_photos
+from jpeg_build.photos import load_photos
 from jpeg_build.pixels_to_logits import PixelsToLogits
 from jpeg_build.recipe import RECIPES, Normalisation, load_recipe
 from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_contract.forms import TORCH_TENSORRT
+from jpeg_contract.report import Requirements
+from jpeg_contract.resources import PHOTOS
 from onnx import TensorProto, helper
+from support import opened
 from torch import nn
 
 RECIPE = """\
@@ -55,7 +59,7 @@ def job(network, recipe, folder, precision="fp32", **options):
         photos=np.zeros((1, 1, 1, 3), np.uint8),
         calibration=lambda: pytest.fail("nothing here is calibrated"),
         options=Options(**{"trt": False, **options}),
-        say=lambda message: None,
+        progress=lambda message: None,
     )
 
 
@@ -65,8 +69,8 @@ def emit(network, tmp_path, precision="fp32", **options):
     )
 
 
-def relative(answers, reference):
-    return np.abs(answers - reference).max() / np.abs(reference).max()
+def relative(logits, reference):
+    return np.abs(logits - reference).max() / np.abs(reference).max()
 
 
 def pixels(batch):
@@ -77,13 +81,13 @@ def pixels(batch):
     ("name", "color"),
     [("shufflenet_v2_x0_5", "BGR"), ("resnet18", "RGB"), ("swin_t", "RGB")],
 )
-def test_any_batch_gives_the_logits_of_the_network(network, tmp_path, name, color):
+def test_a_batch_of_any_size_gives_the_logits_of_the_network(network, tmp_path, name, color):
     made = network(name, color=color)
     emitted = emit(made, tmp_path)
     assert emitted.artefact == tmp_path / "made" / "model.pt"
     assert emitted.details["form"] == "plain"
-    assert emitted.requires == {}
-    with torch_tensorrt.opened(emitted.artefact) as run:
+    assert emitted.requires == Requirements()
+    with opened(load_recipe(tmp_path / "mine.toml"), TORCH_TENSORRT, emitted, on_cpu=True) as run:
         for batch in (1, 3, 64) if name == "shufflenet_v2_x0_5" else (1, 3, 5):
             logits = run(pixels(batch))
             assert logits.dtype == np.float32
@@ -91,18 +95,18 @@ def test_any_batch_gives_the_logits_of_the_network(network, tmp_path, name, colo
             assert relative(logits, made.reference(pixels(batch))) < 1e-5
 
 
-def test_the_demo_network_says_the_same_of_the_photos(tmp_path):
+def test_the_demo_network_gives_the_same_logits_in_both_precisions(tmp_path):
     recipe = load_recipe(RECIPES / "mobilenet_v2.toml")
     made = TorchvisionNetwork(recipe)
     photos = load_photos(PHOTOS, recipe)
     reference = made.reference(photos)
-    with torch_tensorrt.opened(torch_tensorrt.emit(job(made, recipe, tmp_path / "fp32")).artefact) as run:
+    with opened(recipe, TORCH_TENSORRT, torch_tensorrt.emit(job(made, recipe, tmp_path / "fp32")), on_cpu=True) as run:
         assert relative(run(photos), reference) < 1e-5
 
     # On a CPU without instructions for float16 an image takes seconds.
     emitted = torch_tensorrt.emit(job(made, recipe, tmp_path / "fp16", "fp16", opt_batch=1, max_batch=1))
     assert "float16 is slow on CPUs" in emitted.notes[0]
-    with torch_tensorrt.opened(emitted.artefact) as run:
+    with opened(recipe, TORCH_TENSORRT, emitted, on_cpu=True) as run:
         one = run(photos[:1])
     assert one.dtype == np.float32
     assert 1e-5 < relative(one, reference[:1]) < 0.02
@@ -116,7 +120,7 @@ def test_the_demo_network_says_the_same_of_the_photos(tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
 
 
-def test_inspect_says_what_is_inside(network, tmp_path):
+def test_inspect_describes_tensors_and_operators(network, tmp_path):
     emitted = emit(network("resnet18"), tmp_path)
     found = torch_tensorrt.inspect(emitted.artefact)
     assert found["inputs"] == {"input__0": "uint8[N,64,48,3]"}
@@ -136,19 +140,18 @@ def test_a_users_own_torchscript_can_be_inspected(tmp_path):
     with torch_tensorrt._quiet():
         torch.jit.save(torch.jit.trace(Mine(), torch.zeros((2, 4, 4, 3), dtype=torch.uint8)), tmp_path / "m.pt")
     assert torch_tensorrt.inspect(tmp_path / "m.pt")["operators"] == {"aten::to": 1, "aten::mean": 1}
-    with torch_tensorrt.opened(tmp_path / "m.pt") as run:
-        assert np.allclose(run(np.full((3, 4, 4, 3), 9, np.uint8)), 9)
 
 
-def test_files_that_are_no_torchscript_are_named(tmp_path):
+def test_files_that_are_not_torchscript_are_named(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"no zip")
-    with pytest.raises(BuildError, match=r"model\.pt: is no TorchScript file that can be read"):
+    with pytest.raises(BuildError, match=r"model\.pt is not a TorchScript file"):
         torch_tensorrt.inspect(tmp_path / "model.pt")
-    with pytest.raises(BuildError, match="gone"), torch_tensorrt.opened(tmp_path / "gone.pt"):
-        pass
+    with pytest.raises(BuildError, match=r"gone\.pt is missing") as caught:
+        torch_tensorrt.inspect(tmp_path / "gone.pt")
+    assert caught.value.reason == "artefact_missing"
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/readme", "a zip, but of something else")
-    with pytest.raises(BuildError, match="cannot load it"):
+    with pytest.raises(BuildError, match=r"model\.pt holds no TorchScript"):
         torch_tensorrt.inspect(tmp_path / "model.pt")
 
 
@@ -159,11 +162,16 @@ def test_a_network_whose_batch_is_not_dynamic_is_refused(network, tmp_path):
 
     made = network()
     made.pixels_to_logits = lambda fp16: PixelsToLogits(Fixed(), Normalisation((0, 0, 0), (1, 1, 1)), fp16=fp16)
-    with pytest.raises(BuildError, match="fails on a batch of 1"):
-        emit(made, tmp_path)
+    emitted = emit(made, tmp_path)
+    with (
+        pytest.raises(BuildError, match="float32 \\[1, 7\\]") as caught,
+        opened(load_recipe(tmp_path / "mine.toml"), TORCH_TENSORRT, emitted, on_cpu=True),
+    ):
+        pass
+    assert caught.value.reason == "cannot_be_served"
 
 
-def test_the_wrapper_put_around_engines_is_scripted_without_what_it_does_not_do():
+def test_the_wrapper_around_engines_is_scripted_without_idle_operations():
     class Double(nn.Module):
         def forward(self, images):
             return (2 * images.mean((2, 3)),)
@@ -188,7 +196,7 @@ def test_the_wrapper_put_around_engines_is_scripted_without_what_it_does_not_do(
     assert np.allclose(scripted(torch.from_numpy(images)).numpy(), wanted, atol=1e-5)
 
 
-def test_a_recipe_without_a_pytorch_network_is_told_its_backends(tmp_path):
+def test_a_recipe_without_a_pytorch_network_is_refused_with_its_backends(tmp_path):
     graph = helper.make_graph(
         [helper.make_node("GlobalAveragePool", ["images"], ["logits"])],
         "net",
@@ -196,23 +204,25 @@ def test_a_recipe_without_a_pytorch_network_is_told_its_backends(tmp_path):
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3, 1, 1])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
-    (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(7)))
-    text = RECIPE.format(network="", color="RGB").split("[source]")[0]
+    (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(3)))
+    text = RECIPE.format(network="", color="RGB").split("[source]")[0].replace("classes = 7", "classes = 3")
     (tmp_path / "mine.toml").write_text(f'{text}[source]\nkind = "onnx"\nfile = "n.onnx"\noutput = "logits"\n')
     recipe = load_recipe(tmp_path / "mine.toml")
-    with pytest.raises(BuildError, match=r"not one of PyTorch.*can be built for onnx, openvino and tensorrt"):
+    with pytest.raises(BuildError, match=r"onnx, openvino and tensorrt") as caught:
         torch_tensorrt.emit(job(OnnxNetwork(recipe), recipe, tmp_path / "made"))
+    assert caught.value.reason == "not_pytorch"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing on a machine without a GPU; it has one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_engines_without_a_gpu_are_refused(network, tmp_path):
-    with pytest.raises(BuildError, match=r"driver.*nvcr\.io/nvidia/pytorch:.*for torch_tensorrt"):
+    with pytest.raises(BuildError, match=r"driver.*nvcr\.io/nvidia/pytorch:.*for torch_tensorrt") as caught:
         emit(network(), tmp_path, trt=True)
+    assert caught.value.reason == "gpu_missing"
     assert not list((tmp_path / "made").iterdir())
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("torch_tensorrt") is not None, reason="says what is missing without it; it is here"
+    importlib.util.find_spec("torch_tensorrt") is not None, reason="the package torch_tensorrt is installed here"
 )
 def test_without_torch_tensorrt_the_error_names_the_package_and_the_image():
     with pytest.raises(BuildError, match=r"torch_tensorrt is not installed.*\[torch-tensorrt\].*pytorch:YY\.MM-py3"):

@@ -1,5 +1,5 @@
-/* A stand-in for the driver of a GPU that is not here: the five calls that ask which GPUs there are.
-   STANDIN_GPUS="9.0 8.6" are their compute capabilities; CUDA_VISIBLE_DEVICES chooses, as the driver does. */
+/* Stand-in for the CUDA driver on a machine without a GPU: the calls that enumerate GPUs.
+   STANDIN_GPUS="9.0 8.6" lists compute capabilities; CUDA_VISIBLE_DEVICES selects among them, as in the driver. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

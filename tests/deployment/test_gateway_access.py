@@ -1,4 +1,4 @@
-"""Every door that is shut is knocked on, with a valid key, over HTTP and gRPC."""
+"""The gateway closes every path and method that users do not need, over HTTP and gRPC, also with a valid key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_support import INFER, RAW_HEADERS, Answer, Gateway, infer_request, ports_of, small_jpeg, stub
+from gateway_support import INFER, RAW_HEADERS, Gateway, Response, infer_request, ports_of, small_jpeg, stub
 from jpeg_serve import TritonServer
 from tritonclient.grpc import service_pb2
 
@@ -31,8 +31,8 @@ def gateway(server: TritonServer) -> Iterator[Gateway]:
         yield gateway
 
 
-def ask_server(server: TritonServer, method: str, path: str) -> int:
-    """The status that the server itself answers with."""
+def server_status(server: TritonServer, method: str, path: str) -> int:
+    """Return the status of the server's own response."""
     connection = http.client.HTTPConnection(server.http_address, timeout=30)
     try:
         connection.request(method, path, body=b"{}" if method == "POST" else None)
@@ -41,15 +41,15 @@ def ask_server(server: TritonServer, method: str, path: str) -> int:
         connection.close()
 
 
-def reached(gateway: Gateway, request_id: str) -> str:
-    """The server that a request was passed to, empty if it was to none."""
+def upstream(gateway: Gateway, request_id: str) -> str:
+    """Return the server that received a request, empty if none did."""
     return gateway.logged(request_id)["server"]
 
 
 # --- HTTP ---
 
-# Triton itself answers all of these with something else than 404 "not found", which shows that there is a door.
-SHUT = [
+# Triton responds to all of these with another status than 404, so each path exists.
+CLOSED = [
     ("POST", "/v2/repository/index"),
     ("POST", "/v2/repository/models/jpeg_classifier/load"),
     ("POST", "/v2/repository/models/jpeg_classifier/unload"),
@@ -76,22 +76,22 @@ SHUT = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), SHUT, ids=[f"{method} {path}" for method, path in SHUT])
-def test_a_shut_door(gateway: Gateway, server: TritonServer, method: str, path: str) -> None:
-    assert ask_server(server, method, path) != 404, "Triton has no such door"
+@pytest.mark.parametrize(("method", "path"), CLOSED, ids=[f"{method} {path}" for method, path in CLOSED])
+def test_closed_path(gateway: Gateway, server: TritonServer, method: str, path: str) -> None:
+    assert server_status(server, method, path) != 404, "Triton has no such path"
     for key in (True, False):
-        answer = gateway.ask(path, b"{}" if method == "POST" else None, method=method, key=key)
-        assert answer.status == 404
-        assert answer.error == "this gateway has nothing at that path"
-        assert reached(gateway, answer.headers["x-request-id"]) == ""
+        response = gateway.request(path, b"{}" if method == "POST" else None, method=method, key=key)
+        assert response.status == 404
+        assert response.error == "this gateway has nothing at that path"
+        assert upstream(gateway, response.headers["x-request-id"]) == ""
 
 
-def test_metrics_are_shut(gateway: Gateway) -> None:
+def test_metrics_and_internal_paths_are_closed(gateway: Gateway) -> None:
     for path in ("/metrics", "/v2/metrics", "/nginx_status", "/_read", "/_error/http/401", "/_error/grpc/401"):
-        assert gateway.ask(path).status == 404, path
+        assert gateway.request(path).status == 404, path
 
 
-TRICKS = [
+ALTERNATIVE_PATHS = [
     "/v2/models/jpeg_classifier/../../repository/index",
     "/v2/models/jpeg_classifier/infer/../../classifier_onnx/infer",
     "/v2/models/jpeg_classifier/%2e%2e/classifier_onnx/infer",
@@ -127,16 +127,16 @@ TRICKS = [
 ]
 
 
-@pytest.mark.parametrize("path", TRICKS)
+@pytest.mark.parametrize("path", ALTERNATIVE_PATHS)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_with_a_trick(gateway: Gateway, path: str, method: str) -> None:
+def test_alternative_spelling_of_a_path_is_refused(gateway: Gateway, path: str, method: str) -> None:
     body = b"x" if method == "POST" else b""
-    raw = f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.door.key}\r\nConnection: close\r\n"
-    answer = gateway.send(raw.encode() + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-    status, headers = _parse(answer)
-    # 405: a place of the web page, which nobody can POST to.
-    assert status in (400, 404, 405), answer
-    assert reached(gateway, headers["x-request-id"]) == ""
+    raw = f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.endpoint.key}\r\nConnection: close\r\n"
+    response = gateway.send(raw.encode() + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    status, headers = _parse(response)
+    # 405: a path of the web page, which takes no POST.
+    assert status in (400, 404, 405), response
+    assert upstream(gateway, headers["x-request-id"]) == ""
 
 
 def _parse(raw: bytes) -> tuple[int, dict[str, str]]:
@@ -146,26 +146,26 @@ def _parse(raw: bytes) -> tuple[int, dict[str, str]]:
     return int(first.split()[1]), {name.lower(): value for name, value in pairs}
 
 
-def test_an_absolute_address_is_the_same_door(gateway: Gateway) -> None:
-    """HTTP lets a client write it so; nothing else opens by it."""
-    head = f"GET https://elsewhere.example/v2 HTTP/1.1\nHost: x\nX-Api-Key: {gateway.door.key}\nConnection: close\n\n"
-    assert _parse(gateway.send(lines_of(head)))[0] == 200
+def test_absolute_form_of_the_target_is_the_same_path(gateway: Gateway) -> None:
+    """RFC 9112 allows the absolute form; it opens nothing else."""
+    head = f"GET https://elsewhere.example/v2 HTTP/1.1\nHost: x\nX-Api-Key: {gateway.endpoint.key}\n"
+    assert _parse(gateway.send(lines_of(f"{head}Connection: close\n\n")))[0] == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "PROPFIND", "infer"])
-def test_an_inference_is_a_post(gateway: Gateway, method: str) -> None:
-    answer = gateway.ask(INFER, method=method)
-    assert answer.status in (400, 405)
-    assert gateway.ask("/v2/health/ready", b"", method="POST").status == 405
-    assert gateway.ask("/v2", b"", method="DELETE").status == 405
+def test_inference_takes_post_only(gateway: Gateway, method: str) -> None:
+    response = gateway.request(INFER, method=method)
+    assert response.status in (400, 405)
+    assert gateway.request("/v2/health/ready", b"", method="POST").status == 405
+    assert gateway.request("/v2", b"", method="DELETE").status == 405
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
-def test_methods_that_nobody_needs(gateway: Gateway, method: str) -> None:
-    assert gateway.ask("/v2/health/ready", method=method).status in (400, 405)
+def test_unused_methods_are_refused(gateway: Gateway, method: str) -> None:
+    assert gateway.request("/v2/health/ready", method=method).status in (400, 405)
 
 
-def test_compressed_bodies_and_odd_lengths(gateway: Gateway) -> None:
+def test_compressed_bodies_and_invalid_lengths_are_refused(gateway: Gateway) -> None:
     jpeg = small_jpeg()
     for encoding in ("gzip", "deflate", "GZIP", "identity, gzip", "br"):
         assert gateway.classify(jpeg, {"Content-Encoding": encoding}).status == 415, encoding
@@ -197,33 +197,32 @@ SMUGGLED = "GET /v2/repository/index HTTP/1.1\r\nHost: x\r\n\r\n"
         "Content-Length: 5\n Transfer-Encoding: chunked",
     ],
 )
-def test_no_request_is_smuggled(gateway: Gateway, framing: str) -> None:
-    """One request with two readings gets one answer, an error, and the connection is closed; no server sees it."""
-    head = f"POST {INFER} HTTP/1.1\nHost: x\nX-Api-Key: {gateway.door.key}\n{framing}\n\n"
-    answer = gateway.send(lines_of(head) + b"0\r\n\r\n" + SMUGGLED.encode())
-    assert answer.count(b"HTTP/1.1 ") == 1, answer
-    # 501, which the gateway says as 500: a transfer coding that it does not know.
-    status, headers = _parse(answer)
-    assert status in (400, 500), answer
-    assert reached(gateway, headers["x-request-id"]) == ""
+def test_ambiguous_framing_is_refused(gateway: Gateway, framing: str) -> None:
+    """A request with two readings gets one error response and a closed connection, and reaches no server."""
+    head = f"POST {INFER} HTTP/1.1\nHost: x\nX-Api-Key: {gateway.endpoint.key}\n{framing}\n\n"
+    response = gateway.send(lines_of(head) + b"0\r\n\r\n" + SMUGGLED.encode())
+    assert response.count(b"HTTP/1.1 ") == 1, response
+    # The gateway maps 501, for an unknown transfer coding, to 500.
+    status, headers = _parse(response)
+    assert status in (400, 500), response
+    assert upstream(gateway, headers["x-request-id"]) == ""
 
 
-def test_what_follows_a_request_is_a_request(gateway: Gateway) -> None:
-    """Pipelined: the second stands before the same doors."""
-    head = f"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.door.key}\r\n"
-    answer = gateway.send(
+def test_pipelined_request_passes_the_same_checks(gateway: Gateway) -> None:
+    head = f"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.endpoint.key}\r\n"
+    response = gateway.send(
         f"{head}\r\n{head.replace('/v2/health/ready', '/v2/repository/index')}Connection: close\r\n\r\n".encode()
     )
-    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
+    assert [part[:3] for part in response.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
 
 
-def test_plain_http_and_nonsense_get_an_error(gateway: Gateway) -> None:
+def test_plain_http_and_invalid_requests_get_an_error(gateway: Gateway) -> None:
     import socket
 
-    with socket.create_connection(("localhost", gateway.door.port), timeout=10) as plain:
+    with socket.create_connection(("localhost", gateway.endpoint.port), timeout=10) as plain:
         plain.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = plain.recv(65536)
-    assert _parse(answer)[0] == 400
+        response = plain.recv(65536)
+    assert _parse(response)[0] == 400
     for raw in (
         b"\x00\x01\x02\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
@@ -232,7 +231,7 @@ def test_plain_http_and_nonsense_get_an_error(gateway: Gateway) -> None:
     ):
         received = gateway.send(raw)
         assert b" 200 " not in received[:20], (raw, received)
-    assert gateway.ask("/healthz").status == 200
+    assert gateway.request("/healthz").status == 200
 
 
 def test_old_tls_is_refused(gateway: Gateway) -> None:
@@ -240,14 +239,14 @@ def test_old_tls_is_refused(gateway: Gateway) -> None:
     import ssl
     import warnings
 
-    context = gateway.door.tls()
+    context = gateway.endpoint.tls()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # what is tried is old on purpose
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the old protocol versions
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("DEFAULT@SECLEVEL=0")
     with (
-        socket.create_connection(("localhost", gateway.door.port), timeout=10) as plain,
+        socket.create_connection(("localhost", gateway.endpoint.port), timeout=10) as plain,
         pytest.raises(ssl.SSLError),
     ):
         context.wrap_socket(plain, server_hostname="localhost")
@@ -257,11 +256,11 @@ def test_old_tls_is_refused(gateway: Gateway) -> None:
 
 
 def call(gateway: Gateway, path: str, message: bytes, **metadata: str) -> tuple[str, str]:
-    """Send bytes to a method as they are: name of the status, and details."""
-    with gateway.door.channel() as channel:
+    """Send raw bytes to a method; return the name of the status, and its details."""
+    with gateway.endpoint.channel() as channel:
         method = channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)
         try:
-            method(message, metadata=gateway.door.metadata(**metadata), timeout=20)
+            method(message, metadata=gateway.endpoint.metadata(**metadata), timeout=20)
         except grpc.RpcError as error:
             return error.code().name, error.details()
         return "OK", ""
@@ -272,10 +271,10 @@ def method(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted({each.name for each in SERVICE.methods} - OPEN_METHODS))
-def test_a_shut_method(gateway: Gateway, name: str) -> None:
-    status, details = call(gateway, method(name), b"", **{"x-request-id": f"knocked-{name}"})
+def test_closed_method(gateway: Gateway, name: str) -> None:
+    status, details = call(gateway, method(name), b"", **{"x-request-id": f"closed-{name}"})
     assert (status, details) == ("UNIMPLEMENTED", "this gateway does not offer that method")
-    assert reached(gateway, f"knocked-{name}") == ""
+    assert upstream(gateway, f"closed-{name}") == ""
 
 
 def test_open_methods_exist() -> None:
@@ -298,8 +297,8 @@ def test_open_methods_exist() -> None:
         "/",
     ],
 )
-def test_a_method_with_a_trick(gateway: Gateway, path: str) -> None:
-    status, _ = call(gateway, path, b"", **{"x-request-id": "a-trick-over-grpc"})
+def test_alternative_spelling_of_a_method_is_refused(gateway: Gateway, path: str) -> None:
+    status, _ = call(gateway, path, b"", **{"x-request-id": "alternative-method"})
     assert status == "UNIMPLEMENTED"
 
 
@@ -308,7 +307,7 @@ def test_the_health_service_is_open(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("model", [*INTERNAL, "jpeg_classifier2", "jpeg", ""])
-def test_other_models_are_shut(gateway: Gateway, model: str) -> None:
+def test_other_models_are_closed(gateway: Gateway, model: str) -> None:
     assert call(gateway, method("ModelInfer"), infer_request(small_jpeg(), model).SerializeToString())[0] == (
         "PERMISSION_DENIED"
     )
@@ -318,7 +317,7 @@ def test_other_models_are_shut(gateway: Gateway, model: str) -> None:
 
 
 def field(number: int, value: bytes, tag_padding: int = 0, length_padding: int = 0) -> bytes:
-    """A length-delimited field of protobuf, with numbers written longer than needed, which parsers allow."""
+    """Encode a length-delimited field of protobuf with padded varints, which parsers accept."""
     return _varint(number << 3 | 2, tag_padding) + _varint(len(value), length_padding) + value
 
 
@@ -329,10 +328,10 @@ def _varint(number: int, padding: int) -> bytes:
 
 @pytest.mark.parametrize("model", INTERNAL)
 @pytest.mark.parametrize("paddings", [(0, 0), (1, 0), (0, 1), (1, 1), (3, 4)])
-def test_a_second_name_in_the_message(
+def test_second_model_name_in_the_message_is_refused(
     gateway: Gateway, server: TritonServer, model: str, paddings: tuple[int, int]
 ) -> None:
-    """Protobuf takes the last of two: the server would serve the internal model."""
+    """Protobuf takes the last of two values: the server would run the internal model."""
     good = infer_request(small_jpeg()).SerializeToString()
     twice = good + field(1, model.encode(), *paddings)
     assert service_pb2.ModelInferRequest.FromString(twice).model_name == model
@@ -341,31 +340,30 @@ def test_a_second_name_in_the_message(
     ready = service_pb2.ModelReadyRequest(name="jpeg_classifier").SerializeToString()
     assert call(gateway, method("ModelConfig"), ready + field(1, model.encode(), *paddings))[0] == "PERMISSION_DENIED"
     with grpc.insecure_channel(server.grpc_address) as channel:
-        # What the gateway keeps out would have been answered.
+        # Without the gateway, the server responds.
         config = channel.unary_unary(method("ModelConfig"), request_serializer=bytes, response_deserializer=bytes)
         assert model.encode() in config(ready + field(1, model.encode(), *paddings))
 
 
 def test_compressed_messages_are_refused(gateway: Gateway) -> None:
     request = infer_request(small_jpeg())
-    with gateway.door.channel() as channel, pytest.raises(grpc.RpcError) as refused:
-        stub(channel).ModelInfer(request, metadata=gateway.door.metadata(), compression=grpc.Compression.Gzip)
+    with gateway.endpoint.channel() as channel, pytest.raises(grpc.RpcError) as refused:
+        stub(channel).ModelInfer(request, metadata=gateway.endpoint.metadata(), compression=grpc.Compression.Gzip)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_grpc_needs_its_own_protocol(gateway: Gateway) -> None:
-    """A gRPC path asked over HTTP/1.1, and an HTTP path asked as gRPC."""
+def test_grpc_path_over_http_1_and_http_path_as_grpc_are_refused(gateway: Gateway) -> None:
     path = method("ModelInfer")
-    assert gateway.ask(path, b"x").status == 415
-    answer: Answer = gateway.ask(path, b"x", {"Content-Type": "application/grpc"})
-    assert answer.headers["grpc-status"] == "3"
-    assert gateway.ask(INFER, b"x", {**RAW_HEADERS, "Content-Type": "application/grpc-web"}).status in (400, 415)
+    assert gateway.request(path, b"x").status == 415
+    response: Response = gateway.request(path, b"x", {"Content-Type": "application/grpc"})
+    assert response.headers["grpc-status"] == "3"
+    assert gateway.request(INFER, b"x", {**RAW_HEADERS, "Content-Type": "application/grpc-web"}).status in (400, 415)
 
 
-def test_many_streams_at_once_are_bounded(gateway: Gateway) -> None:
-    """More calls at once than HTTP/2 streams are allowed: the rest waits its turn, or is told to come later."""
+def test_concurrent_streams_are_bounded(gateway: Gateway) -> None:
+    """Calls beyond the limit of HTTP/2 streams wait, or get RESOURCE_EXHAUSTED."""
     request = service_pb2.ServerReadyRequest()
-    with gateway.door.channel() as channel:
+    with gateway.endpoint.channel() as channel:
         calls: list[Any] = [stub(channel).ServerReady.future(request, timeout=30) for _ in range(400)]
         codes = {each.code().name for each in calls}
     assert codes <= {"OK", "RESOURCE_EXHAUSTED"}

@@ -1,4 +1,4 @@
-"""What is counted for a batch, and that counting never costs an answer."""
+"""The measurements of a batch; a failure to count never costs a response."""
 
 import threading
 from typing import get_args
@@ -6,14 +6,17 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_preprocess import Geometry, ImageError, Preprocessor, PreprocessSettings, metrics
-from jpeg_preprocess.errors import Reason
-from jpeg_preprocess.metrics import Measurements, Metrics
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.image_errors import ImageError, Reason
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_preprocess import Preprocessor
+from jpeg_runtime import metrics
+from jpeg_runtime.metrics import Measurements, Metrics
 from support import encode, noise
 
 
 class Family:
-    """Triton's MetricFamily as far as a model can see it, with the values kept here."""
+    """Triton's MetricFamily as far as a model uses it; the values stay here."""
 
     COUNTER, HISTOGRAM = "counter", "histogram"
     values: dict[tuple[str, str], list[float]]
@@ -64,7 +67,7 @@ def test_a_batch_is_measured_image_by_image():
     }
 
 
-def test_a_batch_of_nothing_is_not_measured():
+def test_an_empty_batch_is_not_measured():
     measured = Measurements()
     measured.decoded([], [], [])
     assert measured == Measurements()
@@ -92,7 +95,7 @@ def test_each_reason_belongs_to_one_model():
     assert not before & after
 
 
-def test_what_several_threads_measure_arrives_once_and_whole(family, monkeypatch):
+def test_measurements_of_several_threads_arrive_once_and_complete(family, monkeypatch):
     monkeypatch.setattr(metrics, "MOST_OBSERVED", 10_000)
     registered = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
 
@@ -117,7 +120,7 @@ def test_what_several_threads_measure_arrives_once_and_whole(family, monkeypatch
     assert len(family.values["jpeg_images_decoded_total", ""]) < 100
 
 
-def test_a_triton_without_histograms_costs_the_metrics_and_nothing_else(family, caplog):
+def test_a_triton_without_histograms_costs_the_metrics_only(family, caplog):
     class Old:
         COUNTER = "counter"
 
@@ -130,7 +133,7 @@ def test_a_triton_without_histograms_costs_the_metrics_and_nothing_else(family, 
     assert "preprocess has no metrics of its own" in caplog.text
 
 
-def test_an_update_that_fails_is_logged_and_the_next_one_counts(family, caplog, monkeypatch):
+def test_a_failed_update_is_logged_and_the_next_one_counts(family, caplog, monkeypatch):
     registered = Metrics(family, metrics.POSTPROCESS_SERIES, args_of("postprocess"))
     failed = threading.Event()
 
@@ -152,7 +155,7 @@ def test_an_update_that_fails_is_logged_and_the_next_one_counts(family, caplog, 
 
 
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
-def test_a_sample_is_even_and_whole_where_it_can_be(values, most):
+def test_a_sample_is_even_and_complete_if_it_can_be(values, most):
     taken = metrics.sample(values, most)
     assert len(taken) == min(len(values), most)
     if len(values) <= most:
@@ -165,7 +168,7 @@ def test_a_sample_is_even_and_whole_where_it_can_be(values, most):
         )
 
 
-def test_a_flood_of_images_is_counted_exactly_and_sampled(family):
+def test_many_images_are_counted_exactly_and_sampled(family):
     made = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
     many = 4 * metrics.MOST_OBSERVED
     measured = Measurements()

@@ -1,0 +1,132 @@
+"""OpenVINO in int8, for a network that OpenVINO computes wrongly with several streams: right in every batch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import tritonclient.grpc as triton
+from conftest import serve
+from jpeg_contract.model_config import read
+from numpy.typing import NDArray
+from support import edit, run_module
+
+PHOTOS_SEED, IMAGES = 1, 20
+
+RECIPE = """\
+classes = 10
+labels = "ten.txt"
+
+[geometry]
+resize_size = 128
+crop_size = 128
+
+[normalisation]
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+
+[source]
+kind = "onnx"
+file = "strided.onnx"
+output = "logits"
+"""
+
+
+def strided_network(folder: Path) -> None:
+    """Write an ONNX file whose 1x1 convolutions with stride 2 are the only readers of their inputs, as in ResNet v1."""
+    import torch
+    from torch import nn
+
+    def block(inputs, outputs, kernel, stride):
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        block(3, 64, 7, 2),
+        nn.MaxPool2d(3, 2, 1),
+        block(64, 256, 1, 1),
+        block(256, 128, 1, 2),
+        block(128, 128, 3, 1),
+        block(128, 512, 1, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    ).eval()
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, 128, 128),),
+        str(folder / "strided.onnx"),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+    (folder / "ten.txt").write_text("".join(f"class {index}\n" for index in range(10)))
+    (folder / "strided.toml").write_text(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the recipe and a repository that serves it with OpenVINO in int8."""
+    folder = tmp_path_factory.mktemp("strided")
+    strided_network(folder)
+    for options in ([], ["--backend", "openvino", "--precision", "int8"]):
+        done = run_module("jpeg_build", "strided.toml", *options, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    done = run_module("jpeg_build", "use", "openvino", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def pixels() -> NDArray[np.uint8]:
+    return np.random.default_rng(PHOTOS_SEED).integers(0, 256, (IMAGES, 128, 128, 3), np.uint8)
+
+
+def test_the_server_returns_the_networks_logits_in_every_batch(built, tmp_path):
+    images = pixels()
+    session = ort.InferenceSession(built / "model_repository/classifier_onnx/1/model.onnx")
+    expected = session.run(None, {"input__0": images})[0]
+    scale = np.abs(expected).max()
+    for server in serve(built / "model_repository", tmp_path / "log"):
+        with triton.InferenceServerClient(server.grpc_address) as client:
+
+            def infer(batch):
+                tensor = triton.InferInput("input__0", list(batch.shape), "UINT8")
+                tensor.set_data_from_numpy(batch)
+                return client.infer("classifier_openvino", [tensor]).as_numpy("output__0")
+
+            alone = np.concatenate([infer(images[at : at + 1]) for at in range(IMAGES)])
+            assert np.abs(alone - expected).max() < 0.15 * scale
+            for size in (2, 3, 4, 8, 20):
+                batched = np.concatenate([infer(images[at : at + size]) for at in range(0, IMAGES, size)])
+                assert np.abs(batched - alone).max() < 0.01 * scale, f"batches of {size}"
+
+
+def test_several_streams_are_refused_by_the_build_the_check_and_the_server(built, tmp_path):
+    repository = tmp_path / "model_repository"
+    shutil.copytree(built / "model_repository", repository)
+    config = repository / "classifier_openvino" / "config.pbtxt"
+    config.write_text(config.read_text() + 'parameters { key: "NUM_STREAMS" value { string_value: "2" } }\n')
+    assert read(config).parameters["NUM_STREAMS"].string_value == "2"
+    built_again = run_module(
+        *("jpeg_build", built / "strided.toml", "--backend", "openvino", "--precision", "int8"),
+        *("--model-repository", repository),
+    )
+    assert built_again.returncode == 1
+    assert built_again.stderr.rstrip().endswith("[parameter_conflict]")
+    checked = run_module("jpeg_serve", "check", "--static", "--model-repository", repository)
+    assert checked.returncode == 1
+    assert "parameter_conflict" in checked.stdout
+    edit(config, '"2"', '"1"')
+    assert run_module("jpeg_serve", "check", "--static", "--model-repository", repository).returncode == 0
+
+
+def test_the_report_states_the_batches_and_the_dependence_on_neighbours(built):
+    report = json.loads((built / "model_repository/classifier_openvino/1/model.json").read_text())
+    assert {1, 2, 3, 16, 64} <= set(report["parity"]["batches"])
+    assert report["parity"]["neighbour_difference"] <= report["tolerance"]["relative_difference"]
