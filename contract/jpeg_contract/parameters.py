@@ -90,7 +90,7 @@ def _for_msgspec(text: str, kinds: tuple[Any, ...]) -> str:
 
 
 def _expected(kinds: tuple[Any, ...]) -> str:
-    """Describe the valid values in the words of a config, not of a JSON schema; empty if msgspec's message is as good."""
+    """Describe the valid values as a config states them, not as a JSON schema; empty if msgspec's message is good."""
     for each in kinds:
         if isinstance(each, msgspec.inspect.Metadata) and each.extra_json_schema:
             return f"it must be {each.extra_json_schema['description']}"
