@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from jpeg_client import Client
 from jpeg_serve import ServerOptions, TritonServer
-from support import ROOT, run_module
+from support import copy_committed_repository, run_module
 
 # These machines are slow at times; how long one example takes says nothing here.
 settings.register_profile("default", deadline=None, derandomize=True)
@@ -19,7 +19,7 @@ settings.load_profile("default")
 def built_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the committed repository with the demo classifier built into it. Not to be changed."""
     repository = tmp_path_factory.mktemp("built") / "model_repository"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("*.onnx", "model.json"))
+    copy_committed_repository(repository)
     done = run_module("jpeg_build", "mobilenet_v2", "--model-repository", repository)
     assert done.returncode == 0, done.stderr
     return repository

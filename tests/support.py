@@ -23,6 +23,17 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+def copy_committed_repository(target: Path) -> None:
+    """Copy the committed files of model_repository/: a working tree may hold built artefacts beside them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "model_repository"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for line in listed.stdout.splitlines():
+        copy = target / Path(line).relative_to("model_repository")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / line).read_bytes())
+
+
 def encode(image: Image.Image, **options: Any) -> bytes:
     """An image as JPEG bytes."""
     stream = io.BytesIO()

@@ -5,7 +5,6 @@ Its network returns the same logits for every image, so that its best class is k
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from jpeg_contract.report import (
     WeightsSource,
     write_report,
 )
-from support import ROOT
+from support import ROOT, copy_committed_repository
 
 CLASSES = 1000
 BEST, SECOND = 967, 968  # espresso, cup
@@ -103,9 +102,7 @@ def known_classes(*indices: int) -> list[KnownClass]:
 
 def make_repository(repository: Path) -> Path:
     """Make a repository that is served as it is: the committed one with the constant network."""
-    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.onnx", "model*.json")
-    shutil.copytree(COMMITTED, repository, ignore=ignored)
-    (repository / "jpeg_classifier" / "1").mkdir(exist_ok=True)
+    copy_committed_repository(repository)
     folder = repository / "classifier_onnx" / "1"
     folder.mkdir()
     make_network(folder / "model.onnx")
