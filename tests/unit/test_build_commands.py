@@ -594,3 +594,17 @@ def test_help_names_every_option_with_its_default(command, capsys):
 def test_the_version_is_the_projects(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == project_version()
+
+
+def test_a_network_that_gives_all_photos_one_class_or_flat_scores_is_reported_loudly(repository, tmp_path, capsys):
+    _, recipe = changed_network(tmp_path, lambda name, values: values * (0 if name == "matrix" else 1))
+    assert build(recipe, repository) == 0
+    captured = capsys.readouterr().err
+    assert "warning: ALL 7 PHOTOS GET ONE CLASS, one: " in captured
+    assert "warning: THE SCORES ARE FLAT: the highest of all photos is 0.4" in captured
+    assert str(recipe) in captured
+
+
+def test_a_network_that_tells_photos_apart_gets_no_warning(recipe, repository, capsys):
+    assert build(recipe, repository) == 0
+    assert "warning" not in capsys.readouterr().err
