@@ -285,6 +285,7 @@ def run_as_served(
         BuildError: The artefact cannot be opened or run.
     """
     on_cpu = args["model_instance_kind"] == "CPU"
+    photo = probe_pixels(recipe)
     batches: list[int] = []
     logits: list[Logits] = []
     probe: list[Logits] = []
@@ -292,7 +293,6 @@ def run_as_served(
         sizes = parity.batch_sizes(cpus=cpus, opt=opt_batch, largest=config.max_batch_size)
         with open_isolated(args, cpus=cpus) as run:
             found = parity.run_in_batches(run, inputs.pixels, sizes)
-            photo = probe_pixels(recipe)
             probe += [run(photo[:1]), run(photo[1:]), run(np.concatenate([photo, photo[:1]]))]
         batches += found.batches
         logits += found.logits

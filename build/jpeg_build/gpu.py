@@ -1,11 +1,7 @@
-"""The NVIDIA GPU that engines are built on, and what Polygraphy needs to find."""
+"""The NVIDIA GPU that engines are built on, and the folder of their timing caches."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from jpeg_contract.folders import make_cache_folder
@@ -47,25 +43,3 @@ def cache_folder() -> Path:
         return make_cache_folder("jpeg-build")
     except OSError as error:
         raise BuildError(f"{error.filename}: cannot be written: {error.strerror}; set XDG_CACHE_HOME") from error
-
-
-@contextlib.contextmanager
-def cuda_runtime_visible() -> Iterator[None]:
-    """Let Polygraphy find libcudart in the wheels of `nvidia-cuda-runtime`, which the wheels of TensorRT bring.
-
-    It looks through LD_LIBRARY_PATH and a few system folders; of the wheels' folders it knows at most one.
-    """
-    before = os.environ.get("LD_LIBRARY_PATH")
-    wheels = [
-        str(found.parent)
-        for entry in sys.path
-        for found in sorted(Path(entry or ".").glob("nvidia/*/lib/libcudart.so.*"))
-    ]
-    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*([before] if before else []), *wheels])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LD_LIBRARY_PATH"]
-        else:
-            os.environ["LD_LIBRARY_PATH"] = before

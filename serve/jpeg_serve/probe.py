@@ -19,8 +19,6 @@ from jpeg_contract.tensors import ENSEMBLE, ERROR, IMAGE, INDEX, LABEL, OUTPUT
 from jpeg_serve.errors import ProbeError
 from jpeg_serve.rebuild import rebuild_command
 
-PHOTO = PROBE_PHOTO
-
 # How many copies of the photo the second request holds: rows of one batch must not mix.
 COPIES = 3
 DEFAULT_TIMEOUT_S = 10.0

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from jpeg_contract.report import Requirements
 
 from jpeg_build import tf_trt_engines as engines
@@ -54,7 +55,7 @@ def _with_engines(job: Job, network: KerasNetwork, artefact: Path) -> Emitted:
     if options.min_batch != 1:
         # Triton sends batches of any size, and nothing pads them for TensorFlow.
         raise BuildError(f"--min-batch is {options.min_batch}, but engines of TF-TRT must take batches from 1 on")
-    requires = Requirements(**engines.tensorrt_of_tensorflow())  # type: ignore[arg-type]  # texts only
+    requires = msgspec.convert(engines.tensorrt_of_tensorflow(), Requirements)
     profile = (1, options.opt_batch, options.max_batch)
     # Sizes between those of the profile must run in an engine, too.
     batches = sorted({*profile, min(3, options.max_batch)})
