@@ -87,9 +87,8 @@ def wait_for_batches(model: Path, size: int, *, seconds: int) -> None:
     """Let a model wait until a batch of this size is full, or the time is over."""
     edit(
         model / "config.pbtxt",
-        "dynamic_batching {\n}",
-        f"dynamic_batching {{\n  preferred_batch_size: {size}\n"
-        f"  max_queue_delay_microseconds: {seconds * 1_000_000}\n}}",
+        "dynamic_batching {\n",
+        f"dynamic_batching {{\n  preferred_batch_size: {size}\n  max_queue_delay_microseconds: {seconds * 1_000_000}\n",
     )
 
 

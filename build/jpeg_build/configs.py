@@ -19,6 +19,8 @@ from jpeg_contract.model_config import (
 from jpeg_contract.report import ConfigSettings
 from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
 from jpeg_contract.tensors import (
+    CHECKSUM,
+    CHECKSUMS_KEY,
     DECODE_ERRORS_KEY,
     ENSEMBLE,
     ERROR,
@@ -56,7 +58,7 @@ _RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmu
 
 
 def preprocess_config(recipe: Recipe) -> ModelConfig:
-    """Return the config of `preprocess`: IMAGE to PIXELS and ERROR."""
+    """Return the config of `preprocess`: IMAGE to PIXELS, ERROR and CHECKSUM."""
     settings = PreprocessSettings(
         recipe.geometry,
         recipe=recipe.name,
@@ -67,17 +69,19 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     _tensor(config.output, PIXELS, "TYPE_UINT8", [*recipe.geometry.crop_size, 3])
     _tensor(config.output, ERROR, "TYPE_STRING", [1])
+    _tensor(config.output, CHECKSUM, "TYPE_UINT32", [1])
     config.dynamic_batching.SetInParent()
     set_parameters(config, settings.to_parameters())
     return config
 
 
 def postprocess_config(recipe: Recipe) -> ModelConfig:
-    """Return the config of `postprocess`: logits and ERROR to LABEL, SCORE, INDEX and ERROR."""
+    """Return the config of `postprocess`: logits, ERROR and CHECKSUM to the tensors of the response."""
     settings = PostprocessSettings(recipe=recipe.name, recipe_sha256=recipe.sha256)
     config = _model(POSTPROCESS, backend="python")
     _tensor(config.input, OUTPUT, "TYPE_FP32", [recipe.classes])
     _tensor(config.input, ERROR, "TYPE_STRING", [1])
+    _tensor(config.input, CHECKSUM, "TYPE_UINT32", [1])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
     config.dynamic_batching.SetInParent()
@@ -114,12 +118,12 @@ def ensemble_config(classifier: str) -> ModelConfig:
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
-    _step(config, PREPROCESS, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, ERROR: DECODE_ERRORS_KEY})
+    _step(config, PREPROCESS, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY})
     _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: LOGITS_KEY})
     _step(
         config,
         POSTPROCESS,
-        {OUTPUT: LOGITS_KEY, ERROR: DECODE_ERRORS_KEY},
+        {OUTPUT: LOGITS_KEY, ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY},
         {tensor.name: tensor.name for tensor in RESPONSE_TENSORS},
     )
     return config
@@ -128,11 +132,13 @@ def ensemble_config(classifier: str) -> ModelConfig:
 def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig:
     """Return `existing`, with the fields that the recipe decides from `built`: tensors, geometry, labels, warm-up.
 
-    No recipe decides anything about the ensemble: it stays as it is.
+    No recipe decides anything about the ensemble: it stays as it is, except for tensors of the contract that an earlier
+    version did not have.
     """
     merged = ModelConfig()
     merged.CopyFrom(existing)
     if built.platform == "ensemble":
+        _add_missing_tensors(merged, built)
         return merged
     for name in _RECIPE_FIELDS:
         value = getattr(built, name)
@@ -205,6 +211,23 @@ def _model(name: str, *, backend: str = "", platform: str = "", kind: str = "CPU
         # KIND_AUTO, there would be one for each GPU of the machine.
         config.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.Value(f"KIND_{kind}"))
     return config
+
+
+def _add_missing_tensors(ensemble: ModelConfig, built: ModelConfig) -> None:
+    """Add outputs and mappings of `preprocess` and `postprocess` that an ensemble lacks."""
+    known = {tensor.name for tensor in ensemble.output}
+    ensemble.output.extend(tensor for tensor in built.output if tensor.name not in known)
+    ours = {step.model_name: step for step in built.ensemble_scheduling.step}
+    for step in ensemble.ensemble_scheduling.step:
+        if step.model_name not in (PREPROCESS, POSTPROCESS):
+            continue
+        for mapping, wanted in (
+            (step.input_map, ours[step.model_name].input_map),
+            (step.output_map, ours[step.model_name].output_map),
+        ):
+            for key, value in wanted.items():
+                if key not in mapping:
+                    mapping[key] = value
 
 
 def _tensor(tensors: Any, name: str, kind: DataType, dims: list[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-DataType = Literal["TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32"]
+DataType = Literal["TYPE_STRING", "TYPE_UINT8", "TYPE_FP32", "TYPE_INT32", "TYPE_UINT32"]
 """Data types as config.pbtxt names them; TYPE_STRING is BYTES in requests."""
 
 ENSEMBLE = "jpeg_classifier"
@@ -16,12 +16,13 @@ IMAGE = "IMAGE"
 PIXELS = "PIXELS"
 INPUT = "input__0"
 OUTPUT = "output__0"
-LABEL, SCORE, INDEX, ERROR = "LABEL", "SCORE", "INDEX", "ERROR"
+LABEL, SCORE, INDEX, ERROR, CHECKSUM = "LABEL", "SCORE", "INDEX", "ERROR", "CHECKSUM"
 
 # The ensemble's inner tensors.
-PIXELS_KEY, LOGITS_KEY, DECODE_ERRORS_KEY = "pixels", "logits", "decode_errors"
+PIXELS_KEY, LOGITS_KEY, DECODE_ERRORS_KEY, CHECKSUMS_KEY = "pixels", "logits", "decode_errors", "checksums"
 
 MAX_BATCH_SIZE = 64
+
 DEFAULT_K = 5
 
 LABELS_FILE = "labels.txt"
@@ -43,4 +44,5 @@ RESPONSE_TENSORS = (
     TensorSpec(SCORE, "TYPE_FP32", -1),
     TensorSpec(INDEX, "TYPE_INT32", -1),
     TensorSpec(ERROR, "TYPE_STRING", 1),
+    TensorSpec(CHECKSUM, "TYPE_UINT32", 1),
 )

@@ -18,8 +18,9 @@ from jpeg_contract.image_errors import ImageError, Reason
 
 log = logging.getLogger(__name__)
 
-Refusal = Literal["no_usable_image", "bad_k", "internal"]
-"""Why a request was refused as a whole: none of its images could be answered, its `k` is out of range, our fault."""
+Refusal = Literal["no_usable_image", "bad_k", "internal", "stopping", "busy", "late"]
+"""Why a request was refused as a whole: none of its images could be answered, its `k` is out of range, our fault, the
+server is stopping, too many wait, its deadline has passed."""
 
 # How long measurements are gathered before they are handed on: a batch a millisecond costs no more than ten a second.
 GATHER_S = 0.1
@@ -75,6 +76,9 @@ PREPROCESS_SERIES = (
     *(rejected(reason) for reason in get_args(Reason) if reason not in _AFTER_CLASSIFIER),
     refused("no_usable_image"),
     refused("internal"),
+    refused("stopping"),
+    refused("busy"),
+    refused("late"),
     DECODE_SECONDS,
     SIZE_BYTES,
     BATCH_IMAGES,
@@ -82,7 +86,9 @@ PREPROCESS_SERIES = (
 POSTPROCESS_SERIES = (
     ANSWERED,
     *(rejected(reason) for reason in _AFTER_CLASSIFIER),
-    *(refused(refusal) for refusal in get_args(Refusal)),
+    refused("no_usable_image"),
+    refused("bad_k"),
+    refused("internal"),
     BATCH_IMAGES,
 )
 

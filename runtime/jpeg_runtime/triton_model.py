@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 import triton_python_backend_utils as pb_utils
 
 from jpeg_runtime.batching import Array, run_batch
+from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ServingConfig
+from jpeg_runtime.worker import Worker
 
 log = logging.getLogger(__name__)
+
+
+class _Late(Exception):  # no fault
+    """Nobody waits for the request any more."""
 
 
 class TritonPythonModel:
@@ -25,6 +32,7 @@ class TritonPythonModel:
         """Open the artefact. Called by Triton once for each instance."""
         self._config = ServingConfig.from_triton(args)
         self._classifier = open_classifier(self._config)
+        self._worker = Worker(self._config.name, "classifier")
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Run one batch. Called by Triton.
@@ -33,14 +41,30 @@ class TritonPythonModel:
         reads them next (a client, the ensemble's postprocess) is on the CPU, and the Python backend hands tensors on a
         GPU over in a second round trip between its processes.
         """
-        tensors = []
+        with self._worker.batch():
+            return self._respond(requests)
+
+    def finalize(self) -> None:
+        """Withdraw from the run folder. Called by Triton when it unloads the model."""
+        self._worker.close()
+
+    def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        tensors: list[pb_utils.Tensor | _Late] = []
+        now = time.time()
         for request in requests:
+            if has_passed(request.parameters, now):
+                tensors.append(_Late(PASSED))
+                continue
             tensor = pb_utils.get_input_tensor_by_name(request, self._config.input_name)
             assert tensor is not None, "Triton checks the inputs against the config"
             tensors.append(tensor)
+        self._worker.take(sum(tensor.shape()[0] for tensor in tensors if not isinstance(tensor, _Late)))
         responses = []
         for outcome in run_batch(self._run, tensors):
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, _Late):
+                error = pb_utils.TritonError(str(outcome), pb_utils.TritonError.UNAVAILABLE)
+                responses.append(pb_utils.InferenceResponse(error=error))
+            elif isinstance(outcome, Exception):
                 # The exception may name files and addresses: it goes to the log, not to the client.
                 log.error("%s failed on a request", self._config.name, exc_info=outcome)
                 message = f"{self._config.name} failed on this request; the server's log says why"

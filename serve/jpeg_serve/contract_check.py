@@ -9,7 +9,7 @@ from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.model_config import KIND_CPU, ModelInstanceGroup, data_type
 from jpeg_contract.parameters import SettingsError, read_parameters
 from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
-from jpeg_contract.tensors import ERROR, IMAGE, INPUT, OUTPUT, PIXELS, RESPONSE_TENSORS, DataType
+from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, INPUT, OUTPUT, PIXELS, RESPONSE_TENSORS, DataType
 
 from jpeg_serve.config_check import dims_match, shape, type_name
 from jpeg_serve.models import Model, Problem
@@ -30,6 +30,7 @@ class _Wanted(NamedTuple):
 
 _IMAGE = _Wanted(IMAGE, "TYPE_STRING", (1,))
 _ERROR = _Wanted(ERROR, "TYPE_STRING", (1,))
+_CHECKSUM = _Wanted(CHECKSUM, "TYPE_UINT32", (1,))
 _PIXELS = _Wanted(PIXELS, "TYPE_UINT8", (_ANY, _ANY, 3))
 _INPUT = _Wanted(INPUT, "TYPE_UINT8", (_ANY, _ANY, 3))
 _LOGITS = _Wanted(OUTPUT, "TYPE_FP32", (_ANY,))
@@ -45,10 +46,10 @@ def check_contract(model: Model) -> Iterator[Problem]:
     try:
         if model.is_preprocess:
             yield from _check_tensors(model, "input", (_IMAGE,))
-            yield from _check_tensors(model, "output", (_PIXELS, _ERROR))
+            yield from _check_tensors(model, "output", (_PIXELS, _ERROR, _CHECKSUM))
             yield from _check_crop(model, PreprocessSettings.from_parameters(model.parameters))
         elif model.is_postprocess:
-            yield from _check_tensors(model, "input", (_LOGITS, _ERROR))
+            yield from _check_tensors(model, "input", (_LOGITS, _ERROR, _CHECKSUM))
             yield from _check_tensors(model, "output", _RESPONSE)
             PostprocessSettings.from_parameters(model.parameters)
         elif model.form is not None:

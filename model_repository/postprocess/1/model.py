@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.labels import read_labels
 from jpeg_contract.settings import PostprocessSettings
-from jpeg_contract.tensors import ERROR, INDEX, LABEL, OUTPUT, SCORE
+from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE
 from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import run_batch
+from jpeg_runtime.worker import Worker
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -27,37 +29,55 @@ class TritonPythonModel:
         labels_file = Path(args["model_repository"]) / self._settings.labels_file
         self._postprocessor = Postprocessor(read_labels(labels_file, classes=int(logits["dims"][0])))
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.POSTPROCESS_SERIES, args)
+        self._worker = Worker(args["model_name"], "postprocess")
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        with self._worker.batch():
+            return self._respond(requests)
+
+    def finalize(self) -> None:
+        self._worker.close()
+        self._metrics.close()
+
+    def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         measured = metrics.Measurements()
         read = [self._read(request) for request in requests]
-        outcomes = run_batch(self._postprocessor.run, [request for request, _ in read])
-        measured.observe(metrics.BATCH_IMAGES, [sum(len(decode_errors) for _, decode_errors in read)])
-        responses = [_respond(outcome, errors, measured) for outcome, (_, errors) in zip(outcomes, read, strict=True)]
+        outcomes = run_batch(self._postprocessor.run, [each.request for each in read])
+        images = sum(len(each.decode_errors) for each in read)
+        self._worker.take(images)
+        measured.observe(metrics.BATCH_IMAGES, [images])
+        responses = [_respond(outcome, each, measured) for outcome, each in zip(outcomes, read, strict=True)]
         self._metrics.add(measured)
         return responses
 
-    def finalize(self) -> None:
-        self._metrics.close()
-
-    def _read(self, request: pb_utils.InferenceRequest) -> tuple[TopKRequest | Exception, list[bytes]]:
-        """Read a request, or the exception that says what is wrong with it, and the decode error of each image."""
+    def _read(self, request: pb_utils.InferenceRequest) -> _Read:
         decode_errors: list[bytes] = []
+        checksums = np.zeros((0, 1), np.uint32)
         try:
-            logits = _array(request, OUTPUT)
+            logits, checksums = _array(request, OUTPUT), _array(request, CHECKSUM)
             decode_errors = _array(request, ERROR).ravel().tolist()
             k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocessor.classes)
         except Exception as error:
-            return error, decode_errors
-        return TopKRequest(logits, decode_errors, k), decode_errors
+            return _Read(error, decode_errors, checksums)
+        return _Read(TopKRequest(logits, decode_errors, k), decode_errors, checksums)
+
+
+class _Read(NamedTuple):
+    """A request, or the exception that says what is wrong with it; and per image its decode error and checksum."""
+
+    request: TopKRequest | Exception
+    decode_errors: list[bytes]
+    checksums: NDArray[np.uint32]
 
 
 def _respond(
-    outcome: TopKResponse | Exception, decode_errors: list[bytes], measured: metrics.Measurements
+    outcome: TopKResponse | Exception, read: _Read, measured: metrics.Measurements
 ) -> pb_utils.InferenceResponse:
+    decode_errors = read.decode_errors
     if isinstance(outcome, TopKResponse):
         measured.answered(decode_errors, outcome.errors.ravel().tolist())
         tensors = {LABEL: outcome.labels, SCORE: outcome.scores, INDEX: outcome.indices, ERROR: outcome.errors}
+        tensors[CHECKSUM] = read.checksums
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
     if isinstance(outcome, InvalidTopK):
         measured.count(metrics.refused("bad_k"))

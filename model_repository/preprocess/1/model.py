@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from jpeg_contract.checksum import checksum
 from jpeg_contract.image_errors import ImageError, describe_failures
 from jpeg_contract.settings import PreprocessSettings
-from jpeg_contract.tensors import ERROR, IMAGE, PIXELS
+from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, PIXELS
 from jpeg_preprocess import open_preprocessor
 from jpeg_runtime import metrics
+from jpeg_runtime.deadline import PASSED, has_passed
+from jpeg_runtime.worker import STOPPING, Worker
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -24,29 +28,75 @@ class TritonPythonModel:
         gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
         self._preprocess = open_preprocessor(settings, gpu)
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.PREPROCESS_SERIES, args)
+        self._worker = Worker(args["model_name"], "preprocess")
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        measured = metrics.Measurements()
-        batches = [_images(request) for request in requests]
-        images = [image for batch in batches for image in batch or ()]
-        decoded = self._preprocess.decode(images)
-        measured.decoded(images, decoded.errors, decoded.seconds)
-        responses, start = [], 0
-        for batch in batches:
-            if batch is None:
-                measured.count(metrics.refused("internal"))
-                message = "preprocess failed on this request; the server's log says why"
-                error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
-                responses.append(pb_utils.InferenceResponse(error=error))
-                continue
-            part = slice(start, start := start + len(batch))
-            responses.append(_respond(decoded.pixels[part], decoded.errors[part], measured))
-        self._metrics.add(measured)
+        refused, reason = self._worker.refusals(len(requests))
+        responses = [_refuse(reason, pb_utils.TritonError.UNAVAILABLE) for _ in range(refused)]
+        if refused:
+            measured = metrics.Measurements()
+            measured.count(metrics.refused("stopping" if reason == STOPPING else "busy"), refused)
+            self._metrics.add(measured)
+        if refused < len(requests):
+            with self._worker.batch():
+                responses += self._respond(requests[refused:])
         return responses
 
     def finalize(self) -> None:
+        self._worker.close()
         self._preprocess.close()
         self._metrics.close()
+
+    def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        measured = metrics.Measurements()
+        self._worker.wait_for_classifier()
+        now = time.time()
+        late = [has_passed(request.parameters, now) for request in requests]
+        batches = [[] if is_late else _images(request) for is_late, request in zip(late, requests, strict=True)]
+        images = [image for batch in batches for image in batch or ()]
+        decoded = self._preprocess.decode(images)
+        measured.decoded(images, decoded.errors, decoded.seconds)
+        self._worker.take(len(images))
+        responses, start = [], 0
+        for is_late, batch in zip(late, batches, strict=True):
+            if is_late:
+                measured.count(metrics.refused("late"))
+                responses.append(_refuse(PASSED, pb_utils.TritonError.UNAVAILABLE))
+                continue
+            if batch is None:
+                measured.count(metrics.refused("internal"))
+                message = "preprocess failed on this request; the server's log says why"
+                responses.append(_refuse(message, pb_utils.TritonError.INTERNAL))
+                continue
+            part = slice(start, start := start + len(batch))
+            responses.append(self._answer(batch, decoded.pixels[part], decoded.errors[part], measured))
+        self._metrics.add(measured)
+        return responses
+
+    def _answer(
+        self,
+        images: Sequence[bytes],
+        pixels: NDArray[np.uint8],
+        errors: Sequence[ImageError | None],
+        measured: metrics.Measurements,
+    ) -> pb_utils.InferenceResponse:
+        failures = [error for error in errors if error is not None]
+        if len(failures) == len(errors):
+            # No image of this request can be answered. Only an error here reaches the client as HTTP 400.
+            measured.count(metrics.refused("no_usable_image"))
+            internal = any(error.reason == "internal" for error in failures)
+            code = pb_utils.TritonError.INTERNAL if internal else pb_utils.TritonError.INVALID_ARG
+            return _refuse(describe_failures(failures), code)
+        self._worker.pass_on(len(images))
+        messages = [[b"" if error is None else str(error).encode()] for error in errors]
+        checksums = np.array([[checksum(image)] for image in images], np.uint32)
+        return pb_utils.InferenceResponse(
+            [
+                _tensor(PIXELS, pixels),
+                _tensor(ERROR, np.array(messages, dtype=object)),
+                _tensor(CHECKSUM, checksums),
+            ]
+        )
 
 
 def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
@@ -61,18 +111,8 @@ def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
     return images
 
 
-def _respond(
-    pixels: NDArray[np.uint8], errors: Sequence[ImageError | None], measured: metrics.Measurements
-) -> pb_utils.InferenceResponse:
-    failures = [error for error in errors if error is not None]
-    if len(failures) == len(errors):
-        # No image of this request can be answered. Only an error here reaches the client as HTTP 400.
-        measured.count(metrics.refused("no_usable_image"))
-        internal = any(error.reason == "internal" for error in failures)
-        code = pb_utils.TritonError.INTERNAL if internal else pb_utils.TritonError.INVALID_ARG
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe_failures(failures), code))
-    messages = [[b"" if error is None else str(error).encode()] for error in errors]
-    return pb_utils.InferenceResponse([_tensor(PIXELS, pixels), _tensor(ERROR, np.array(messages, dtype=object))])
+def _refuse(message: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 def _tensor(name: str, array: Any) -> pb_utils.Tensor:

@@ -1,0 +1,157 @@
+"""The folder through which `jpeg-serve` and the Python workers inside one server tell each other their state.
+
+`jpeg-serve` creates it for each tritonserver and names it in the environment; each worker keeps one small file in it,
+mapped into memory, so that an update costs less than a microsecond and no call. A server that is started without
+`jpeg-serve` has no such folder, and its workers do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+VARIABLE = "JPEG_SERVE_RUN"
+"""Environment variable with the folder's path."""
+
+Role = Literal["preprocess", "classifier", "postprocess"]
+
+_DRAINING = "draining"
+_EXCESS = "excess"
+_SUFFIX = ".worker"
+# 64-bit integers in the machine's byte order: aligned ones are written and read as a whole.
+_FIELDS = ("busy", "begun", "taken", "passed")
+_SIZE = 8 * len(_FIELDS)
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One worker at one moment.
+
+    Attributes:
+        pid: Its process id.
+        role: Its step.
+        busy: Whether it executes a batch.
+        begun: Requests that it has accepted, since it started.
+        taken: Images that it has taken, since it started.
+        passed: Images that it has passed on to the next step, since it started.
+    """
+
+    pid: int
+    role: Role
+    busy: bool
+    begun: int
+    taken: int
+    passed: int
+
+
+class WorkerFile:
+    """The state that one worker publishes. Without a folder, nobody reads it.
+
+    Args:
+        folder: The run folder, None for none.
+        role: The worker's step.
+
+    Attributes:
+        path: The file, None without a folder.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, role: Role) -> None:
+        self.path: Path | None = None
+        if folder is None:
+            self._map = mmap.mmap(-1, _SIZE)
+        else:
+            self.path = folder / f"{os.getpid()}.{role}{_SUFFIX}"
+            # Written, not truncated to length: a full disk fails here, and not at an access to the mapped memory.
+            self.path.write_bytes(bytes(_SIZE))
+            with self.path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), _SIZE)
+        self._fields = memoryview(self._map).cast("q")
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker executes a batch."""
+        return bool(self._fields[0])
+
+    @busy.setter
+    def busy(self, value: bool) -> None:
+        self._fields[0] = int(value)
+
+    def add_begun(self, requests: int) -> None:
+        """Count requests that the worker has accepted."""
+        self._fields[1] += requests
+
+    def add_taken(self, images: int) -> None:
+        """Count images that the worker has taken."""
+        self._fields[2] += images
+
+    def add_passed(self, images: int) -> None:
+        """Count images that the worker has passed on."""
+        self._fields[3] += images
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+
+def run_folder() -> Path | None:
+    """Return the run folder of the server that this process belongs to, None if there is none."""
+    text = os.environ.get(VARIABLE, "")
+    return Path(text) if text else None
+
+
+def read_workers(folder: Path) -> Iterator[WorkerState]:
+    """Return the state of each worker of a server."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        pid, role, _ = path.name.split(".")
+        content = b""
+        with contextlib.suppress(OSError):  # its worker ends at this moment
+            content = path.read_bytes()
+        if len(content) == _SIZE and role in get_args(Role):
+            busy, *counts = memoryview(content).cast("q")
+            yield WorkerState(int(pid), role, bool(busy), *counts)  # type: ignore[arg-type]
+
+
+def write_excess(folder: Path, reading: int, requests: int) -> None:
+    """State how many waiting requests the first step shall refuse, with the number of this reading."""
+    with (folder / _EXCESS).open("r+b" if (folder / _EXCESS).exists() else "w+b", buffering=0) as file:
+        file.write(struct.pack("qq", reading, requests))
+
+
+def read_excess(folder: Path) -> tuple[int, int]:
+    """Return the last reading's number, and how many waiting requests the first step shall refuse; (0, 0) for none."""
+    try:
+        reading, requests = struct.unpack("qq", (folder / _EXCESS).read_bytes())
+    except (OSError, struct.error):
+        return 0, 0
+    return reading, requests
+
+
+def start_draining(folder: Path, most_begun: int) -> None:
+    """Let the server's first step refuse requests, once it has begun this many since the server started."""
+    making = folder / f"{_DRAINING}.making"
+    making.write_text(str(most_begun), encoding="ascii")
+    making.rename(folder / _DRAINING)
+
+
+def draining_limit(folder: Path) -> int | None:
+    """Return how many requests the first step begins before it refuses them; None if the server is not stopping."""
+    try:
+        return int((folder / _DRAINING).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
+
+
+def begun_requests(folder: Path) -> int:
+    """Return how many requests the first step has begun since the server started."""
+    return sum(state.begun for state in read_workers(folder) if state.role == "preprocess")

@@ -1,0 +1,128 @@
+"""What the models inside Triton share as workers that `jpeg-serve` watches."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from jpeg_contract.run_folder import (
+    Role,
+    WorkerFile,
+    WorkerState,
+    begun_requests,
+    draining_limit,
+    read_excess,
+    read_workers,
+    run_folder,
+)
+from jpeg_contract.tensors import MAX_BATCH_SIZE
+
+from jpeg_runtime.stall_guard import StallGuard
+
+BUSY = "too many requests wait: send the request again later [queue_full]"
+STOPPING = "the server is stopping: send the request to another one, or again later [server_stopping]"
+
+# How often a waiting worker looks, and after which time without any progress images do not count as waiting: they were
+# cancelled, or went to models that were unloaded.
+_POLL_S = 0.002
+_LOST_AFTER_S = 0.25
+
+
+class Worker:
+    """One Python worker of a server.
+
+    Args:
+        name: Of the model.
+        role: Its step.
+
+    Raises:
+        OSError: The run folder cannot be written.
+    """
+
+    def __init__(self, name: str, role: Role) -> None:
+        self._folder = run_folder()
+        self._file = WorkerFile(self._folder, role)
+        self._guard = StallGuard(name)
+        self._backlog = _Backlog()
+        self._reading = self._to_refuse = 0
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Wrap the execution of a batch; ends the process if its answers may be late."""
+        self._file.busy = True
+        try:
+            yield
+            self._guard.check()
+        finally:
+            self._file.busy = False
+
+    def refusals(self, requests: int) -> tuple[int, str]:
+        """Return how many requests of a batch to refuse, the oldest first, and why: `STOPPING` or `BUSY`."""
+        refused, reason = self._refusals(requests)
+        if refused < requests:
+            self._file.add_begun(requests - refused)
+        else:
+            self._guard.check()
+        return refused, reason
+
+    def _refusals(self, requests: int) -> tuple[int, str]:
+        if self._folder is None:
+            return 0, ""
+        limit = draining_limit(self._folder)
+        if limit is not None and begun_requests(self._folder) >= limit:
+            return requests, STOPPING
+        reading, excess = read_excess(self._folder)
+        if reading != self._reading:
+            # Each of the workers refuses its share.
+            workers = sum(state.role == "preprocess" for state in read_workers(self._folder))
+            self._reading, self._to_refuse = reading, -(-excess // max(1, workers))
+        refused = min(requests, self._to_refuse)
+        self._to_refuse -= refused
+        return refused, BUSY
+
+    def take(self, images: int) -> None:
+        """Count images of a batch that begins."""
+        self._file.add_taken(images)
+
+    def pass_on(self, images: int) -> None:
+        """Count images that go on to the next step."""
+        self._file.add_passed(images)
+
+    def wait_for_classifier(self) -> None:
+        """Wait while as many images wait for the classifier as it takes at once.
+
+        So requests wait in front of the first step, where too many are refused before any work is done.
+        """
+        while self._folder is not None and self._backlog.is_full(list(read_workers(self._folder))):
+            time.sleep(_POLL_S)
+
+    def close(self) -> None:
+        """Withdraw from the run folder."""
+        self._file.close()
+
+
+class _Backlog:
+    """Estimates how many images wait for the classifier: those that were passed on, less those that were taken."""
+
+    def __init__(self) -> None:
+        self._workers: set[int] = set()
+        self._lost = 0
+        self._taken = -1
+        self._progress_at = 0.0
+
+    def is_full(self, states: list[WorkerState]) -> bool:
+        passed = sum(state.passed for state in states if state.role == "preprocess")
+        classifiers = [state for state in states if state.role == "classifier"]
+        # A native classifier has no worker: its images count as waiting until the next step has taken them.
+        takers = classifiers or [state for state in states if state.role == "postprocess"]
+        taken = sum(state.taken for state in takers)
+        now = time.monotonic()
+        workers = {state.pid for state in states}
+        if workers != self._workers:
+            self._workers, self._lost = workers, passed - taken
+        if taken != self._taken or any(state.busy for state in takers):
+            self._taken, self._progress_at = taken, now
+        elif now - self._progress_at > _LOST_AFTER_S:
+            self._lost = passed - taken
+        return passed - taken - self._lost >= MAX_BATCH_SIZE * max(1, len(classifiers))
