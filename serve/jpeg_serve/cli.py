@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +32,7 @@ from jpeg_contract.remedies import DEFAULT_REPOSITORY
 from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_serve import COMMAND
-from jpeg_serve.errors import PrerequisiteError, ReloadError, ServeError, ServerDied
+from jpeg_serve.errors import PrerequisiteError, ReloadError, ServeError
 from jpeg_serve.machine import ServedWith
 from jpeg_serve.options import LoadOptions, ServerOptions, natural
 from jpeg_serve.probe import DEFAULT_TIMEOUT_S
@@ -38,10 +40,13 @@ from jpeg_serve.probe import DEFAULT_TIMEOUT_S
 if TYPE_CHECKING:
     from jpeg_serve.check import CheckResult
     from jpeg_serve.models import Problem
-    from jpeg_serve.probe import ProbeResult
-    from jpeg_serve.server import TritonServer
+    from jpeg_serve.probe import ProbeResult, ProbeSkipped
+    from jpeg_serve.supervisor import Supervisor
 
 END_OF_OPTIONS = "--"
+
+RESTART_SIGNAL = signal.SIGUSR1
+"""Lets a running jpeg-serve replace its servers one after the other."""
 
 # Options of tritonserver that jpeg-serve must know, too.
 _OWN = (
@@ -56,6 +61,9 @@ _OWN = (
 # Set for the process that a reload runs in another Python environment.
 _HANDED_OVER = "JPEG_SERVE_HANDED_OVER"
 
+FEW_HTTP_RESPONSES = 2048
+"""Fewer responses that can finish at once without a loss are worth a warning."""
+
 app = make_app(
     COMMAND,
     "Serve a model repository with the tritonserver on the PATH, else with the one in the wheel nvidia-pytriton.",
@@ -67,7 +75,7 @@ app = make_app(
 )
 # The last one counts: containers append the user's options to their own.
 app.default_parameter = Parameter.combine(app.default_parameter, Parameter(allow_repeating=True))
-app.usage = f"Usage: {COMMAND} [run | check | reload | probe] [OPTIONS] [-- TRITON_OPTION...]"
+app.usage = f"Usage: {COMMAND} [run | check | reload | restart | probe] [OPTIONS] [-- TRITON_OPTION...]"
 
 _LOAD, _SERVER = LoadOptions(), ServerOptions()
 
@@ -83,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     end = tokens.index(END_OF_OPTIONS) if END_OF_OPTIONS in tokens else len(tokens)
     own, triton = tokens[:end], tuple(tokens[end + 1 :])
-    if triton and own and own[0] in ("check", "reload", "probe"):
+    if triton and own and own[0] in ("check", "reload", "restart", "probe"):
         return fail(
             COMMAND,
             f"options of tritonserver, after --, are for run; {own[0]} takes none",
@@ -134,26 +142,31 @@ ServeWith = Annotated[
 
 
 @app.default
-def run(*, options: Annotated[ServerOptions, Parameter(name="*")] = _SERVER, serve_with: ServeWith = ()) -> int:
+def run(
+    *,
+    options: Annotated[ServerOptions, Parameter(name="*")] = _SERVER,
+    servers: Annotated[int, Parameter(validator=natural)] = 0,
+    serve_with: ServeWith = (),
+) -> int:
     """Check the repository and serve it until Ctrl-C or SIGTERM.
 
     Args:
         options: See ServerOptions.
+        servers: Number of tritonservers on the same ports, each watched and replaced when it dies, hangs or fails; 0
+            takes one for each GPU that the models use, otherwise one.
         serve_with: BACKEND=native or BACKEND=python: which backend serves, can be repeated; by default each classifier
             form decides.
     """
-    from jpeg_serve.server import TritonServer
     from jpeg_serve.tracing import collector_url
 
     return _serve(
-        TritonServer(
-            replace(
-                options,
-                serve_with=parse_serve_with(serve_with),
-                trace_to=collector_url(options.trace_to) if options.trace_to else "",
-                triton=_triton_options.get(),
-            )
-        )
+        replace(
+            options,
+            serve_with=parse_serve_with(serve_with),
+            trace_to=collector_url(options.trace_to) if options.trace_to else "",
+            triton=_triton_options.get(),
+        ),
+        servers,
     )
 
 
@@ -257,10 +270,11 @@ def reload(
     """
     from jpeg_serve.machine import this_machine
     from jpeg_serve.probe import probe as probe_server
-    from jpeg_serve.reload import choose_server, reload_server
+    from jpeg_serve.reload import choose_servers, reload_server
 
     repository = DEFAULT_REPOSITORY if model_repository is None and http_port is None else model_repository
-    file, running = choose_server(repository, http_port)
+    servers = choose_servers(repository, http_port)
+    running = servers[0][1]
     if running.prefix != sys.prefix and os.environ.get(_HANDED_OVER):
         # A launcher that changes the environment would repeat this for ever.
         raise ReloadError(
@@ -274,22 +288,57 @@ def reload(
         command += ["--http-port", running.http_address.rpartition(":")[2]]
         command += ["--ready-timeout-s", str(ready_timeout_s), "--drain-s", str(drain_s)]
         return subprocess.run(command, check=False, env={**os.environ, _HANDED_OVER: "1"}).returncode
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    if running.visible_devices is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
-    machine = this_machine(
-        backends=Path(running.backends),
-        natives=Path(running.natives),
-        environment=environment,
-        serve_with=running.served_with,
-    )
-    served = reload_server(
-        file, running, machine, lambda step: note(COMMAND, step), load_s=ready_timeout_s, unload_s=drain_s
-    )
-    print(f"serving now: {'; '.join(served)}")
-    _report_probe(
-        lambda: probe_server(running.http_address, timeout_s=ready_timeout_s, repository=Path(running.model_repository))
-    )
+    for number, (file, running) in enumerate(servers, start=1):
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        if running.visible_devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
+        machine = this_machine(
+            backends=Path(running.backends),
+            natives=Path(running.natives),
+            environment=environment,
+            serve_with=running.served_with,
+        )
+        if len(servers) > 1:
+            note(COMMAND, f"server {number} of {len(servers)}")
+        served = reload_server(
+            file, running, machine, lambda step: note(COMMAND, step), load_s=ready_timeout_s, unload_s=drain_s
+        )
+        if number == 1:
+            print(f"serving now: {'; '.join(served)}", flush=True)
+        # A wrong label on the first server keeps the others as they are.
+        result = _probe_or_skip(
+            partial(
+                probe_server,
+                running.http_address,
+                timeout_s=ready_timeout_s,
+                repository=Path(running.model_repository),
+                server_id=running.server_id,
+            )
+        )
+    _report_probe(result)
+    return OK
+
+
+@app.command
+def restart(
+    *,
+    model_repository: Path | None = None,
+    http_port: Annotated[int | None, Parameter(validator=port)] = None,
+) -> int:
+    """Replace the running servers one after the other by new ones: each is drained first. Returns at once.
+
+    With one server, requests are refused until the new one is ready; with several, the others serve.
+
+    Args:
+        model_repository: Repository of the servers. By default model_repository, or any with --http-port.
+        http_port: Port of the servers. By default the one that serves the repository.
+    """
+    from jpeg_serve.reload import choose_servers
+
+    repository = DEFAULT_REPOSITORY if model_repository is None and http_port is None else model_repository
+    _, running = choose_servers(repository, http_port)[0]
+    os.kill(running.owner, RESTART_SIGNAL)
+    note(COMMAND, f"the jpeg-serve with process id {running.owner} replaces its servers")
     return OK
 
 
@@ -326,62 +375,97 @@ def probe(
     return OK
 
 
-def _report_probe(probe_server: Callable[[], ProbeResult]) -> None:
-    """Probe a server, and report it on stderr; skip it where there is no classifier. Raises ProbeError."""
+def _probe_or_skip(probe_server: Callable[[], ProbeResult]) -> ProbeResult | ProbeSkipped:
+    """Probe a server; return why not where there is no classifier. Raises ProbeError."""
     from jpeg_serve.probe import ProbeSkipped
 
     try:
-        result = probe_server()
+        return probe_server()
     except ProbeSkipped as skipped:
-        note(COMMAND, f"probe skipped: {skipped}")
+        return skipped
+
+
+def _report_probe(result: ProbeResult | ProbeSkipped) -> None:
+    from jpeg_serve.probe import ProbeSkipped
+
+    if isinstance(result, ProbeSkipped):
+        note(COMMAND, f"probe skipped: {result}")
         return
     compared = f"; {result.note}" if result.note else ", as its report states"
     note(COMMAND, f'probe: the photo is labelled "{result.label}"{compared}')
 
 
-class _Stopped(Exception):  # not an error
-    """A signal came while the server was starting."""
+def _serve(options: ServerOptions, servers: int) -> int:
+    from jpeg_serve.machine import backends_folder, this_machine
+    from jpeg_serve.metrics_page import MetricsPage
+    from jpeg_serve.models import read_models, served_models
+    from jpeg_serve.placement import place_servers
+    from jpeg_serve.supervisor import Supervisor
 
-
-def _serve(server: TritonServer) -> int:
+    backends = backends_folder(options.model_repository, options.backends)
+    machine = this_machine(backends=backends, serve_with=options.serve_with)
+    models, _ = read_models(options.model_repository)
+    devices = place_servers(servers, served_models(models, options.load), machine)
+    if len(devices) > 1 and any(option.split("=")[0] == "--id" for option in options.triton):
+        return fail(
+            COMMAND,
+            "--id names one server, and several run: omit it, or add --servers 1",
+            WRONG_CALL,
+            reason="invalid_call",
+        )
+    supervisor = Supervisor(options, devices, progress=lambda step: note(COMMAND, step))
     signals = 0
-    ready = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         nonlocal signals
         signals += 1
         if signals == 1:
             note(COMMAND, "stopping; open requests are finished first, Ctrl-C again ends them")
-            server.terminate()
-            if not ready:
-                raise _Stopped
+            supervisor.end()
         else:
-            server.kill()
+            supervisor.kill()
+
+    def on_restart(_number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=supervisor.replace_all, name="restart", daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
+    signal.signal(RESTART_SIGNAL, on_restart)
+    page = None
     try:
-        server.start()
-        for classifier in server.classifiers:
-            note(COMMAND, str(classifier))
-        note(COMMAND, "loading the models ...")
-        server.wait_until_ready(lambda seconds: note(COMMAND, f"loading, {seconds:.0f} s"))
-        # The first requests may compile kernels.
-        _report_probe(lambda: server.probe(server.options.ready_timeout_s))
-        ready = True
-        note(
-            COMMAND,
-            f"ready\n  HTTP     http://{server.http_address}\n  gRPC     {server.grpc_address}\n"
-            f"  metrics  http://{server.metrics_address}/metrics",
-        )
-        status = server.wait()
+        supervisor.start()
+        options = supervisor.options
         if not signals:
-            raise ServerDied(
-                f"tritonserver ended by itself (status {status}); its log above has the reason", reason="server_ended"
-            )
-    except _Stopped:
-        pass
+            page = MetricsPage(options.address, options.metrics_port, supervisor.keepers)
+            page.start()
+            _report_start(supervisor)
+            supervisor.wait()
     finally:
-        server.stop()
+        supervisor.stop()
+        if page is not None:
+            page.stop()
     note(COMMAND, "stopped")
     return OK
+
+
+def _report_start(supervisor: Supervisor) -> None:
+    from jpeg_serve.ports import reachable
+
+    first = supervisor.keepers[0]
+    if first.first_probe is not None:
+        _report_probe(first.first_probe)
+    most = min(keeper.most_http_responses for keeper in supervisor.keepers)
+    if most < FEW_HTTP_RESPONSES:
+        note(
+            COMMAND,
+            "with more than some 250 HTTP connections at once, Triton may lose responses: the system does not allow "
+            "larger socket buffers (see docs/serving.md). Use gRPC, the gateway, or more --servers",
+        )
+    options = supervisor.options
+    count = len(supervisor.keepers)
+    note(
+        COMMAND,
+        f"ready\n  HTTP     http://{supervisor.http_address}\n  gRPC     {supervisor.grpc_address}\n"
+        f"  metrics  http://{reachable(options.address)}:{options.metrics_port}/metrics"
+        + (f"\n  servers  {count} on the same ports" if count > 1 else ""),
+    )

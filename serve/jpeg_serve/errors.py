@@ -69,7 +69,8 @@ class ReloadError(ServeError):
 class ProbeError(ServeError):
     """A running server does not classify a photo, or classifies it wrongly.
 
-    Reasons: unreachable, timeout, request_refused, inference_restricted, no_label, wrong_label.
+    Reasons: unreachable, timeout, request_refused, inference_restricted, no_label, wrong_label,
+    wrong_checksum, overloaded.
     """
 
     reason = "no_label"
@@ -78,7 +79,7 @@ class ProbeError(ServeError):
 class ServerDied(ServeError):
     """tritonserver ended, or was not ready in time; the message has the end of its log.
 
-    Reasons: ended_early, not_ready_in_time, server_ended.
+    Reasons: ended_early, not_ready_in_time, interrupted, server_ended.
 
     Args:
         message: The event.

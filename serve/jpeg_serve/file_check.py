@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -28,6 +29,9 @@ _MODEL_CLASS = "TritonPythonModel"
 # A model with this parameter runs in a Python of its own, maybe of another version; see Triton's python_backend.
 _OWN_PYTHON = "EXECUTION_ENV_PATH"
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
+
+# CPython 3.11 counts the depth of its parser for all threads together (gh-106905): several servers are checked at once.
+_PARSING = threading.Lock()
 
 
 def check_files(model: Model, context: CheckContext) -> Iterator[Problem]:
@@ -123,7 +127,7 @@ def _check_python_model(model: Model, version: Version, file: Path) -> Iterator[
             )
         return
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compile(source, str(file), "exec", dont_inherit=True)
             tree = ast.parse(source)

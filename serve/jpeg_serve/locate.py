@@ -15,6 +15,9 @@ from jpeg_contract.remedies import install_command
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.libpython import find_libpython, libpython_remedy
 
+EMBEDDED_VERSION = "2.51.0"
+"""Triton in the pinned nvidia-pytriton."""
+
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

@@ -8,6 +8,7 @@ Source: Triton's extension_model_repository.md, and protocol/inference_protocols
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +23,7 @@ from jpeg_serve.errors import ReloadError
 
 # For calls that return at once, but may wait behind one that loads a model.
 _RESPONSE_S = 30.0
+_NAME_TIMEOUT_S = 1.0
 
 _OPTION = "--grpc-restricted-protocol"
 # Triton accepts a call of a restricted protocol only with the key in this header.
@@ -31,6 +33,8 @@ _CHANNEL = [
     # Servers are on this machine: the environment's proxy does not apply.
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", -1),
+    # Otherwise gRPC gives a new channel the connection of an earlier one.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 _Response = TypeVar("_Response")
@@ -68,13 +72,17 @@ class Management:
         address: HOST:PORT of its gRPC.
         keys: Of `restricted_protocols`.
         load_s: Time limit for one model to load, in seconds.
+        server_id: Which of the servers at that address; empty takes any.
+
+    Raises:
+        ReloadError: The server does not respond.
     """
 
-    def __init__(self, address: str, keys: Mapping[str, Sequence[str]], *, load_s: float) -> None:
+    def __init__(self, address: str, keys: Mapping[str, Sequence[str]], *, load_s: float, server_id: str = "") -> None:
         self.address = address
         self._keys = keys
         self._load_s = load_s
-        self._client = grpc_client.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._client = _connect(address, server_id)
 
     def __enter__(self) -> Management:
         return self
@@ -163,6 +171,27 @@ class Management:
         except InferenceServerException as error:
             return "protocol is restricted" in str(error.message())
         return True
+
+
+def _connect(address: str, server_id: str) -> grpc_client.InferenceServerClient:
+    """Open a channel to a certain server: the kernel spreads channels to a shared port over its servers."""
+    limit = time.monotonic() + _RESPONSE_S
+    while True:
+        client = grpc_client.InferenceServerClient(address, channel_args=_CHANNEL)
+        if not server_id:
+            return client
+        try:
+            metadata: Any = client.get_server_metadata(client_timeout=_NAME_TIMEOUT_S)
+            if metadata.name == server_id:
+                return client
+        except InferenceServerException:
+            pass  # one that hangs or ends; time limits the attempts
+        client.close()
+        if time.monotonic() > limit:
+            raise ReloadError(
+                f"server {server_id} at {address} does not respond over gRPC, which a reload needs",
+                reason="server_unreachable",
+            )
 
 
 class _NotFound(ReloadError):

@@ -59,6 +59,10 @@ class ServerOptions(LoadOptions):
         trace_to: OpenTelemetry collector that receives traces, as http://HOST:4318 (OTLP over HTTP); empty for none.
         trace_rate: Trace every N-th request. A request with the header traceparent is always traced; with 0, only
             those are.
+        max_waiting: How many requests may wait in front of the first step of a server; more are refused. 0 is 128, or
+            what the server begins in one second if that is more.
+        behind_gateway: State that only a gateway, or a port published on 127.0.0.1, reaches this server: a single
+            request can end a Triton before 26.07, which listens beyond loopback only with this.
         triton: Further options of tritonserver; they come last and win.
     """
 
@@ -69,4 +73,6 @@ class ServerOptions(LoadOptions):
     drain_s: Annotated[int, Parameter(validator=natural)] = 30
     trace_to: Annotated[str, Parameter(validator=_collector, show_default=False)] = ""
     trace_rate: Annotated[int, Parameter(validator=natural)] = 1
+    max_waiting: Annotated[int, Parameter(validator=natural)] = 0
+    behind_gateway: bool = False
     triton: Annotated[Sequence[str], Parameter(parse=False)] = ()

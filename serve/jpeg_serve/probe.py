@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jpeg_contract.checksum import checksum
 from jpeg_contract.forms import ClassifierForm, form_of_backend
 from jpeg_contract.probe_photo import PROBE_PHOTO
 from jpeg_contract.remedies import reload_command
 from jpeg_contract.report import KnownClass, Report, find_report
-from jpeg_contract.tensors import ENSEMBLE, ERROR, IMAGE, INDEX, LABEL, OUTPUT
+from jpeg_contract.tensors import CHECKSUM, ENSEMBLE, ERROR, IMAGE, INDEX, LABEL, OUTPUT
 
+from jpeg_serve.connection import connect
 from jpeg_serve.errors import ProbeError
 from jpeg_serve.rebuild import rebuild_command
 
@@ -23,7 +25,11 @@ from jpeg_serve.rebuild import rebuild_command
 COPIES = 3
 DEFAULT_TIMEOUT_S = 10.0
 
-_OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
+_OK, _FORBIDDEN, _UNAVAILABLE = 200, 403, 503
+
+
+_INTEGERS = {"INT32": "i", "UINT32": "I"}
+"""Data types of the response, with their letters in `struct`."""
 
 
 class ProbeSkipped(ProbeError):
@@ -55,6 +61,7 @@ class _Row:
     index: int
     label: str
     error: str
+    checksum: int | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,11 @@ class _Expected:
 
 
 def probe(
-    address: str, model: str = ENSEMBLE, timeout_s: float = DEFAULT_TIMEOUT_S, repository: Path | None = None
+    address: str,
+    model: str = ENSEMBLE,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    repository: Path | None = None,
+    server_id: str = "",
 ) -> ProbeResult:
     """Let a server classify a photo over HTTP, in a request of one image and in one of three copies.
 
@@ -80,12 +91,13 @@ def probe(
         model: The ensemble.
         timeout_s: Time limit for each connection and each response, in seconds.
         repository: The model repository that the server serves; None compares no labels.
+        server_id: Which of the servers at that address; empty takes any.
 
     Raises:
         ProbeSkipped: The model is not an image classifier of this project, or its requests need a key.
         ProbeError: The server does not classify the photo, or as another class than the classifier's report names.
     """
-    server = _Server(address, model, timeout_s)
+    server = _Server(address, model, timeout_s, server_id)
     try:
         config = server.config(model)
         if config is not None and not _is_classifier(config):
@@ -106,15 +118,38 @@ def probe(
     return ProbeResult(responses[0][0].label, note)
 
 
+def probe_once(address: str, timeout_s: float, server_id: str = "", model: str = ENSEMBLE) -> None:
+    """Let a server classify a photo over HTTP, in a request of one image.
+
+    Args:
+        address: HOST:PORT.
+        timeout_s: Time limit for the connection and the response, in seconds.
+        server_id: Which of the servers at that address; empty takes any.
+        model: The ensemble.
+
+    Raises:
+        ProbeSkipped: The server has no such ensemble, or its requests need a key.
+        ProbeError: The photo gets no label, or the answer belongs to another image; with reason "overloaded" if the
+            server's queue is full.
+    """
+    server = _Server(address, model, timeout_s, server_id)
+    try:
+        rows = server.classify(1)
+    finally:
+        server.close()
+    _require_labels(f"{model} on {address}", rows)
+
+
 class _Server:
     """A server's HTTP endpoint, for requests one after the other."""
 
-    def __init__(self, address: str, model: str, timeout_s: float) -> None:
-        self._address, self._model, self._timeout_s = address, model, timeout_s
-        self._connection = http.client.HTTPConnection(address, timeout=timeout_s)
+    def __init__(self, address: str, model: str, timeout_s: float, server_id: str) -> None:
+        self._address, self._model, self._timeout_s, self._server_id = address, model, timeout_s, server_id
+        self._connection: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def config(self, model: str) -> dict[str, Any] | None:
         """Return a loaded model's config; None if it may not be read."""
@@ -148,6 +183,11 @@ class _Server:
         )
         if status == _FORBIDDEN:
             raise ProbeSkipped(f"{self._address} accepts inferences with a key only", reason="inference_restricted")
+        if status == _UNAVAILABLE:
+            raise ProbeError(
+                f"{self._model} on {self._address} refuses the photo: {body[:300].decode(errors='replace')}",
+                reason="overloaded",
+            )
         if status != _OK:
             raise ProbeError(
                 f"{self._model} on {self._address} returns status {status}: {body[:300].decode(errors='replace')}",
@@ -173,6 +213,8 @@ class _Server:
     ) -> tuple[int, bytes, int]:
         """Send a request; return status, body, and the length of the body's JSON part."""
         try:
+            if self._connection is None:
+                self._connection = connect(self._address, self._server_id, self._timeout_s)
             self._connection.request(method, path, body, headers or {})
             response = self._connection.getresponse()
             content = response.read()
@@ -204,11 +246,14 @@ def _rows(body: bytes, header_length: int) -> list[_Row]:
         shapes[output["name"]] = output["shape"]
         if output["datatype"] == "BYTES":
             outputs[output["name"]] = _strings(data)
-        elif output["datatype"] == "INT32":
-            outputs[output["name"]] = list(struct.unpack(f"<{size // 4}i", data))
+        elif output["datatype"] in _INTEGERS:
+            outputs[output["name"]] = list(struct.unpack(f"<{size // 4}{_INTEGERS[output['datatype']]}", data))
     images, k = shapes[LABEL]
     errors = outputs.get(ERROR, [""] * images)
-    return [_Row(outputs[INDEX][row * k], outputs[LABEL][row * k], errors[row]) for row in range(images)]
+    checksums = outputs.get(CHECKSUM, [None] * images)
+    return [
+        _Row(outputs[INDEX][row * k], outputs[LABEL][row * k], errors[row], checksums[row]) for row in range(images)
+    ]
 
 
 def _strings(data: bytes) -> list[str]:
@@ -227,6 +272,11 @@ def _require_labels(subject: str, rows: list[_Row]) -> None:
             raise ProbeError(
                 f"{subject} gives no label in row {number} of {len(rows)}: {row.error or 'the label is empty'}",
                 reason="no_label",
+            )
+        if row.checksum not in (None, checksum(PROBE_PHOTO.read_bytes())):
+            raise ProbeError(
+                f"{subject} answers row {number} of {len(rows)} with the labels of another image",
+                reason="wrong_checksum",
             )
 
 

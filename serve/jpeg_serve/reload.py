@@ -40,18 +40,18 @@ _GRACE_S = 1.0
 _TRIAL = ".trial"
 
 
-def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path, Running]:
-    """Find the running server of a model repository, or the one at a port.
+def choose_servers(repository: Path | None, http_port: int | None) -> list[tuple[Path, Running]]:
+    """Find the running servers of one `jpeg-serve`: that of a model repository, or the one at a port.
 
     Args:
         repository: The model repository, None for any.
         http_port: The port, None for any.
 
     Returns:
-        The file of its state, and the state.
+        The file of each server's state, and the state, in the order of their ids.
 
     Raises:
-        ReloadError: There is none, or more than one.
+        ReloadError: There is no such `jpeg-serve`, or more than one.
     """
     running = [found for found in find_running() if not found[1].is_orphaned()]
     wanted = str(repository.resolve()) if repository is not None else None
@@ -60,10 +60,10 @@ def choose_server(repository: Path | None, http_port: int | None) -> tuple[Path,
         for file, each in running
         if wanted in (None, each.model_repository) and http_port in (None, _port(each))
     ]
-    if len(chosen) == 1:
-        return chosen[0]
+    if chosen and len({each.owner for _, each in chosen}) == 1 and (chosen[0][1].server_id or len(chosen) == 1):
+        return sorted(chosen, key=lambda found: found[1].server_id)
     if chosen:
-        ports = ", ".join(str(_port(each)) for _, each in chosen)
+        ports = ", ".join(map(str, sorted({_port(each) for _, each in chosen})))
         raise ReloadError(
             f"several servers run here: choose one with --http-port, of {ports}", reason="several_servers"
         )
@@ -108,7 +108,7 @@ def reload_server(
         compile_models(repository, running.load)
         models, _ = read_models(repository)
         wanted = list(running.load) or models_to_load(repository)
-        with Management(running.grpc_address, running.keys, load_s=load_s) as server:
+        with Management(running.grpc_address, running.keys, load_s=load_s, server_id=running.server_id) as server:
             steps, before = _used(models, wanted), _loaded(server, wanted)
             _refuse_mixtures(before, steps)
             _load(server, steps, set(before), progress)

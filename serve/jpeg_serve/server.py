@@ -10,36 +10,44 @@ import os
 import re
 import resource
 import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import quote
 
-from jpeg_serve import ports, shared_memory, state
+from jpeg_contract import run_folder
+
+from jpeg_serve import ports, shared_memory, socket_buffers, state
 from jpeg_serve.backends import prepare_backends
 from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import examine_repository, models_to_load
+from jpeg_serve.connection import connect
+from jpeg_serve.drain import drain
 from jpeg_serve.errors import PortError, RepositoryProblems, ServeError, ServerDied
+from jpeg_serve.exposure import require_shelter
 from jpeg_serve.locate import Installation, find_installation
 from jpeg_serve.machine import ServedWith, backends_folder, this_machine
 from jpeg_serve.management import restricted_protocols
 from jpeg_serve.options import ServerOptions
 from jpeg_serve.probe import DEFAULT_TIMEOUT_S, ProbeResult, probe
+from jpeg_serve.queue_bound import QueueBound
 from jpeg_serve.serving_backends import ServedClassifier
 from jpeg_serve.tracing import trace_arguments
 
-__all__ = ["ServerOptions", "TritonServer"]
+__all__ = ["Member", "ServerOptions", "TritonServer"]
 
-# HTTP and gRPC headers with this name reach the models as request parameters. Names of headers have no case. Triton
+# HTTP and gRPC headers with these names reach the models as request parameters. Names of headers have no case. Triton
 # searches a name for the pattern: without its ends, every cookie would match, too.
-FORWARDED_HEADER = "(?i)^k$"
+FORWARDED_HEADER = "(?i)^(k|deadline)$"
 
 # Triton's log entries about models that do not load: the model, and the reason. Triton writes an entry as one line,
 # with line breaks as \n; a Python traceback follows after "At:".
@@ -57,9 +65,27 @@ _MOST_OPEN_FILES = 1 << 20  # where the system sets no bound: Linux's default fo
 _LAST_LINES = 400
 _SHOWN_LINES = 8
 _MAX_RESTARTS = 3
+_UNLOAD_S = 2.0
+# What Triton 2.51 writes about a worker that gave no sign of life for a second.
+_UNHEALTHY = "is not healthy"
 # Time for the server of a killed jpeg-serve to release its ports. Without open requests, it unloads its models in some
 # seconds.
 _ORPHAN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """The place of a server among those that one `jpeg-serve` runs on the same ports.
+
+    Attributes:
+        number: From 1.
+        is_alone: Whether there is no other.
+        visible_devices: CUDA_VISIBLE_DEVICES of the server; None leaves it as it is.
+    """
+
+    number: int
+    is_alone: bool = True
+    visible_devices: str | None = None
 
 
 class TritonServer:
@@ -69,17 +95,35 @@ class TritonServer:
         options: The models to serve, and where.
         log: Receives everything that tritonserver prints; None is this process's stderr.
         is_trial: It only finds out whether the repository loads: `jpeg-serve reload` does not find it.
+        member: Its place, if it shares its ports, which are settled then; its metrics are on a free port of loopback.
 
     Attributes:
         options: With the ports that are in use.
         classifiers: Which backend serves each classifier; set by `start`.
+        server_id: Its name among several on the same ports; empty if it is alone.
+        most_http_responses: How many HTTP responses can finish at once without a loss; 0 if that is unknown.
     """
 
-    def __init__(self, options: ServerOptions, *, log: BinaryIO | None = None, is_trial: bool = False) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        log: BinaryIO | None = None,
+        is_trial: bool = False,
+        member: Member | None = None,
+    ) -> None:
         self.options = self._given_options = options
         self.classifiers: list[ServedClassifier] = []
         self._log = log
         self._is_trial = is_trial
+        self.member = member
+        self.server_id = ""
+        if member is not None and not member.is_alone:
+            self.server_id = f"triton-{member.number}-{secrets.token_hex(4)}"
+        self.most_http_responses = 0
+        self.run_folder: Path | None = None
+        self._ready = False
+        self._queue_bound: QueueBound | None = None
         self._restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
@@ -121,7 +165,8 @@ class TritonServer:
     @property
     def metrics_address(self) -> str:
         """HOST:PORT of the Prometheus metrics."""
-        return f"{ports.reachable(self.options.address)}:{self.options.metrics_port}"
+        address = ports.LOOPBACK if self.member is not None else ports.reachable(self.options.address)
+        return f"{address}:{self.options.metrics_port}"
 
     def start(self) -> None:
         """Check the repository and start the process.
@@ -139,15 +184,27 @@ class TritonServer:
             raise RepositoryProblems(f"{options.model_repository} cannot be served:\n{lines}", result.problems)
         self.classifiers, self._served_with = result.classifiers, dict(result.served_with)
         installation = find_installation()
+        require_shelter(options.address, installation, behind_gateway=options.behind_gateway)
         backends = prepare_backends(installation, ours if ours.is_dir() else None, self._served_with)
         compile_models(options.model_repository, options.load)
         self._models = list(options.load or models_to_load(options.model_repository))
         self.options = options = self._settle_ports()
         self._shm_prefix = shared_memory.new_prefix()
+        self.run_folder = state.new_run_folder()
         arguments = _arguments(options, self._models, backends, self._shm_prefix)
+        environment = {**installation.environment(), run_folder.VARIABLE: str(self.run_folder)}
+        if self.member is not None:
+            arguments += [
+                *([f"--id={self.server_id}"] if self.server_id else []),
+                "--reuse-http-port=true",
+                "--reuse-grpc-port=true",
+                f"--metrics-address={ports.LOOPBACK}",
+            ]
+            if self.member.visible_devices is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = self.member.visible_devices
         self._process = subprocess.Popen(
             [str(installation.executable), *arguments],
-            env=installation.environment(),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -160,11 +217,14 @@ class TritonServer:
         if not self._is_trial:
             self._publish(installation, ours, arguments)
 
-    def wait_until_ready(self, report: Callable[[float], None] | None = None) -> None:
+    def wait_until_ready(
+        self, report: Callable[[float], None] | None = None, is_ending: Callable[[], bool] = lambda: False
+    ) -> None:
         """Wait until every model is loaded and the server responds.
 
         Args:
             report: Gets the seconds waited, once a second.
+            is_ending: Whether to give up.
 
         Raises:
             ServerDied: The server ended, or took longer than `ready_timeout_s`.
@@ -173,6 +233,8 @@ class TritonServer:
         while not self._is_ready():
             now = time.monotonic()
             status = self._running().poll()
+            if is_ending():
+                raise ServerDied("stopped before it was ready", reason="interrupted")
             if status is not None:
                 if self._lost_a_port():
                     continue
@@ -184,10 +246,28 @@ class TritonServer:
                 reported = now
                 report(now - begun)
             time.sleep(0.05)
+        self._ready = True
+        self.most_http_responses = socket_buffers.enlarge(self.pid)
+        if not self._is_trial and self.run_folder is not None:
+            self._queue_bound = QueueBound(self.run_folder, self.metrics_address, self.options.max_waiting)
+            self._queue_bound.start()
 
     def probe(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> ProbeResult:
         """Let the server classify a photo, and compare the label with the classifier's report: see `probe.probe`."""
-        return probe(self.http_address, timeout_s=timeout_s, repository=self.options.model_repository)
+        return probe(
+            self.http_address,
+            timeout_s=timeout_s,
+            repository=self.options.model_repository,
+            server_id=self.server_id,
+        )
+
+    def poll(self) -> int | None:
+        """Return the exit status of the process, negative for a signal; None while it runs."""
+        return self._running().poll()
+
+    def unhealthy_worker(self) -> str:
+        """Return Triton's last log line about a worker that it takes for dead, empty if there is none."""
+        return next((line for line in reversed(self._log_lines()) if _UNHEALTHY in line), "")
 
     def wait(self) -> int:
         """Wait until the process ends, and return its exit status, negative for a signal."""
@@ -204,14 +284,26 @@ class TritonServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def drain(self) -> bool:
+        """Refuse new requests and wait until the accepted ones are answered, at most `drain_s`.
+
+        Returns:
+            Whether all are answered. False, at once, if the server's first step is not this project's.
+        """
+        if self._process is None or self.run_folder is None or not self._ready or self._process.poll() is not None:
+            return False
+        return drain(self.run_folder, self.metrics_address, self.options.drain_s, lambda: self.poll() is None)
+
     def stop(self) -> None:
-        """Terminate, wait for the open requests, kill remaining workers, remove shared memory. Can be repeated."""
+        """Drain, terminate, kill remaining workers, remove shared memory. Can be repeated."""
         if self._process is None:
             return
-        self.terminate()
         try:
-            # tritonserver limits the open requests itself; beyond that, only the models are left to unload.
-            self._process.wait(self.options.drain_s + 10)
+            drained = not self._is_trial and self.drain()
+            self.terminate()
+            # Without open requests, only the models are left to unload, and connections that clients keep open.
+            # Otherwise tritonserver limits the wait for open requests itself.
+            self._process.wait(_UNLOAD_S if drained else self.options.drain_s + 10)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -219,6 +311,9 @@ class TritonServer:
 
     def clean_up(self) -> None:
         """End the process and its workers, and remove their shared memory and the server's state."""
+        if self._queue_bound is not None:
+            self._queue_bound.stop()
+            self._queue_bound = None
         if self._process is None:
             return
         self.kill()
@@ -231,6 +326,9 @@ class TritonServer:
         if self._process.stdout is not None:
             self._process.stdout.close()
         shared_memory.remove(self._shm_prefix)
+        if self.run_folder is not None:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+        self._ready = False
         self._process = None
 
     def _publish(self, installation: Installation, ours: Path, arguments: Sequence[str]) -> None:
@@ -257,12 +355,21 @@ class TritonServer:
                 served_with=self._served_with,
                 load=list(self.options.load),
                 keys={protocol: list(key) for protocol, key in restricted_protocols(arguments).items()},
-                visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+                visible_devices=self._visible_devices(),
+                server_id=self.server_id,
+                shm_prefix=self._shm_prefix,
+                run_folder=str(self.run_folder),
             )
         )
 
+    def _visible_devices(self) -> str | None:
+        own = self.member.visible_devices if self.member is not None else None
+        return own if own is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+
     def _settle_ports(self) -> ServerOptions:
         options = self.options
+        if self.member is not None:
+            return replace(options, metrics_port=ports.free_port(ports.LOOPBACK))
         settled: dict[str, int] = {}
         for name in ("http_port", "grpc_port", "metrics_port"):
             port = getattr(options, name)
@@ -270,7 +377,7 @@ class TritonServer:
                 while port == 0 or port in settled.values():
                     port = ports.free_port(options.address)
             else:
-                _wait_until_free(options.address, port, f"--{name.replace('_', '-')}")
+                wait_until_free(options.address, port, f"--{name.replace('_', '-')}")
             if port in settled.values():
                 raise PortError(
                     f"port {port} is given twice: HTTP, gRPC and metrics need one each", reason="port_used_twice"
@@ -286,7 +393,7 @@ class TritonServer:
     def _lost_a_port(self) -> bool:
         """Whether it ended because a free port was taken meanwhile; it is then started again on others."""
         given = self._given_options
-        chosen = 0 in (given.http_port, given.grpc_port, given.metrics_port)
+        chosen = 0 in (given.http_port, given.grpc_port, given.metrics_port) and self.member is None
         if not chosen or self._restarts == _MAX_RESTARTS or "already in use" not in self._last_log():
             return False
         self._restarts += 1
@@ -304,8 +411,13 @@ class TritonServer:
     def _is_ready(self) -> bool:
         """Whether the server responds, and each of the models that it loads by name is ready."""
         paths = ["/v2/health/ready", *(f"/v2/models/{quote(name, safe='')}/ready" for name in self._models)]
-        connection = http.client.HTTPConnection(self.http_address, timeout=2)
+        connection = None
         try:
+            if self.member is not None:
+                # Its own port, which opens last: the shared ones are open while other servers run.
+                with socket.create_connection((ports.LOOPBACK, self.options.metrics_port), timeout=2):
+                    pass
+            connection = connect(self.http_address, self.server_id, timeout_s=2)
             for path in paths:
                 connection.request("GET", path)
                 response = connection.getresponse()
@@ -317,7 +429,8 @@ class TritonServer:
         else:
             return True
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _copy_log(self) -> None:
         stream = self._running().stdout
@@ -357,7 +470,7 @@ class TritonServer:
         return "\n".join(f"  {line}" for line in self._log_lines()[-_SHOWN_LINES:]) or "  (it printed nothing)"
 
 
-def _wait_until_free(address: str, port: int, option: str) -> None:
+def wait_until_free(address: str, port: int, option: str) -> None:
     """Wait until a port is free that the server of a killed jpeg-serve still uses. Raises PortError."""
     limit = time.monotonic() + _ORPHAN_S
     while True:
@@ -379,15 +492,17 @@ def _wait_until_free(address: str, port: int, option: str) -> None:
 def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, shm_prefix: str) -> list[str]:
     """Return the options of tritonserver; those that the user gives after -- replace ours."""
     address = options.address
+    http_address = f"ipv6:{address}" if ":" in address else address
     arguments = [
         f"--model-repository={options.model_repository}",
         f"--backend-directory={backends}",
         f"--http-port={options.http_port}",
         f"--grpc-port={options.grpc_port}",
         f"--metrics-port={options.metrics_port}",
-        f"--http-address={address}",
-        f"--grpc-address={address}",
-        f"--metrics-address={address}",
+        # Triton's HTTP front ends take IPv6 with this prefix (libevhtp's evhtp_bind_socket), gRPC takes it in brackets.
+        f"--http-address={http_address}",
+        f"--grpc-address={ports.in_brackets(address)}",
+        f"--metrics-address={http_address}",
         # Explicit: an unbuilt classifier does not keep the chosen one from being served.
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),

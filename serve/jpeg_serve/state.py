@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import signal
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from jpeg_contract.folders import cache_folders
+from jpeg_contract.run_folder import VARIABLE
 
-from jpeg_serve import COMMAND
+from jpeg_serve import COMMAND, shared_memory
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.machine import ServedWith
 
-_FORMAT = 3
+_FORMAT = 4
 _FOLDER = "servers"
 
 
@@ -44,6 +48,9 @@ class Running:
         load: The models that it loads by name, none for the ensembles.
         keys: For each of Triton's protocols that is restricted over gRPC, the key and its value that open it.
         visible_devices: CUDA_VISIBLE_DEVICES of the server, None if that is not set.
+        server_id: Its name among the servers on the same ports; empty if it is alone.
+        shm_prefix: Of its workers' shared memory.
+        run_folder: Absolute path of the folder that it shares with its workers.
     """
 
     pid: int
@@ -62,6 +69,9 @@ class Running:
     load: list[str] = field(default_factory=list)
     keys: dict[str, list[str]] = field(default_factory=dict)
     visible_devices: str | None = None
+    server_id: str = ""
+    shm_prefix: str = ""
+    run_folder: str = ""
 
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
@@ -87,17 +97,35 @@ def publish(running: Running) -> Path:
         PrerequisiteError: No folder can be written that other users cannot enter.
     """
     content = json.dumps({"format": _FORMAT, "host": _host(), **asdict(running)}, indent=2).encode()
+
+    def write(folder: Path) -> Path:
+        # A name of its own: on a home that several machines share, another one may have the same process id.
+        handle, name = tempfile.mkstemp(prefix=f"{running.pid}-", suffix=".making", dir=folder)  # with mode 0600
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        return Path(name).rename(Path(name).with_suffix(".json"))
+
+    return _in_first_folder(write)
+
+
+def new_run_folder() -> Path:
+    """Create a folder for one server and its workers.
+
+    Raises:
+        PrerequisiteError: No folder can be written that other users cannot enter.
+    """
+    return _in_first_folder(lambda folder: Path(tempfile.mkdtemp(prefix="run-", dir=folder)))
+
+
+def _in_first_folder(make: Callable[[Path], Path]) -> Path:
+    """Make something in the first folder that can be written and that other users cannot enter."""
     refused: list[str] = []
     for folder in _folders():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_private(folder):
                 folder.chmod(0o700)  # fails if it is another user's
-            # A name of its own: on a home that several machines share, another one may have the same process id.
-            handle, name = tempfile.mkstemp(prefix=f"{running.pid}-", suffix=".making", dir=folder)  # with mode 0600
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            return Path(name).rename(Path(name).with_suffix(".json"))
+            return make(folder)
         except OSError as error:
             refused.append(f"{error.filename}: {error.strerror}")
     raise PrerequisiteError(
@@ -127,7 +155,22 @@ def find_running() -> list[tuple[Path, Running]]:
                 found.append((file, running))
             else:
                 withdraw(file)
+                _remove_remains(running)
     return found
+
+
+def _remove_remains(running: Running) -> None:
+    """End the workers of an ended server that are left, and remove what they shared."""
+    if not running.run_folder:
+        return
+    wanted = f"{VARIABLE}={running.run_folder}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # another user's, or one that ends at this moment
+            if wanted in environment.read_bytes().split(b"\0"):
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+    if running.shm_prefix:
+        shared_memory.remove(running.shm_prefix)
+    shutil.rmtree(running.run_folder, ignore_errors=True)
 
 
 def find_at(http_address: str) -> Running | None:
@@ -146,13 +189,23 @@ def started_at(pid: int) -> int | None:
 
     Source: proc(5), field 22 of /proc/PID/stat.
     """
+    state, *rest = _stat(pid)
+    return None if state in "ZX" else int(rest[18])
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal. A debugger's stop does not count."""
+    return _stat(pid)[0] == "T"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; the state X alone for a process that does not exist."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
+        return ["X"]
     # The second field is the program's name in brackets, which may hold anything.
-    state, *rest = text[text.rindex(")") + 1 :].split()
-    return None if state in "ZX" else int(rest[18])
+    return text[text.rindex(")") + 1 :].split()
 
 
 def _folders() -> list[Path]:

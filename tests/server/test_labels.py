@@ -193,6 +193,7 @@ def test_the_public_model_describes_itself(server, module):
         ("SCORE", "FP32"),
         ("INDEX", "INT32"),
         ("ERROR", "BYTES"),
+        ("CHECKSUM", "UINT32"),
     }
 
 

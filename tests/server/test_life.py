@@ -2,12 +2,9 @@
 
 import json
 import os
-import re
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,71 +19,10 @@ from conftest import serve
 from jpeg_client import Client
 from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.report import ArtefactFile, read_report, write_report
-from jpeg_serve import ServerOptions, TritonServer, shared_memory, state
+from jpeg_serve import ServerOptions, TritonServer, state
 from jpeg_serve.locate import find_installation
+from serve_command import gone
 from support import PHOTOS, ROOT, edit, photo, run_module, wait_for_batches
-
-
-class Command:
-    """`jpeg-serve` as a user runs it, with its stderr in a file."""
-
-    def __init__(self, repository, folder, *options, environment=None):
-        self.log = folder / "stderr"
-        arguments = ["--model-repository", repository, "--backends", ROOT / "backends"]
-        for port in ("--http-port", "--grpc-port", "--metrics-port"):
-            arguments += [port, "0"]
-        arguments += options  # the last one of a kind counts
-        with self.log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jpeg_serve", *map(str, arguments)],
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                env=environment,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.output = self.process.stdout
-
-    def text(self):
-        return self.log.read_text(errors="replace")
-
-    def wait_for(self, pattern, timeout_s=60):
-        limit = time.monotonic() + timeout_s
-        while time.monotonic() < limit:
-            if found := re.search(pattern, self.text()):
-                return found
-            assert self.process.poll() is None or re.search(pattern, self.text()), self.text()
-            time.sleep(0.05)
-        raise AssertionError(f"{pattern} is not in the log:\n{self.text()}")
-
-    def family(self):
-        """All its processes: itself, the server, and the server's workers."""
-        me = psutil.Process(self.process.pid)
-        return [me, *me.children(recursive=True)]
-
-    def segments(self):
-        return shared_memory.segments(f"jpeg_serve_{self.process.pid}_")
-
-
-@pytest.fixture
-def command(built_repository, tmp_path):
-    started = []
-
-    def start(*options, repository=built_repository, environment=None):
-        started.append(Command(repository, tmp_path, *options, environment=environment))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.wait()
-        each.output.close()
-
-
-def gone(family, timeout_s=10):
-    _, alive = psutil.wait_procs(family, timeout=timeout_s)
-    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -156,17 +92,32 @@ def test_a_signal_while_the_models_load_stops_it(command):
     assert server.segments() == []
 
 
-def test_a_server_that_dies_is_reported_and_leaves_nothing(command):
+def test_a_server_that_dies_is_replaced_and_leaves_nothing(command):
     server = command()
-    server.wait_for("jpeg-serve: ready")
-    family = server.family()
+    address = server.wait_for(r"HTTP     http://(\S+)")[1]
+    me, *family = server.family()
     triton = next(process for process in family if process.name() == "tritonserver")
     triton.kill()
-    assert server.process.wait(30) == 1
-    assert server.text().endswith("[server_ended]\n")
-    assert "Traceback" not in server.text()
+    server.wait_for(r"server 1 is replaced: .*\[server_died\]")
+    server.wait_for("server 1 serves again")
+    with Client(f"http://{address}") as client:
+        assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
     assert gone(family) == []
+    me.terminate()
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.text()
     assert server.segments() == []
+
+
+def test_a_server_that_cannot_start_again_is_tried_until_it_can(command, repository):
+    server = command(repository=repository)
+    server.wait_for("jpeg-serve: ready")
+    edit(repository / "preprocess" / "config.pbtxt", '"scaled"', '"quick"')
+    triton = next(process for process in server.family() if process.name() == "tritonserver")
+    triton.kill()
+    server.wait_for("server 1 cannot be started, the next try follows")
+    edit(repository / "preprocess" / "config.pbtxt", '"quick"', '"scaled"')
+    server.wait_for("server 1 serves again")
 
 
 def test_the_server_of_a_killed_jpeg_serve_ends(command):

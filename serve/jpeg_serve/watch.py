@@ -1,0 +1,163 @@
+"""Watches one running server: is each worker alive, and does a photo get an answer?
+
+Readiness does not tell: Triton 2.51 stays ready with a worker that is dead or hangs (tried).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jpeg_contract.run_folder import WorkerState, read_workers
+
+from jpeg_serve.errors import ProbeError
+from jpeg_serve.probe import ProbeSkipped, probe_once
+from jpeg_serve.server import TritonServer
+from jpeg_serve.state import is_stopped, started_at
+
+_LOOK_S = 0.1
+_PROBE_PERIOD_S = 2.0
+# After a failed probe the next one follows soon: two in a row, with nothing answered in between, are a fault.
+_PROBE_AGAIN_S = 0.3
+_FAILED_PROBES = 2
+# The least time without any progress that counts as a hang, and how many times the duration of a full batch, which is
+# estimated from the photo's at the start: slow networks on slow machines take their time.
+_LEAST_HANG_S = 4.0
+_HANG_FACTOR = 3.0
+_FULL_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a server must be replaced.
+
+    Attributes:
+        reason: server_died, worker_died, stopped, hangs or fails.
+        detail: For the log.
+    """
+
+    reason: str
+    detail: str
+
+
+class Watch:
+    """Watches one server that is ready.
+
+    Args:
+        server: The server.
+        photo_s: How long it took to answer one photo, in seconds.
+    """
+
+    def __init__(self, server: TritonServer, photo_s: float) -> None:
+        self._server = server
+        self._hang_s = max(_LEAST_HANG_S, _HANG_FACTOR * _FULL_BATCH * photo_s)
+        self._prober = _Prober(server, self._hang_s)
+        self._since: dict[int, tuple[tuple[int, ...], float]] = {}
+        self._answered = -1
+        self._progress_at = time.monotonic()
+
+    def wait(self, is_ending: Callable[[], bool]) -> Fault | None:
+        """Wait for a fault.
+
+        Args:
+            is_ending: Whether the server shall no longer be watched.
+
+        Returns:
+            The fault, None if it shall no longer be watched.
+        """
+        self._prober.start()
+        try:
+            while not is_ending():
+                fault = self._look()
+                if fault is not None:
+                    return fault
+                time.sleep(_LOOK_S)
+        finally:
+            self._prober.stop()
+        return None
+
+    def _look(self) -> Fault | None:
+        server = self._server
+        status = server.poll()
+        if status is not None:
+            return Fault("server_died", f"tritonserver ended by itself ({status})")
+        if is_stopped(server.pid):
+            return Fault("stopped", "tritonserver is stopped by a signal")
+        now = time.monotonic()
+        workers = list(read_workers(server.run_folder)) if server.run_folder is not None else []
+        for worker in workers:
+            fault = self._look_at(worker, server.run_folder, now)
+            if fault is not None:
+                return fault
+        line = server.unhealthy_worker()
+        if line:
+            return Fault("hangs", f"Triton has given up a worker: {line}")
+        answered = sum(worker.taken for worker in workers if worker.role == "postprocess") + self._prober.succeeded
+        if answered != self._answered:
+            self._answered, self._progress_at = answered, now
+            self._prober.progress()
+        quiet_s = now - self._progress_at
+        if self._prober.failures >= _FAILED_PROBES:
+            return Fault("fails", f"a photo gets no labels: {self._prober.error}")
+        if quiet_s > self._hang_s + _PROBE_PERIOD_S:
+            return Fault("hangs", f"nothing was answered for {quiet_s:.1f} s")
+        return None
+
+    def _look_at(self, worker: WorkerState, folder: Path | None, now: float) -> Fault | None:
+        name = f"{worker.role} (process {worker.pid})"
+        if started_at(worker.pid) is None:
+            # A worker that ends as it should, at a reload, removes its file first.
+            still_there = folder is not None and any(each.pid == worker.pid for each in read_workers(folder))
+            return Fault("worker_died", f"the worker {name} ended") if still_there else None
+        if is_stopped(worker.pid):
+            return Fault("stopped", f"the worker {name} is stopped by a signal")
+        state = (worker.begun, worker.taken, worker.passed)
+        before, since = self._since.get(worker.pid, (None, now))
+        if not worker.busy or before != state:
+            self._since[worker.pid] = state, now
+        elif now - since > self._hang_s and worker.role != "preprocess":
+            # `preprocess` waits for the classifier, which is looked at itself.
+            return Fault("hangs", f"the worker {name} has computed for {now - since:.1f} s without a result")
+        return None
+
+
+class _Prober:
+    """Sends a photo every other second, in a thread of its own."""
+
+    def __init__(self, server: TritonServer, timeout_s: float) -> None:
+        self._server, self._timeout_s = server, timeout_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self.succeeded = 0
+        self.failures = 0
+        self.error = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def progress(self) -> None:
+        """Note that the server answered something."""
+        self.failures = 0
+
+    def _run(self) -> None:
+        pause_s = _PROBE_PERIOD_S
+        while not self._stopping.wait(pause_s):
+            pause_s = _PROBE_PERIOD_S
+            try:
+                probe_once(self._server.http_address, self._timeout_s, self._server.server_id)
+            except ProbeSkipped:
+                return  # other models than ours: the processes are watched, and no more
+            except ProbeError as error:
+                if error.reason == "overloaded":
+                    continue  # a full queue moves, or counts as a hang
+                self.error, pause_s = str(error), _PROBE_AGAIN_S
+                self.failures += 1
+            else:
+                self.succeeded += 1
+                self.failures = 0
