@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jpeg_contract.command_line import FAILED, OK, WRONG_CALL, Parameter, fail, make_app, positive, run_app
+from jpeg_contract.command_line import FAILED, OK, WRONG_CALL, Parameter, fail, make_app, note, positive, run_app
 
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from jpeg_client.errors import InvalidArgument, JpegClientError
@@ -81,7 +81,7 @@ def classify(
         api_key_file: Text file with the API key for a gateway. By default JPEG_API_KEY holds the key, if any.
         ca: PEM file with the server's CA or self-signed certificate, for TLS. By default the public CAs are trusted.
         k: Labels per image. By default the server decides: 5.
-        timeout_s: Time limit per request in seconds, including retries while the server limits the request rate.
+        timeout_s: Time limit per request in seconds, including retries while the server cannot take it.
         as_json: Print one JSON object per line instead of text.
     """
     if api_key_file is not None and (not api_key_file.exists() or api_key_file.is_dir()):
@@ -98,6 +98,7 @@ def classify(
 
     from jpeg_client.client import Client
 
+    _report_retries()
     with Client(url, api_key=_read_key(api_key_file), ca=ca, timeout_s=timeout_s) as client:
         found, failed = _classify_files(client, _find_files(paths), k, as_json=as_json)
     if not found:
@@ -105,6 +106,21 @@ def classify(
             COMMAND, f"no images found: folders are searched for {', '.join(SUFFIXES)}", FAILED, reason="no_images"
         )
     return FAILED if failed else OK
+
+
+def _report_retries() -> None:
+    """Print each cause of retries to stderr, once."""
+    from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+    reported: set[str] = set()
+
+    def report(details: RetryDetails) -> None:
+        message = str(details.caused_by)
+        if message not in reported:
+            reported.add(message)
+            note(COMMAND, f"{message}: trying again")
+
+    set_on_retry_hooks([report])
 
 
 def _classify_files(client: Client, files: Iterator[Path], k: int | None, *, as_json: bool) -> tuple[int, int]:

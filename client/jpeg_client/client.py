@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +13,11 @@ from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_client.address import Address
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from jpeg_client.errors import InvalidArgument, RequestRefused, TooManyRequests
+from jpeg_client.errors import InvalidArgument, RequestRefused
 from jpeg_client.prediction import Prediction
-from jpeg_client.transport import EnsembleOutputs, GrpcTransport, HttpTransport, Transport
+from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.retries import call_with_retries
+from jpeg_client.transport import Transport
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, encoded bytes, or a file open in binary mode."""
@@ -34,18 +34,31 @@ _Response = TypeVar("_Response")
 
 
 class Client:
-    """A connection to one server: use it in a `with` block, or close it.
+    """A connection to one server address: use it in a `with` block, or close it.
 
-    A client is not thread-safe: create one per thread.
+    Threads can share a client: over gRPC they share one connection, over HTTP each concurrent request has its own.
+
+    Within the timeout the client retries with back-off and jitter:
+
+    - what the server or its gateway refuses for now: the request rate (HTTP 429, gRPC RESOURCE_EXHAUSTED; Retry-After
+      is honoured), a full queue, a stopping server (HTTP 503, gRPC UNAVAILABLE);
+    - connections that are refused;
+    - a response that does not belong to the request's images, by its shapes or its checksums;
+    - once, a request that was lost: its connection, its server or its worker ended before the response. The server may
+      have ended because of the request, which a further attempt would do to the next server.
+
+    Each retry after such a failure uses a new connection, because several servers may share the address. Nothing else
+    is retried. The server learns the time that remains, and drops the request when it is over.
 
     Args:
         url: grpc://HOST:PORT or http://HOST:PORT; with TLS, as for a gateway, grpcs://HOST:PORT or https://HOST:PORT.
         api_key: API key for a gateway. The client sends it over TLS or to this machine only.
         ca: PEM file with the trusted certificates: the CA of the server, or its self-signed certificate. None trusts
             the public CAs. Requires TLS.
-        timeout_s: Time limit per request in seconds, at most one day. While the server limits the request rate (HTTP
-            429, gRPC RESOURCE_EXHAUSTED), the client waits and retries within this time. It retries nothing else.
+        timeout_s: Time limit per request in seconds, at most one day, including its retries.
         model: Name of the ensemble.
+        retry: Whether to retry; False sends each request once, for measurements and for callers with retries of their
+            own.
 
     Raises:
         ValueError: The URL, timeout, key or CA file is invalid, or the key would travel unencrypted.
@@ -60,6 +73,7 @@ class Client:
         ca: str | os.PathLike[str] | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         model: str = ENSEMBLE,
+        retry: bool = True,
     ) -> None:
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise InvalidArgument(
@@ -72,11 +86,11 @@ class Client:
         if ca is not None:
             address.check_ca(ca)
             ca = os.fspath(ca)
-        self.url, self.timeout_s, self.model = url, timeout_s, model
+        self.url, self.timeout_s, self.model, self.retry = url, timeout_s, model, retry
         self._transport: Transport = (
-            GrpcTransport(address, api_key=api_key, ca=ca)
+            _grpc_transport(address, api_key, ca)
             if address.scheme in ("grpc", "grpcs")
-            else HttpTransport(address, timeout_s, api_key=api_key, ca=ca)
+            else _http_transport(address, api_key, ca)
         )
         self._max_batch_size: int | None = None
 
@@ -89,7 +103,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. A stopping server waits for open connections."""
+        """Close the connections, those with open requests after the responses. A stopping server waits for them."""
         self._transport.close()
 
     def classify(self, images: Sequence[Image], k: int | None = None) -> list[Prediction]:
@@ -105,7 +119,9 @@ class Client:
             labels.
 
         Raises:
-            ServerUnavailable: No server responds, or it is not ready.
+            ServerUnavailable: No server responds, or it cannot take the request now, and no time remains for a retry.
+            RequestLost: The request was lost twice.
+            InvalidResponse: The response belongs to other images, and no time remains for a retry.
             ServerTimeout: The server does not respond within the timeout.
             CertificateRefused: The server's certificate is not trusted.
             RequestRefused: The server refuses a whole request, such as for k out of range or an unknown API key.
@@ -123,7 +139,7 @@ class Client:
 
     def _classify_batch(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
         try:
-            outputs = self._with_retries(lambda left_s: self._transport.infer(self.model, images, k, left_s))
+            outputs = self._call(lambda left_s: self._transport.infer(self.model, images, k, left_s))
         except RequestRefused as error:
             failure = _IMAGE_FAILURE.match(str(error).split("\n", 1)[0])
             if failure is None:
@@ -150,33 +166,24 @@ class Client:
     def _batch_limit(self) -> int:
         """Return the model's max_batch_size, read once; 1 for a model without batching."""
         if self._max_batch_size is None:
-            self._max_batch_size = max(
-                1, self._with_retries(lambda left_s: self._transport.max_batch_size(self.model, left_s))
-            )
+            self._max_batch_size = max(1, self._call(lambda left_s: self._transport.max_batch_size(self.model, left_s)))
         return self._max_batch_size
 
-    def _with_retries(self, request: Callable[[float], _Response]) -> _Response:
-        """Send a request; while the server limits the request rate, wait and retry within the timeout.
+    def _call(self, request: Callable[[float], _Response]) -> _Response:
+        """Send a request, with the retries of `jpeg_client.retries`. request: takes a time limit in seconds."""
+        return call_with_retries(request, self.timeout_s) if self.retry else request(self.timeout_s)
 
-        Args:
-            request: Sends the request with a timeout in seconds.
-        """
-        deadline = time.monotonic() + self.timeout_s
-        left_s, retries = self.timeout_s, 0
-        while True:
-            try:
-                return request(left_s)
-            except TooManyRequests as error:
-                spare_s = deadline - time.monotonic() - error.wait_s
-                if spare_s <= 0:
-                    raise
-                # Jitter spreads the retries of many clients; half of the spare time is kept for the response.
-                jitter_s = random.uniform(0, min(2**retries, spare_s / 2))  # noqa: S311  # not a secret
-                time.sleep(error.wait_s + jitter_s)
-                left_s = round(deadline - time.monotonic(), 3)
-                retries += 1
-                if left_s <= 0:
-                    raise
+
+def _grpc_transport(address: Address, api_key: str | None, ca: str | None) -> Transport:
+    from jpeg_client.grpc_transport import GrpcTransport  # here, so that one protocol is imported, not both
+
+    return GrpcTransport(address, api_key=api_key, ca=ca)
+
+
+def _http_transport(address: Address, api_key: str | None, ca: str | None) -> Transport:
+    from jpeg_client.http_transport import HttpTransport
+
+    return HttpTransport(address, api_key=api_key, ca=ca)
 
 
 def _read(image: Image) -> bytes:

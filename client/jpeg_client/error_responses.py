@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from jpeg_client.errors import (
     CertificateRefused,
     JpegClientError,
+    RequestLost,
     RequestRefused,
     ServerTimeout,
     ServerUnavailable,
@@ -18,43 +19,44 @@ from jpeg_client.errors import (
 DEFAULT_WAIT_S = 1.0
 """Wait after a refusal without Retry-After, as over gRPC: the gateway counts requests per second."""
 
-# tritonclient's message for a response that is not Triton's JSON; the response follows.
-_UNREADABLE = "an exception occurred in the client"
+WORKER_RESTART_S = 5.0
+"""Wait after a response which says that a server or its worker has ended: so long a restart takes."""
 
 # Messages in deploy/gateway/nginx.conf.template.
 _GATEWAY = "this gateway"
 _NO_SERVER = "no server answers"
+# Envoy's message for a server whose connection ended under the request.
+_GATEWAY_LOST = re.compile("reset reason: (?:connection termination|remote reset|local reset|protocol error)")
+
+# Triton's messages.
+_QUEUE_FULL = "maximum queue size"
+_DROPPED = re.compile("request timeout expired", re.IGNORECASE)
+_NOT_LOADED = "has no available versions"
+_WORKER_DIED = re.compile("Stub process .* is not healthy")
+
+# The end of a message of this project's models: the reason code.
+_CODE = re.compile(r" \[([a-z_]+)\]$")
 
 _CHECK_ADDRESS = "check that the address belongs to a Triton server or its gateway"
 
 
 def response_error(
-    url: str, status: str, message: str, *, has_key: bool, retry_after: str | None = None
+    url: str, status: str, message: str | None, *, has_key: bool, retry_after: str | None = None
 ) -> JpegClientError:
     """Map an error response to an exception.
 
     Args:
         url: Address of the server.
         status: HTTP status, such as "401", or gRPC status, such as "UNAUTHENTICATED".
-        message: Error message in the response.
+        message: Error message in the response; None if the response is not Triton's.
         has_key: Whether the request carried an API key.
         retry_after: Retry-After header of the response.
     """
-    readable = not message.startswith(_UNREADABLE)
-    detail = f" ({message})" if readable and message else ""
+    readable, message = message is not None, message or ""
+    detail = f" ({message})" if message else ""
     match status:
-        case "401" | "UNAUTHENTICATED" if has_key:
-            return RequestRefused(
-                f"{url} rejects this API key: it is unknown or has expired; obtain a new one from the operator",
-                status,
-                reason="api_key_rejected",
-            )
         case "401" | "UNAUTHENTICATED":
-            return RequestRefused(
-                f"{url} requires an API key: pass it with Client(api_key=...) or jpeg-classify --api-key-file FILE",
-                status,
-                reason="api_key_required",
-            )
+            return _unauthenticated(url, status, has_key=has_key)
         case "403" | "PERMISSION_DENIED":
             return RequestRefused(
                 f"{url} denies access{detail}: the operator of the server can grant it", status, reason="forbidden"
@@ -78,7 +80,13 @@ def response_error(
         case "502":
             return _no_server(url)
         case "503" | "UNAVAILABLE":
-            return ServerUnavailable(message) if readable and message != _NO_SERVER else _no_server(url)
+            return _unavailable(url, message, retry_after)
+        case "500" | "INTERNAL" if _WORKER_DIED.search(message):
+            return RequestLost(
+                f"a worker of {url} ended before the response{detail}, maybe because of this request",
+                reason="worker_died",
+                wait_s=WORKER_RESTART_S,
+            )
         case "504" | "DEADLINE_EXCEEDED":
             return ServerTimeout(f"{url} did not complete the request in time{detail}: send fewer images at a time")
         case _ if not readable:
@@ -87,8 +95,45 @@ def response_error(
                 status,
                 reason="unexpected_response",
             )
-    # The caller knows the ensemble; the cause comes after its name.
-    return RequestRefused(re.sub(r"^in ensemble '[^']*', ", "", message), status)
+    return _refused(url, status, message)
+
+
+def _refused(url: str, status: str, message: str) -> RequestRefused | ServerUnavailable:
+    if message.endswith(_NOT_LOADED):  # a server that is about to end, or whose operator swaps the model
+        return ServerUnavailable(f"{url} does not serve the model now ({message})", reason="model_not_ready")
+    return RequestRefused(_without_ensemble(message), status)
+
+
+def _unauthenticated(url: str, status: str, *, has_key: bool) -> RequestRefused:
+    if has_key:
+        return RequestRefused(
+            f"{url} rejects this API key: it is unknown or has expired; obtain a new one from the operator",
+            status,
+            reason="api_key_rejected",
+        )
+    return RequestRefused(
+        f"{url} requires an API key: pass it with Client(api_key=...) or jpeg-classify --api-key-file FILE",
+        status,
+        reason="api_key_required",
+    )
+
+
+def _without_ensemble(message: str) -> str:
+    """Return a message without the name of the ensemble, which the caller knows; the cause comes after it."""
+    return re.sub(r"^in ensemble '[^']*', ", "", message)
+
+
+def _unavailable(url: str, message: str, retry_after: str | None) -> ServerUnavailable | ServerTimeout:
+    """Map HTTP 503 or gRPC UNAVAILABLE to an exception, with the reason code that the message has."""
+    if not message or message == _NO_SERVER or _GATEWAY_LOST.search(message):
+        return _no_server(url)
+    message = _without_ensemble(message)
+    if _DROPPED.search(message):
+        return ServerTimeout(f"{url} dropped the request because its time was over ({message})")
+    code = _CODE.search(message)
+    reason = code[1] if code else "queue_full" if _QUEUE_FULL in message else None
+    wait_s = retry_after_s(retry_after) if retry_after else 0.0
+    return ServerUnavailable(_CODE.sub("", message), reason=reason, wait_s=wait_s)
 
 
 def certificate_error(url: str, reason: str) -> CertificateRefused:
@@ -100,7 +145,7 @@ def certificate_error(url: str, reason: str) -> CertificateRefused:
     """
     if re.search("expired|not yet valid", reason):
         detail = "has expired or is not yet valid: the operator must renew it, or the clock of this machine is wrong"
-    elif re.search("hostname|mismatch|not in peer certificate", reason, re.IGNORECASE):
+    elif re.search("hostname|host name|mismatch|not in peer certificate", reason, re.IGNORECASE):
         detail = "is for another host: use a host name from the certificate"
     else:
         detail = (
@@ -137,5 +182,9 @@ def _too_large(url: str, detail: str, status: str) -> RequestRefused:
     )
 
 
-def _no_server(url: str) -> ServerUnavailable:
-    return ServerUnavailable(f"the gateway at {url} cannot reach its server: try again later, or contact the operator")
+def _no_server(url: str) -> RequestLost:
+    # A gateway has one response for a server that refuses connections and for one that ended under the request.
+    return RequestLost(
+        f"the gateway at {url} cannot reach its server, or lost it: try again later, or contact the operator",
+        wait_s=WORKER_RESTART_S,
+    )

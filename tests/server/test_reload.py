@@ -87,7 +87,7 @@ def reloaded(repository, *options):
 
 
 def label_of(server):
-    with Client(f"grpc://{server.grpc_address}") as client:
+    with Client(f"grpc://{server.grpc_address}", retry=False) as client:
         return client.classify([COFFEE], k=1)[0].labels[0]
 
 
@@ -116,7 +116,7 @@ def load_on(server, threads=4):
     load, over = Load(), threading.Event()
 
     def classify(url):
-        with Client(url) as client:
+        with Client(url, retry=False) as client:
             while not over.is_set():
                 try:
                     prediction = client.classify([COFFEE], k=1)[0]

@@ -1,0 +1,90 @@
+"""The outputs of the ensemble, and the checks that they belong to the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jpeg_contract.checksum import checksum
+from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, SCORE
+from numpy.typing import NDArray
+
+from jpeg_client.errors import InvalidResponse, JpegClientError
+
+
+@dataclass(frozen=True)
+class EnsembleOutputs:
+    """Outputs of the ensemble for N images.
+
+    Attributes:
+        labels: BYTES [N, k].
+        scores: FP32 [N, k].
+        indices: INT32 [N, k].
+        errors: BYTES [N, 1], empty for an image with labels.
+    """
+
+    labels: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    indices: NDArray[np.int32]
+    errors: NDArray[np.object_]
+
+
+def read_outputs(
+    read: Callable[[str], NDArray[Any] | None], images: Sequence[bytes], k: int | None, address: str
+) -> EnsembleOutputs:
+    """Read the outputs of a response, and check that they belong to the images of the request.
+
+    Args:
+        read: Returns an output by its name, None if the response lacks it: `as_numpy` of tritonclient's results.
+        images: The N images of the request.
+        k: Labels per image of the request; None for the server's default.
+        address: URL of the server, for messages.
+
+    Raises:
+        InvalidResponse: Shapes or checksums differ from those of the request, or the response cannot be read.
+        JpegClientError: The model has other outputs than the ensemble.
+    """
+    try:
+        found = {name: read(name) for name in (LABEL, SCORE, INDEX, ERROR, CHECKSUM)}
+    except Exception as error:  # whatever tritonclient's parsers raise for damaged bytes
+        raise unreadable(address, error) from error
+    # Servers of an earlier version have no checksums.
+    checksums = found.pop(CHECKSUM)
+    outputs = {name: tensor for name, tensor in found.items() if tensor is not None}
+    if missing := sorted(found.keys() - outputs.keys()):
+        raise JpegClientError(
+            f"the response of {address} has no {', '.join(missing)}: the model must be the ensemble of this project",
+            reason="unexpected_response",
+        )
+    _check_shapes(outputs, len(images), k, address)
+    if checksums is not None:
+        _check_checksums(checksums, images, address)
+    return EnsembleOutputs(outputs[LABEL], outputs[SCORE], outputs[INDEX], outputs[ERROR])
+
+
+def unreadable(address: str, error: Exception) -> InvalidResponse:
+    """Return the error for a response that cannot be parsed."""
+    return InvalidResponse(f"the response of {address} cannot be read: {error}")
+
+
+def _check_shapes(outputs: dict[str, NDArray[Any]], images: int, k: int | None, address: str) -> None:
+    shape = outputs[LABEL].shape
+    columns = shape[1] if len(shape) == 2 else 0
+    wanted = (images, columns if k is None else k)
+    shapes = {name: tensor.shape for name, tensor in outputs.items()}
+    if shapes != {LABEL: wanted, SCORE: wanted, INDEX: wanted, ERROR: (images, 1)}:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise InvalidResponse(
+            f"the response of {address} does not fit the request of {images} images"
+            f"{'' if k is None else f' with k={k}'}: {listed}"
+        )
+
+
+def _check_checksums(checksums: NDArray[Any], images: Sequence[bytes], address: str) -> None:
+    if checksums.tolist() != [[checksum(image)] for image in images]:
+        raise InvalidResponse(
+            f"the response of {address} belongs to other images than the request (their checksums differ)",
+            reason="wrong_checksum",
+        )

@@ -1,0 +1,125 @@
+"""Retries of one request within its time limit.
+
+| error | retried |
+|---|---|
+| TooManyRequests | after the wait that the server asks for (Retry-After) |
+| ServerUnavailable | while time remains: refused connections, UNAVAILABLE, HTTP 503, a full queue, a stopping server |
+| InvalidResponse | while time remains: a wrong checksum |
+| RequestLost | once: the server may have died of the request, which must not end one server after the other |
+| any other, and ProtocolMismatch | no |
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import stamina
+
+from jpeg_client.errors import ProtocolMismatch, RequestLost, ServerTimeout, ServerUnavailable, TooManyRequests
+
+WAIT_INITIAL_S, WAIT_JITTER_S, WAIT_MAX_S = 0.1, 1.0, 2.0
+"""Exponential back-off and its jitter, as stamina defines them; at most a tenth of the time limit."""
+
+MAX_LOST = 2
+"""Attempts in all for a request that was sent and lost."""
+
+MIN_ATTEMPT_S = 0.05
+"""No attempt begins when less time remains."""
+
+_Response = TypeVar("_Response")
+
+# stamina logs each retry as a warning. Without a handler, Python would print it to stderr.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+
+def call_with_retries(request: Callable[[float], _Response], timeout_s: float) -> _Response:
+    """Send a request, and retry it with back-off and jitter until it succeeds or the time is over.
+
+    Args:
+        request: Sends the request with a time limit in seconds, the time that remains.
+        timeout_s: Time limit for all attempts and the waits between them, in seconds.
+
+    Raises:
+        JpegClientError: The error of the last attempt; that of the one before if time was too short for the last one.
+    """
+    backoff = _Backoff(timeout_s)
+    for attempt in stamina.retry_context(
+        backoff,
+        attempts=None,
+        timeout=None,  # the hook knows the deadline
+        wait_initial=min(WAIT_INITIAL_S, backoff.wait_max_s),
+        wait_jitter=WAIT_JITTER_S,
+        wait_max=backoff.wait_max_s,
+    ):
+        with attempt:
+            limit_s = backoff.remaining_s()
+            try:
+                return request(limit_s)
+            except ServerTimeout as late:
+                if backoff.retried is None or limit_s > timeout_s / 2 or backoff.has_time():
+                    raise
+                # Most of the time went into attempts with another cause.
+                raise backoff.retried from late
+    raise AssertionError("stamina ends with a response or an exception")
+
+
+class _Backoff:
+    """Decide whether a failed attempt is retried, and when: a backoff hook of stamina.
+
+    Args:
+        timeout_s: Time limit of the request in seconds.
+
+    Attributes:
+        wait_max_s: Longest wait that stamina chooses, in seconds.
+        retried: The error of the last attempt that is retried.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._lost = 0
+        self.wait_max_s = min(WAIT_MAX_S, timeout_s / 10)
+        self.retried: ServerUnavailable | TooManyRequests | None = None
+
+    def remaining_s(self) -> float:
+        """Return the time that remains in seconds, above 0; the whole time limit for the first attempt."""
+        if self.retried is None:
+            return self._timeout_s
+        return max(MIN_ATTEMPT_S, round(self._deadline - time.monotonic(), 3))
+
+    def has_time(self) -> bool:
+        """Whether time for another attempt remains."""
+        return self._deadline - time.monotonic() > MIN_ATTEMPT_S
+
+    def __call__(self, error: Exception) -> bool | float:
+        """Return False to give up, True for stamina's own wait, or the wait in seconds."""
+        if not isinstance(error, (ServerUnavailable, TooManyRequests)) or isinstance(error, ProtocolMismatch):
+            return False
+        if not self.has_time():
+            return False
+        if isinstance(error, RequestLost):
+            self._lost += 1
+            if self._lost == MAX_LOST:
+                return False
+        wait = self._wait_s(error)
+        if wait is not False:
+            self.retried = error
+        return wait
+
+    def _wait_s(self, error: ServerUnavailable | TooManyRequests) -> bool | float:
+        left_s = self._deadline - time.monotonic()
+        if isinstance(error, RequestLost) and error.wait_s:
+            # An estimate: a shorter wait is better than none.
+            return min(error.wait_s + random.uniform(0, self.wait_max_s), left_s / 2)  # noqa: S311  # not a secret
+        spare_s = left_s - error.wait_s
+        if spare_s <= MIN_ATTEMPT_S:
+            return False
+        if error.wait_s:
+            # Jitter spreads the retries of many clients; half of the spare time is kept for the response.
+            return error.wait_s + random.uniform(0, min(WAIT_JITTER_S, spare_s / 2))  # noqa: S311  # not a secret
+        # Near the deadline, stamina's wait might be longer than the time that remains.
+        return True if left_s > self.wait_max_s else left_s / 2

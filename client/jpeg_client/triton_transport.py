@@ -1,0 +1,132 @@
+"""The part that the protocols share."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jpeg_contract.tensors import IMAGE
+from numpy.typing import NDArray
+
+from jpeg_client.address import Address
+from jpeg_client.connections import ConnectionPool
+from jpeg_client.error_responses import certificate_error, response_error
+from jpeg_client.errors import (
+    CertificateRefused,
+    JpegClientError,
+    ProtocolMismatch,
+    RequestLost,
+    ServerTimeout,
+    ServerUnavailable,
+)
+from jpeg_client.responses import EnsembleOutputs, read_outputs
+
+_Connection = TypeVar("_Connection")
+
+
+class TritonTransport(ABC, Generic[_Connection]):
+    """Requests to Triton over a pool of connections; see `Transport`.
+
+    Args:
+        module: `tritonclient.grpc` or `tritonclient.http`.
+        connections: The pool.
+        address: Address of the server.
+        api_key: API key for a gateway, or None.
+    """
+
+    def __init__(
+        self, module: Any, connections: ConnectionPool[_Connection], address: Address, api_key: str | None
+    ) -> None:
+        self._module, self._connections, self._address = module, connections, address
+        self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+        """See Transport."""
+        tensor = self._module.InferInput(IMAGE, [len(images), 1], "BYTES")
+        # dtype object: NumPy's bytes type drops trailing zero bytes.
+        tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
+        # No outputs are named: the server then sends all that it has, and a server without checksums needs no request
+        # of its own.
+        options: dict[str, Any] = {
+            "inputs": [tensor],
+            "parameters": {} if k is None else {"k": k},
+        }
+        if self._address.is_this_machine:
+            # The server drops the request when nobody waits for it any more. Another machine's clock may differ.
+            options["parameters"]["deadline"] = int((time.time() + timeout_s) * 1000)
+        with self._attempt(timeout_s) as connection:
+            read = self._send_inference(connection, model, options, timeout_s)
+            return read_outputs(read, images, k, str(self._address))
+
+    def max_batch_size(self, model: str, timeout_s: float) -> int:
+        """See Transport."""
+        with self._attempt(timeout_s) as connection:
+            return self._read_max_batch_size(connection, model, timeout_s)
+
+    def close(self) -> None:
+        """See Transport."""
+        self._connections.close()
+
+    @contextmanager
+    def _attempt(self, timeout_s: float) -> Iterator[_Connection]:
+        """Yield a connection for one request, and map its exceptions to JpegClientError."""
+        # A server that refuses requests or does not respond may keep its connections open: the next request opens a
+        # new one, which may reach another server.
+        with self._connections.lease(lambda error: isinstance(error, (ServerUnavailable, ServerTimeout))) as connection:
+            try:
+                yield connection
+            except JpegClientError:
+                raise
+            except Exception as error:
+                raise self._client_error(error, timeout_s) from error
+
+    @abstractmethod
+    def _send_inference(
+        self, connection: _Connection, model: str, options: dict[str, Any], timeout_s: float
+    ) -> Callable[[str], NDArray[Any] | None]:
+        """Send a request, and return the function that reads an output of the response by its name."""
+
+    @abstractmethod
+    def _read_max_batch_size(self, connection: _Connection, model: str, timeout_s: float) -> int: ...
+
+    @abstractmethod
+    def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
+        """Map an exception of an attempt to one of ours."""
+
+    def _timed_out(self, timeout_s: float) -> ServerTimeout:
+        return ServerTimeout(f"{self._address} did not respond within {timeout_s:g} s")
+
+    def _unreachable(self) -> ServerUnavailable:
+        return ServerUnavailable(
+            f"no Triton server responds at {self._address}: check that it is running and that the port is right"
+        )
+
+    def _lost(self, cause: str) -> RequestLost:
+        return RequestLost(
+            f"the connection to {self._address} ended before the response ({cause}): the server was stopped, or it "
+            "ended, maybe because of this request"
+        )
+
+    def _other_protocol(self) -> ProtocolMismatch:
+        return ProtocolMismatch(
+            f"no Triton server responds at {self._address}, but a server of another protocol: check the port"
+        )
+
+    def _without_tls(self) -> ProtocolMismatch:
+        return ProtocolMismatch(
+            f"the server at {self._address} does not speak TLS: check the port", reason="tls_mismatch"
+        )
+
+    def _response_error(self, status: str, message: str | None, retry_after: str | None = None) -> JpegClientError:
+        has_key = bool(self._headers)
+        return response_error(str(self._address), status, message, has_key=has_key, retry_after=retry_after)
+
+    def _certificate_error(self, reason: str) -> CertificateRefused:
+        return certificate_error(str(self._address), reason)
+
+    def _unexpected(self, error: Exception) -> JpegClientError:
+        return JpegClientError(f"{self._address}: {error}")
