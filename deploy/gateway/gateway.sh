@@ -28,6 +28,8 @@ set -eu
 : "${GATEWAY_RATE:=50}"
 : "${GATEWAY_BURST:=100}"
 : "${GATEWAY_OPEN_REQUESTS:=32}"
+: "${GATEWAY_SERVER_OPEN_REQUESTS:=256}"
+: "${GATEWAY_CONNECTIONS:=8192}"
 : "${GATEWAY_TIMEOUT_S:=30}"
 : "${GATEWAY_CLIENT_TIMEOUT_S:=10}"
 : "${GATEWAY_WORKERS:=auto}"
@@ -57,11 +59,11 @@ value_of() { eval "printf '%s' \"\$GATEWAY_$1\""; }
 check_variables() {
   whole='[0-9]+'
   path='/[A-Za-z0-9._/@+-]+'
-  for name in PORT MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S HSTS_S; do
+  for name in PORT MAX_BODY_MB RATE BURST OPEN_REQUESTS SERVER_OPEN_REQUESTS CONNECTIONS TIMEOUT_S CLIENT_TIMEOUT_S HSTS_S; do
     value=$(value_of "$name")
     must_match "GATEWAY_$name" "$value" "$whole" "an integer"
   done
-  for name in MAX_BODY_MB RATE BURST OPEN_REQUESTS TIMEOUT_S CLIENT_TIMEOUT_S; do
+  for name in MAX_BODY_MB RATE BURST OPEN_REQUESTS SERVER_OPEN_REQUESTS CONNECTIONS TIMEOUT_S CLIENT_TIMEOUT_S; do
     value=$(value_of "$name")
     must_match "GATEWAY_$name" "$value" '0*[1-9][0-9]*' "above 0"
   done
@@ -112,9 +114,8 @@ upstreams() {
   fi
 }
 
-# Keep-alive to the servers for HTTP only. When nginx's gRPC module repeats a request that it first sent over a kept
-# connection, it reuses the old stream id on the new connection and loses the request (1.22.1, one in three kills of a
-# server: "upstream sent frame for unknown stream").
+# Keep-alive to the servers for HTTP only. A gRPC server closes old connections (--grpc-max-connection-age), and a
+# request that is sent just then fails, because nginx does not repeat what it began to send.
 upstream() { # NAME NUMBER-LEFT-OUT
   for protocol in http grpc; do
     echo "  upstream ${protocol}_$1 {"
@@ -123,7 +124,7 @@ upstream() { # NAME NUMBER-LEFT-OUT
     for server in $GATEWAY_SERVERS; do
       each=$((each + 1))
       [ "$each" -ne "$2" ] || continue
-      echo "    server $(host_of "$server"):$("${protocol}_port_of" "$server") max_fails=3 fail_timeout=5s;"
+      echo "    server $(host_of "$server"):$("${protocol}_port_of" "$server") max_conns=$GATEWAY_SERVER_OPEN_REQUESTS max_fails=3 fail_timeout=5s;"
     done
     [ "$protocol" = grpc ] || printf '    keepalive 32;\n    keepalive_timeout %ss;\n' "$IDLE_S"
     echo "  }"
@@ -141,10 +142,13 @@ taken_out() {
   done
 }
 
+# A regex of protobuf's tag of a field 1 with a length: 0x0a, or a longer varint. Parsers drop what exceeds 32 bits.
+FIELD_1='(?:\x0a|\x8a\x80{0,3}[\x00\x10\x20\x30\x40\x50\x60\x70])'
+
 # Write a regex of each name with its length in front: one byte, as encoders write it, or a padded varint.
-private_names() {
+names_with_length() { # NAME...
   bar=""
-  for name in $GATEWAY_PRIVATE_MODELS; do
+  for name; do
     printf '%s\\x%02x%s|\\x%02x\\x80*\\x00%s' "$bar" "${#name}" "$name" "$((${#name} | 128))" "$name"
     bar="|"
   done
@@ -167,6 +171,13 @@ render() {
   for file in "$GATEWAY_KEYS" "$GATEWAY_CERTIFICATE" "$GATEWAY_CERTIFICATE_KEY"; do
     [ -r "$file" ] || fail "cannot read $file: secrets.sh init creates keys and a self-signed certificate"
   done
+  # Connections, listening sockets and logs. nginx raises the soft limit of open files, but cannot exceed the hard one.
+  OPEN_FILES=$((GATEWAY_CONNECTIONS + 64))
+  # shellcheck disable=SC3045 # dash and busybox have it
+  allowed=$(ulimit -H -n)
+  if [ "$allowed" != unlimited ] && [ "$allowed" -lt "$OPEN_FILES" ]; then
+    fail "GATEWAY_CONNECTIONS is $GATEWAY_CONNECTIONS, but a process may open only $allowed files: raise that limit to $OPEN_FILES (ulimits in Compose, LimitNOFILE in systemd), or lower GATEWAY_CONNECTIONS"
+  fi
   umask 077
   mkdir -p "$GATEWAY_RUN/out"
   # nginx 1.25.1 deprecates `listen ... http2` in favour of the directive `http2`.
@@ -179,9 +190,13 @@ render() {
   MODEL_LENGTH_HEX=$(printf '0x%02x' "${#GATEWAY_MODEL}")
   MODEL_LENGTH_REGEX=$(printf '\\x%02x' "${#GATEWAY_MODEL}")
   NAME_MESSAGE_LENGTH_REGEX=$(printf '\\x%02x' "$((${#GATEWAY_MODEL} + 2))")
-  PRIVATE_NAMES=$(private_names)
+  # shellcheck disable=SC2086 # words
+  PRIVATE_NAMES=$(names_with_length $GATEWAY_PRIVATE_MODELS)
+  REFUSED_PARAMETER=$(names_with_length classification shared_memory_region)
+  PARAMETER_REFUSED="classification (class_count), shared memory and JSON data are refused: the output LABEL has the labels, the parameter k is their number, and images come in the request as binary data [parameter_refused]"
   UPSTREAMS=$(upstreams)
   TAKEN_OUT=$(taken_out)
+  export FIELD_1 REFUSED_PARAMETER PARAMETER_REFUSED OPEN_FILES GATEWAY_CONNECTIONS
   export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
   export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT
   export GATEWAY_MODEL GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
@@ -249,8 +264,8 @@ list_servers() {
 case "${1-}" in
   run)
     render
-    # A killed gateway leaves its socket, and nginx does not bind to an existing one.
-    rm -f "$GATEWAY_RUN/refusal.sock"
+    # A killed gateway leaves its sockets, and nginx does not bind to an existing one.
+    rm -f "$GATEWAY_RUN/refusal.sock" "$GATEWAY_RUN/refusal_http.sock"
     exec "$GATEWAY_NGINX" -e stderr -c "$conf"
     ;;
   check)

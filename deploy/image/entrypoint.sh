@@ -47,7 +47,8 @@ run() {
 # Containers that share a volume take turns: the second one finds the volume filled and the engines built.
 take_turn() {
   [ -w "$models" ] || return 0
-  if ! [ -e "$lock" ]; then (: > "$lock") 2> /dev/null || true; fi
+  # For all users: containers that share a volume may run as different ones, and each must be able to write to it.
+  if ! [ -e "$lock" ]; then (umask 0 && : > "$lock") 2> /dev/null || true; fi
   # For writing where possible: NFS refuses an exclusive lock on a file that is open for reading only.
   if [ -w "$lock" ]; then
     exec 9<> "$lock"
@@ -154,4 +155,12 @@ take_turn
 fill_models
 if [ -n "${ENGINE_PRECISION:-}" ]; then build_engines; fi
 exec 9<&-
-exec jpeg-serve --model-repository "$models" --address 0.0.0.0 "$@"
+# The container listens on all its interfaces. Its network decides who reaches them: the gateway on an internal network,
+# or a port published on 127.0.0.1 (docs/image.md). A caller that passes an address decides that itself.
+for option; do
+  case "$option" in
+    --) break ;;
+    --address | --address=*) exec jpeg-serve --model-repository "$models" "$@" ;;
+  esac
+done
+exec jpeg-serve --model-repository "$models" --address 0.0.0.0 --behind-gateway "$@"

@@ -90,6 +90,8 @@ def test_only_the_gateway_is_reachable_from_other_machines(compose):
         if name.startswith("server"):
             assert service["networks"] == ["inside"]
             assert "ports" not in service
+            # So the entrypoint's own options hold, with --behind-gateway.
+            assert not {"command", "entrypoint"} & set(service)
 
 
 def test_services_wait_for_healthy_dependencies(compose):

@@ -27,11 +27,19 @@ ENTRYPOINT = ROOT / "deploy" / "image" / "entrypoint.sh"
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the stand-in for the CUDA driver."""
-    folder = tmp_path_factory.mktemp("driver")
+    return compiled("libcuda.c", tmp_path_factory.mktemp("driver") / "libcuda.so.1").parent
+
+
+@pytest.fixture(scope="module")
+def nfs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables for a process to whom every file system locks as NFS does."""
+    return {"LD_PRELOAD": str(compiled("nfs_flock.c", tmp_path_factory.mktemp("nfs") / "nfs_flock.so"))}
+
+
+def compiled(source: str, library: Path) -> Path:
     gcc = tool("gcc", "gcc")
-    library = folder / "libcuda.so.1"
-    subprocess.run([gcc, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, STANDIN / "libcuda.c"], check=True)
-    return folder
+    subprocess.run([gcc, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, STANDIN / source, "-ldl"], check=True)
+    return library
 
 
 class Entrypoint:
@@ -113,8 +121,18 @@ def test_first_start_fills_the_volume_builds_the_engine_and_serves_it(start):
     assert report["precision"] == "fp16"
     assert report["requires"]["compute_capability"] == "9.0"
     assert report["parity"]["top1_agreement"] == 1.0
-    assert start.lines(start.served) == [f"--model-repository {start.models} --address 0.0.0.0 --grpc-port 9001"]
+    served = f"--model-repository {start.models} --address 0.0.0.0 --behind-gateway --grpc-port 9001"
+    assert start.lines(start.served) == [served]
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("address", [["--address", "0.0.0.0"], ["--address=::"], ["--address=127.0.0.1"]])
+def test_own_address_says_itself_whether_it_is_behind_a_gateway(start, address):
+    """A container that is given an address may have the host's network, where it is open to other machines."""
+    assert start("--drain-s", "9", *address, "--", "--log-verbose=1", ENGINE_PRECISION="").returncode == 0
+    (line,) = start.lines(start.served)
+    assert "--behind-gateway" not in line
+    assert line.count("--address") == 1
 
 
 def test_next_start_builds_nothing_and_keeps_the_selection(start):
@@ -200,6 +218,24 @@ def test_two_containers_of_one_volume_take_turns(start):
     assert (first.returncode, second.returncode) == (0, 0)
     assert "up to date" in stderr
     assert len(start.lines(start.notes)) == 1
+
+
+def test_two_first_starts_on_one_nfs_volume_take_turns(start, nfs):
+    """NFS refuses an exclusive lock on a file that is open for reading only, and both would fill the volume."""
+    first = start.begin(STANDIN_TRTEXEC="sleeps", STANDIN_SLEEP="3", **nfs)
+    wait_for((start.models / ".entrypoint.lock").exists)
+    second = start.begin(**nfs)
+    _, stderr = second.communicate(timeout=120)
+    _, stderr_of_first = first.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), stderr + stderr_of_first
+    assert [text.count("copying the repository") for text in sorted((stderr, stderr_of_first))].count(1) == 1
+    assert "without a lock" not in stderr + stderr_of_first
+    assert len(start.lines(start.notes)) == 1
+
+
+def test_container_of_another_user_locks_the_same_volume(start):
+    assert start(ENGINE_PRECISION="").returncode == 0
+    assert (start.models / ".entrypoint.lock").stat().st_mode & 0o777 == 0o666
 
 
 def test_sigterm_while_waiting_for_the_lock_stops_at_once(start):

@@ -453,6 +453,8 @@ OTHER_SETTINGS = {
     "GATEWAY_RATE": "3",
     "GATEWAY_BURST": "1",
     "GATEWAY_OPEN_REQUESTS": "9",
+    "GATEWAY_SERVER_OPEN_REQUESTS": "8",
+    "GATEWAY_CONNECTIONS": "512",
     "GATEWAY_TIMEOUT_S": "5",
     "GATEWAY_CLIENT_TIMEOUT_S": "2",
     "GATEWAY_WORKERS": "3",
@@ -489,6 +491,13 @@ def test_nginx_takes_every_setting(gateway: Gateway) -> None:
     ):
         # An empty variable is one that is not set.
         assert gateway.command("check", GATEWAY_RUN=run, **{name: ""}).returncode == 0, name
+
+
+def test_too_few_open_files_are_named(gateway: Gateway) -> None:
+    done = gateway.command("check", GATEWAY_CONNECTIONS="999999999")
+    assert done.returncode == 1
+    assert "999999999" in done.stderr
+    assert "may open only" in done.stderr
 
 
 def test_settings_bring_no_directives(gateway: Gateway) -> None:

@@ -223,6 +223,7 @@ def test_plain_http_and_invalid_requests_get_an_error(gateway: Gateway) -> None:
         plain.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
         response = plain.recv(65536)
     assert _parse(response)[0] == 400
+    assert b"[tls_required]" in response
     for raw in (
         b"\x00\x01\x02\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",

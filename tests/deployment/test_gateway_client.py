@@ -239,25 +239,26 @@ def test_no_server_and_a_hanging_server_behind_the_gateway(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs, socket.create_server(("127.0.0.1", 0)) as closed:
         hanging, unreachable = hangs.getsockname()[1], closed.getsockname()[1]
         closed.close()
-        cases: list[tuple[int, float, type[JpegClientError], str]] = [
-            (unreachable, 30, ServerUnavailable, "gateway"),
-            (hanging, 30, ServerTimeout, "in time"),
-            (hanging, 1, ServerTimeout, "within 1 s"),
+        # The client repeats a request that no server had, and gives up on a slow one.
+        cases: list[tuple[int, float, type[JpegClientError], str, range]] = [
+            (unreachable, 4, ServerUnavailable, "gateway", range(2, 10)),
+            (hanging, 30, ServerTimeout, "in time", range(1, 2)),
+            (hanging, 1, ServerTimeout, "within 1 s", range(1, 2)),
         ]
-        for port, timeout_s, kind, fact in cases:
+        for port, timeout_s, kind, fact, requests in cases:
             with (
                 Gateway([f"127.0.0.1:{port}:{port}"], {"TIMEOUT_S": 2}) as gateway,
                 connect(gateway, scheme, timeout_s=timeout_s) as client,
             ):
                 with pytest.raises(kind, match=fact):
                     client.classify([b"x"])
-                assert len(inferences(gateway, scheme)) == 1
+                assert len(inferences(gateway, scheme)) in requests
 
 
 @schemes
 def test_no_gateway(scheme: str) -> None:
     with (
-        Client(f"{scheme}://127.0.0.1:1", api_key="a.secret") as client,
+        Client(f"{scheme}://127.0.0.1:1", api_key="a.secret", timeout_s=4) as client,
         pytest.raises(ServerUnavailable, match=f"{scheme}://127.0.0.1:1"),
     ):
         client.classify([b"x"])

@@ -672,6 +672,18 @@ def test_options_exist() -> None:
             assert argument.split("=")[0] in done.stdout, argument
 
 
+def test_server_is_behind_a_gateway_where_a_network_policy_says_so() -> None:
+    """Without one, jpeg-serve refuses a Triton that a single request can end."""
+    for values, expected in (({}, True), ({"networkPolicy": {"enabled": False}}, False)):
+        own, _ = arguments_of(one(render(values), "Deployment"))
+        assert ("--behind-gateway" in own) == expected
+        assert bool([d for d in render(values) if d["kind"] == "NetworkPolicy"]) == expected
+    own, _ = arguments_of(
+        one(render({"networkPolicy": {"enabled": False}, "server": {"extraArgs": ["--behind-gateway"]}}), "Deployment")
+    )
+    assert "--behind-gateway" in own
+
+
 def test_probes_run_an_existing_command() -> None:
     usage = run_module("jpeg_serve", "probe", "--help").stdout
     for deployment in all_deployments():
@@ -789,7 +801,9 @@ def test_kserve_files_are_consistent() -> None:
         "lifecycle",
     ):
         assert container[part] == chart[part], part
-    assert container["args"] == [a for a in chart["args"] if not a.startswith(("--address", "--ready-timeout-s"))]
+    # The entrypoint adds --address and --behind-gateway if no address is given.
+    own = ("--address", "--behind-gateway", "--ready-timeout-s")
+    assert container["args"] == [argument for argument in chart["args"] if not argument.startswith(own)]
 
 
 def test_operator_gets_the_rules_of_prometheus() -> None:

@@ -110,7 +110,7 @@ def over_grpc(address: str) -> Callable[[Load], None]:
     """Keep one connection, as gRPC clients do, until the server closes it."""
 
     def run(load: Load) -> None:
-        with Client(f"grpc://{address}", timeout_s=20) as client:
+        with Client(f"grpc://{address}", timeout_s=20, retry=False) as client:
             while load.running:
                 try:
                     (found,) = client.classify([photo("chelsea")])
