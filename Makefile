@@ -10,7 +10,7 @@ export VENV
 BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build check test lint configs format lock clean setup setup-dev build-tensorflow \
+.PHONY: help demo serve build check test test-faults fuzz lint configs format lock clean setup setup-dev build-tensorflow \
   test-tensorflow image test-image bench up down audit
 
 help: ## list the targets
@@ -31,6 +31,12 @@ check: setup ## check the model repository, and load it once
 
 test: setup-dev ## all tests, with a real tritonserver; TEST="tests/unit -k topk" chooses
 	@$(BIN)/pytest $(TEST)
+
+test-faults: setup-dev ## inject faults into a server under load, every answer checked; some ten minutes
+	@$(BIN)/pytest tests/faults $(TEST)
+
+fuzz: setup-dev ## send requests that no client should to a real server. FUZZ="--minutes 60 --seed 1"
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 build-tensorflow: ## an environment of its own for --backend tf_trt: .venv-tensorflow/bin/jpeg-build and jpeg-serve
 	@VENV=$(TENSORFLOW_VENV) $(PYTHON) scripts/bootstrap.py tensorflow
