@@ -59,6 +59,8 @@ class Client:
         model: Name of the ensemble.
         retry: Whether to retry; False sends each request once, for measurements and for callers with retries of their
             own.
+        send_deadline: Let the server drop a request that it has not begun when `timeout_s` is over. For clocks that
+            agree: a server whose clock is ahead by more than that refuses every request.
 
     Raises:
         ValueError: The URL, timeout, key or CA file is invalid, or the key would travel unencrypted.
@@ -74,6 +76,7 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         model: str = ENSEMBLE,
         retry: bool = True,
+        send_deadline: bool = False,
     ) -> None:
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise InvalidArgument(
@@ -92,6 +95,7 @@ class Client:
             if address.scheme in ("grpc", "grpcs")
             else _http_transport(address, api_key, ca)
         )
+        self._transport.sends_deadline = send_deadline
         self._max_batch_size: int | None = None
 
     def __enter__(self) -> Client:

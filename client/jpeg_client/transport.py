@@ -11,6 +11,9 @@ from jpeg_client.responses import EnsembleOutputs
 class Transport(Protocol):
     """Connections to one server address, shared by threads."""
 
+    sends_deadline: bool
+    """Whether requests carry the time after which nobody waits for them, by this machine's clock."""
+
     def max_batch_size(self, model: str, timeout_s: float) -> int:
         """Return the largest number of images per request."""
         ...

@@ -36,11 +36,15 @@ class TritonTransport(ABC, Generic[_Connection]):
         connections: The pool.
         address: Address of the server.
         api_key: API key for a gateway, or None.
+
+    Attributes:
+        sends_deadline: See `Transport`.
     """
 
     def __init__(
         self, module: Any, connections: ConnectionPool[_Connection], address: Address, api_key: str | None
     ) -> None:
+        self.sends_deadline = False
         self._module, self._connections, self._address = module, connections, address
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
 
@@ -55,8 +59,8 @@ class TritonTransport(ABC, Generic[_Connection]):
             "inputs": [tensor],
             "parameters": {} if k is None else {"k": k},
         }
-        if self._address.is_this_machine:
-            # The server drops the request when nobody waits for it any more. Another machine's clock may differ.
+        if self.sends_deadline:
+            # The server drops the request when nobody waits for it any more.
             options["parameters"]["deadline"] = int((time.time() + timeout_s) * 1000)
         with self._attempt(timeout_s) as connection:
             read = self._send_inference(connection, model, options, timeout_s)

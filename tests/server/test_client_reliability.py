@@ -417,7 +417,7 @@ def test_work_that_nobody_waits_for_is_dropped(
     server, repository = faulty
     url = address_of(server, protocol)
     before = sums(server, "model", "reason")
-    with Client(url, timeout_s=20) as patient, Client(url, timeout_s=0.5) as hasty:
+    with Client(url, timeout_s=20) as patient, Client(url, timeout_s=0.5, send_deadline=True) as hasty:
         slow, late = (
             asking(image, f"{text} {protocol}") for image, text in zip(images, ("slow", "late"), strict=False)
         )
