@@ -2,7 +2,7 @@
 
 | error | retried |
 |---|---|
-| TooManyRequests | after the wait that the server asks for (Retry-After) |
+| TooManyRequests | after the time in Retry-After |
 | ServerUnavailable | while time remains: refused connections, UNAVAILABLE, HTTP 503, a full queue, a stopping server |
 | InvalidResponse | while time remains: a wrong checksum |
 | RequestLost | once: the server may have died of the request, which must not end one server after the other |

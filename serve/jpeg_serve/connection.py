@@ -9,7 +9,7 @@ import time
 
 # For the question who responds, which takes less than a millisecond unless the server hangs.
 _NAME_TIMEOUT_S = 1.0
-_PAUSE_S = 0.005
+_PAUSE_S = 0.02
 
 
 class WrongServer(OSError):

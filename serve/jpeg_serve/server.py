@@ -12,7 +12,6 @@ import resource
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -413,10 +412,6 @@ class TritonServer:
         paths = ["/v2/health/ready", *(f"/v2/models/{quote(name, safe='')}/ready" for name in self._models)]
         connection = None
         try:
-            if self.member is not None:
-                # Its own port, which opens last: the shared ones are open while other servers run.
-                with socket.create_connection((ports.LOOPBACK, self.options.metrics_port), timeout=2):
-                    pass
             connection = connect(self.http_address, self.server_id, timeout_s=2)
             for path in paths:
                 connection.request("GET", path)

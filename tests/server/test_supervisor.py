@@ -140,6 +140,14 @@ def test_a_dead_worker_is_noticed_and_counted(command):
     assert (counted.labels, counted.value) == ({"server": "1", "reason": "worker_died"}, 1)
 
 
+def test_it_serves_without_tritons_metrics(command):
+    server = command("--", "--allow-metrics=false")
+    http, _, metrics = addresses(server)
+    with Client(f"http://{http}") as client:
+        assert client.classify([COFFEE], k=1)[0].labels == ("espresso",)
+    assert samples(metrics, "jpeg_server_up")[0].value == 1
+
+
 def test_it_listens_on_an_ipv6_address(command):
     server = command("--address", "::1")
     http, grpc, metrics = addresses(server)
