@@ -23,6 +23,7 @@ class RecordingTransport:
 
     def __init__(self, limit=64, refuse=None):
         self.limit, self.refuse, self.requests = limit, refuse or (lambda images: None), []
+        self.sends_deadline = False
 
     def max_batch_size(self, model, timeout_s):
         return self.limit
