@@ -22,6 +22,25 @@ RunEach = Callable[[Sequence[Any]], Sequence[Array]]
 """Runs the inputs of several requests together, wherever they lie; one output for each, in the same order."""
 
 
+class NoBatchDimension(ValueError):
+    """A request has a batch of 0 and the values of one image: Triton 2.51 lets it through, without that dimension."""
+
+
+def check_batched(name: str, shape: Sequence[int], dims: int) -> None:
+    """Check that a request's tensor has a dimension for the batch.
+
+    Args:
+        name: Of the tensor.
+        shape: Of the tensor, as it reached the model.
+        dims: Number of dimensions of one image.
+
+    Raises:
+        NoBatchDimension: It has none.
+    """
+    if len(shape) != 1 + dims:
+        raise NoBatchDimension(f"{name} has a batch of 0: send at least one image, as {[1, *shape]} [bad_shape]")
+
+
 def concatenated(run: Run) -> RunEach:
     """Run the arrays of several requests as one; they differ in the length of the first axis only."""
 

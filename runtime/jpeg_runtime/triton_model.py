@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import triton_python_backend_utils as pb_utils
 
-from jpeg_runtime.batching import Array, run_batch
+from jpeg_runtime.batching import Array, NoBatchDimension, check_batched, run_batch
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ServingConfig
@@ -49,7 +49,7 @@ class TritonPythonModel:
         self._worker.close()
 
     def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        tensors: list[pb_utils.Tensor | _Late] = []
+        tensors: list[pb_utils.Tensor | _Late | NoBatchDimension] = []
         now = time.time()
         for request in requests:
             if has_passed(request.parameters, now):
@@ -57,12 +57,20 @@ class TritonPythonModel:
                 continue
             tensor = pb_utils.get_input_tensor_by_name(request, self._config.input_name)
             assert tensor is not None, "Triton checks the inputs against the config"
-            tensors.append(tensor)
-        self._worker.take(sum(tensor.shape()[0] for tensor in tensors if not isinstance(tensor, _Late)))
+            try:
+                check_batched(self._config.input_name, tensor.shape(), len(self._config.input_dims))
+            except NoBatchDimension as refusal:
+                tensors.append(refusal)
+            else:
+                tensors.append(tensor)
+        self._worker.take(sum(tensor.shape()[0] for tensor in tensors if not isinstance(tensor, Exception)))
         responses = []
         for outcome in run_batch(self._run, tensors):
             if isinstance(outcome, _Late):
                 error = pb_utils.TritonError(str(outcome), pb_utils.TritonError.UNAVAILABLE)
+                responses.append(pb_utils.InferenceResponse(error=error))
+            elif isinstance(outcome, NoBatchDimension):
+                error = pb_utils.TritonError(str(outcome), pb_utils.TritonError.INVALID_ARG)
                 responses.append(pb_utils.InferenceResponse(error=error))
             elif isinstance(outcome, Exception):
                 # The exception may name files and addresses: it goes to the log, not to the client.

@@ -73,8 +73,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         OURS,
-        r"failed on this request|batch size N for",
-        "A batch of 0 reaches a model without the dimension of the batch.",
+        r"batch size N for",
+        "The same, over HTTP.",
     ),
 )
 

@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_build import build, parity
 from jpeg_build.errors import ParityError
@@ -15,6 +17,7 @@ from jpeg_serve import ServeError
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from support import edit, encode, run_module
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (210, 30, 30), "grey": (128, 128, 128)}
 
@@ -83,19 +86,55 @@ def built(tmp_path_factory):
     return folder
 
 
-def test_labels_over_both_protocols(built):
-    for server in serve(built / "model_repository", built / "triton.log"):
-        for url in (f"grpc://{server.grpc_address}", f"http://{server.http_address}"):
-            with Client(url) as client:
-                images = [encode(Image.new("RGB", (90, 60), colour)) for colour in COLOURS.values()]
-                for (name, colour), prediction in zip(COLOURS.items(), client.classify(images), strict=True):
-                    assert prediction.labels[0] == name
-                    # Fewer classes than the default k: all of them.
-                    assert sorted(prediction.labels) == sorted(COLOURS)
-                    assert prediction.scores[0] == pytest.approx(expected_probability(colour), abs=0.02)
-                    assert sum(prediction.scores) == pytest.approx(1, abs=1e-3)
-                with pytest.raises(RequestRefused, match="from 1 to 4"):
-                    client.classify(images[:1], k=5)
+@pytest.fixture(scope="module")
+def server(built):
+    yield from serve(built / "model_repository", built / "triton.log")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_labels_over_both_protocols(server, protocol):
+    with Client(f"{protocol}://{getattr(server, f'{protocol}_address')}") as client:
+        images = [encode(Image.new("RGB", (90, 60), colour)) for colour in COLOURS.values()]
+        for (name, colour), prediction in zip(COLOURS.items(), client.classify(images), strict=True):
+            assert prediction.labels[0] == name
+            # Fewer classes than the default k: all of them.
+            assert sorted(prediction.labels) == sorted(COLOURS)
+            assert prediction.scores[0] == pytest.approx(expected_probability(colour), abs=0.02)
+            assert sum(prediction.scores) == pytest.approx(1, abs=1e-3)
+        with pytest.raises(RequestRefused, match="from 1 to 4"):
+            client.classify(images[:1], k=5)
+
+
+IMAGE = np.array([encode(Image.new("RGB", (90, 60), "red"))], object)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        ("preprocess", {"IMAGE": IMAGE}),
+        ("classifier_onnx", {"input__0": np.zeros((48, 40, 3), np.uint8)}),
+        (
+            "postprocess",
+            {
+                "output__0": np.zeros(4, np.float32),
+                "ERROR": np.array([b""], object),
+                "CHECKSUM": np.zeros(1, np.uint32),
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("protocol", [grpcclient, httpclient])
+def test_a_batch_of_0_with_the_values_of_an_image_is_refused(server, protocol, model, inputs):
+    """Triton lets it through: the model gets the values without a dimension for the batch. (The ensemble answers it.)"""
+    tensors = []
+    for name, values in inputs.items():
+        tensor = protocol.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+        tensors.append(tensor.set_data_from_numpy(values).set_shape([0, *values.shape]))
+    address = server.grpc_address if protocol is grpcclient else server.http_address
+    with protocol.InferenceServerClient(address) as client:
+        with pytest.raises(InferenceServerException, match=r"\[bad_shape\]") as caught:
+            client.infer(model, tensors)
+        assert caught.value.status() in {"400", "StatusCode.INVALID_ARGUMENT"}
 
 
 def test_a_repository_anywhere_is_served_with_the_projects_backends(built):

@@ -15,7 +15,7 @@ from jpeg_contract.settings import PostprocessSettings
 from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE
 from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
 from jpeg_runtime import metrics
-from jpeg_runtime.batching import run_batch
+from jpeg_runtime.batching import NoBatchDimension, check_batched, run_batch
 from jpeg_runtime.worker import Worker
 from numpy.typing import NDArray
 
@@ -55,6 +55,7 @@ class TritonPythonModel:
         checksums = np.zeros((0, 1), np.uint32)
         try:
             logits, checksums = _array(request, OUTPUT), _array(request, CHECKSUM)
+            check_batched(OUTPUT, logits.shape, 1)
             decode_errors = _array(request, ERROR).ravel().tolist()
             k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocessor.classes)
         except Exception as error:
@@ -81,6 +82,9 @@ def _respond(
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
     if isinstance(outcome, InvalidTopK):
         measured.count(metrics.refused("bad_k"))
+        return _refuse(str(outcome), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(outcome, NoBatchDimension):
+        measured.count(metrics.refused("bad_shape"))
         return _refuse(str(outcome), pb_utils.TritonError.INVALID_ARG)
     if isinstance(outcome, ImageError):
         measured.answered(decode_errors, None)

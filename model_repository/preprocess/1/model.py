@@ -15,6 +15,7 @@ from jpeg_contract.settings import PreprocessSettings
 from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, PIXELS
 from jpeg_preprocess import open_preprocessor
 from jpeg_runtime import metrics
+from jpeg_runtime.batching import NoBatchDimension, check_batched
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.worker import STOPPING, Worker
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class TritonPythonModel:
         now = time.time()
         late = [has_passed(request.parameters, now) for request in requests]
         batches = [[] if is_late else _images(request) for is_late, request in zip(late, requests, strict=True)]
-        images = [image for batch in batches for image in batch or ()]
+        images = [image for batch in batches if isinstance(batch, list) for image in batch]
         decoded = self._preprocess.decode(images)
         measured.decoded(images, decoded.errors, decoded.seconds)
         self._worker.take(len(images))
@@ -67,6 +68,10 @@ class TritonPythonModel:
                 measured.count(metrics.refused("internal"))
                 message = "preprocess failed on this request; the server's log says why"
                 responses.append(_refuse(message, pb_utils.TritonError.INTERNAL))
+                continue
+            if isinstance(batch, NoBatchDimension):
+                measured.count(metrics.refused("bad_shape"))
+                responses.append(_refuse(str(batch), pb_utils.TritonError.INVALID_ARG))
                 continue
             part = slice(start, start := start + len(batch))
             responses.append(self._answer(batch, decoded.pixels[part], decoded.errors[part], measured))
@@ -99,12 +104,15 @@ class TritonPythonModel:
         )
 
 
-def _images(request: pb_utils.InferenceRequest) -> list[bytes] | None:
-    """Return the images of a request; None if they cannot be read, which must not fail the batch."""
+def _images(request: pb_utils.InferenceRequest) -> list[bytes] | NoBatchDimension | None:
+    """Return the images of a request, or what is wrong with it, which must not fail the batch; None: not readable."""
     try:
         tensor = pb_utils.get_input_tensor_by_name(request, IMAGE)
         assert tensor is not None, "Triton checks the inputs against the config"
+        check_batched(IMAGE, tensor.shape(), 1)
         images: list[bytes] = tensor.as_numpy().ravel().tolist()
+    except NoBatchDimension as refusal:
+        return refusal
     except Exception:
         log.exception("the images of a request could not be read")
         return None
