@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from jpeg_contract.tensors import ENSEMBLE, LABEL, PREPROCESS, RESPONSE_TENSORS
 from tritonclient.grpc import service_pb2 as pb
 
-from fuzz.oracle import OURS, REFUSED
+from fuzz.oracle import REFUSED
 from fuzz.samples import colour_samples, to_bytes
 from fuzz.wire import GrpcRequest, HttpRequest, Request, dechunk
 
@@ -70,11 +70,6 @@ FAULTS: tuple[Fault, ...] = (
         REFUSED,
         r"batch size N for '\.\.\.', max allowed is N",
         "A batch of 0 is let through to a model, where its first dimension counts as its batch.",
-    ),
-    Fault(
-        OURS,
-        r"batch size N for",
-        "The same, over HTTP.",
     ),
 )
 

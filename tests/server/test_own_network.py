@@ -125,7 +125,7 @@ IMAGE = np.array([encode(Image.new("RGB", (90, 60), "red"))], object)
 )
 @pytest.mark.parametrize("protocol", [grpcclient, httpclient])
 def test_a_batch_of_0_with_the_values_of_an_image_is_refused(server, protocol, model, inputs):
-    """Triton lets it through: the model gets the values without a dimension for the batch. (The ensemble answers it.)"""
+    """Triton lets it through: the model gets the values without a dimension for the batch (the ensemble, one)."""
     tensors = []
     for name, values in inputs.items():
         tensor = protocol.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
