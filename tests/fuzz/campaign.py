@@ -32,6 +32,8 @@ _DEATHS_OF_A_KIND = 5
 # How long it may take to reduce requests that end a server together.
 _REDUCTION_S = 240.0
 _SAMPLE_EVERY_S = 5.0
+# The gateway refuses images as JSON, and streams.
+_THROUGH_GATEWAY = {"canary", "binary", "raw", "typed"}
 _PAUSES_S = (0.0, 0.02)
 
 
@@ -185,7 +187,7 @@ class Campaign:
             self._investigate_death(died)
             return
         for draft, request, outcome in zip([*group, *canaries], requests, outcomes, strict=True):
-            for problem in _problems(draft, request, outcome):
+            for problem in self._problems(draft, request, outcome):
                 self._add(problem, draft, outcome, group)
         for problem in oracle.judge_log(self._server.new_log()):
             self._add_from_log(problem, group)
@@ -204,7 +206,7 @@ class Campaign:
         return outcome.kind == "ok" and problem is None and self._server.death() is None
 
     def _may_send(self, draft: Draft) -> bool:
-        killer = known.matching(draft.request())
+        killer = known.matching(draft.request(), behind_gateway=self._server.behind_gateway)
         if killer is not None:
             self.statistics.skipped[f"known: {killer.name}"] += 1
             return False
@@ -213,6 +215,18 @@ class Campaign:
                 self.statistics.skipped[f"found: {protocol} {', '.join(sorted(kinds))}"] += 1
                 return False
         return True
+
+    def _must_be_answered(self, draft: Draft) -> bool:
+        """Whether a draft is valid, and the gateway, if there is one, serves such requests."""
+        served = draft.labels is not None and draft.base.split()[-1] in _THROUGH_GATEWAY
+        return draft.is_valid and (served or not self._server.behind_gateway)
+
+    def _problems(self, draft: Draft, request: Request, outcome: Outcome) -> list[Problem]:
+        found = oracle.judge(request, outcome)
+        if self._must_be_answered(draft):
+            refused = oracle.judge_valid(outcome, draft.labels, request)
+            found += [refused] if refused else []
+        return found
 
     # Findings of a server that lives.
 
@@ -224,7 +238,7 @@ class Campaign:
         reproduced = "not"
         if problem.kind not in (oracle.LOST, oracle.SLOW) and self._shows(draft, problem):
             drafts, reproduced = (draft.reduced(lambda smaller: self._shows(smaller, problem)),), "alone"
-        elif draft.is_valid:
+        elif self._must_be_answered(draft):
             guilty = next((each for each in group if self._spoils(each, draft, problem)), None)
             if guilty is not None:
                 guilty = guilty.reduced(lambda smaller: self._spoils(smaller, draft, problem))
@@ -236,16 +250,16 @@ class Campaign:
             return False
         request = draft.request()
         outcome = self._server.sender.send(request)
-        return problem in _problems(draft, request, outcome)
+        return problem in self._problems(draft, request, outcome)
 
     def _spoils(self, draft: Draft, valid: Draft, problem: Problem) -> bool:
         """Whether a request costs valid ones their answers that are sent together with it."""
-        if draft.is_valid or not self._may_send(draft):
+        if self._must_be_answered(draft) or not self._may_send(draft):
             return False
         request = valid.request()
         for _ in range(_REPEATS):
             _, *outcomes = self._server.sender.send_all([draft.request(), *[request] * (GROUP - 1)])
-            if any(problem in _problems(valid, request, outcome) for outcome in outcomes):
+            if any(problem in self._problems(valid, request, outcome) for outcome in outcomes):
                 return True
         return False
 
@@ -369,14 +383,6 @@ def groups_of(models: Sequence[Model]) -> st.SearchStrategy[list[Draft]]:
     """Return a strategy of groups of requests."""
     one = st.one_of(http_requests.drafts(models), grpc_requests.drafts(models))
     return st.lists(one, min_size=GROUP, max_size=GROUP)
-
-
-def _problems(draft: Draft, request: Request, outcome: Outcome) -> list[Problem]:
-    found = oracle.judge(request, outcome)
-    if draft.is_valid:
-        refused = oracle.judge_valid(outcome, draft.labels, request)
-        found += [refused] if refused else []
-    return found
 
 
 def _title(draft: Draft) -> str:

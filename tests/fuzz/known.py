@@ -1,4 +1,4 @@
-"""Requests that are known to end a server: they are counted, and not sent to a server without a gateway."""
+"""Requests that are known to end a server: they are counted, and sent only through a gateway that refuses them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Killer:
         matches: Whether a request is of the kind; it may say so of a few that are not.
         examples: Makes requests that end a server, each alone; or, with `together_s`, all together.
         together_s: The requests end a server only together, by chance, and after so many seconds at the latest.
+        passes_gateway: The gateway cannot refuse it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Killer:
     matches: Callable[[Request], bool]
     examples: Callable[[], list[Request]]
     together_s: float = 0.0
+    passes_gateway: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def known_fault(kind: str, message: str) -> Fault | None:
     return next((fault for fault in FAULTS if fault.kind == kind and re.search(fault.message, message)), None)
 
 
-def matching(request: Request) -> Killer | None:
-    """Return what is known of a request; None if it may be sent."""
-    return next((killer for killer in KNOWN if killer.matches(request)), None)
+def matching(request: Request, *, behind_gateway: bool = False) -> Killer | None:
+    """Return what is known of a request; None if it may be sent, directly or to the gateway."""
+    return next(
+        (killer for killer in KNOWN if (killer.passes_gateway or not behind_gateway) and killer.matches(request)), None
+    )
 
 
 # The classification extension on a BYTES output: Triton divides by the size of an element, which BYTES do not have.
@@ -275,5 +279,7 @@ KNOWN: tuple[Killer, ...] = (
     Killer("JSON data nested deeply", "SIGSEGV", _nests_deeply, _nested_data_examples),
     Killer("JSON data of a huge shape", "SIGABRT", _reserves_memory, _huge_data_examples),
     Killer("a body of very many chunks", "SIGSEGV", _has_many_chunks, _chunk_examples),
-    Killer("a cancelled gRPC call", "SIGSEGV", _is_cancelled, _cancelled_examples, together_s=180.0),
+    Killer(
+        "a cancelled gRPC call", "SIGSEGV", _is_cancelled, _cancelled_examples, together_s=180.0, passes_gateway=True
+    ),
 )

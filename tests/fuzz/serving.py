@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from gateway_support import Gateway, ports_of
 from jpeg_contract.tensors import CLASSIFIER_PREFIX, ENSEMBLE, POSTPROCESS, PREPROCESS
 from jpeg_serve import ServerOptions, TritonServer
 
 from fuzz.samples import FuzzError, Model, Tensor
-from fuzz.wire import HttpRequest, Sender
+from fuzz.wire import Access, HttpRequest, Sender
 
 _STATES_OF_A_FAULT = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-TRITON = "tritonserver"
+TRITON, GATEWAY = "tritonserver", "gateway"
 _LOG_TAIL_BYTES = 6000
 # A process that is about to die needs this long to be seen dead.
 _DYING_S = 1.5
@@ -48,12 +49,19 @@ class ServerUnderTest:
     Args:
         repository: What it serves.
         log: File of its output, all starts one after the other.
+        behind_gateway: Whether requests go through the gateway.
+
+    Attributes:
+        sender: Sends requests to it, or to its gateway.
+        behind_gateway: As given.
+        starts: How often it was started.
     """
 
-    def __init__(self, repository: Path, log: Path) -> None:
-        self._repository, self._log_path = repository, log
+    def __init__(self, repository: Path, log: Path, *, behind_gateway: bool = False) -> None:
+        self._repository, self._log_path, self.behind_gateway = repository, log, behind_gateway
         self._sink = log.open("ab")
         self._server: TritonServer | None = None
+        self._gateway: Gateway | None = None
         self._processes: dict[psutil.Process, str] = {}
         self._log_read = 0
         self.sender: Sender
@@ -73,7 +81,14 @@ class ServerUnderTest:
         self._processes = {main: TRITON}
         for worker in main.children(recursive=True):
             self._processes[worker] = " ".join(worker.cmdline())[:200]
-        self.sender = Sender(self._server.http_address, self._server.grpc_address)
+        if self.behind_gateway:
+            self._gateway = Gateway([ports_of(self._server)]).__enter__()
+            self._processes[psutil.Process(self._gateway.process.pid)] = GATEWAY
+            endpoint = self._gateway.endpoint
+            address = f"localhost:{endpoint.port}"
+            self.sender = Sender(address, address, access=Access(endpoint.key, endpoint.certificate))
+        else:
+            self.sender = Sender(self._server.http_address, self._server.grpc_address)
         self._log_read = self._log_path.stat().st_size
         self.starts += 1
 
@@ -81,6 +96,9 @@ class ServerUnderTest:
         """End it at once, whatever its state."""
         if self._server is not None:
             self.sender.close()
+            if self._gateway is not None:
+                self._gateway.__exit__(None, None, None)
+                self._gateway = None
             self._server.clean_up()
             self._server = None
 
@@ -119,7 +137,8 @@ class ServerUnderTest:
         """Whether the children are those that it started with; slower than `death`."""
         main = next(iter(self._processes))
         try:
-            return {main, *main.children(recursive=True)} == set(self._processes)
+            children = {main, *main.children(recursive=True)}
+            return children == {process for process, who in self._processes.items() if who != GATEWAY}
         except psutil.NoSuchProcess:
             return False
 
@@ -137,6 +156,8 @@ class ServerUnderTest:
         """Return its memory in MB, of tritonserver and of its workers, and all descriptors and threads."""
         totals = {"server_mb": 0.0, "workers_mb": 0.0, "descriptors": 0.0, "threads": 0.0}
         for process, who in self._processes.items():
+            if who == GATEWAY:
+                continue
             with process.oneshot():
                 totals["server_mb" if who == TRITON else "workers_mb"] += process.memory_info().rss / 1e6
                 totals["descriptors"] += process.num_fds()
@@ -149,14 +170,12 @@ class ServerUnderTest:
             path.name for path in sorted(self._repository.iterdir()) if (path / "1" / "model.json").is_file()
             and path.name.startswith(CLASSIFIER_PREFIX)
         )  # fmt: skip
-        return tuple(self._model(name) for name in (ENSEMBLE, PREPROCESS, classifier, POSTPROCESS))
-
-    def _model(self, name: str) -> Model:
-        outcome = self.sender.send(HttpRequest(f"GET /v2/models/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))
-        if outcome.kind != "ok":
-            raise FuzzError(f"the metadata of {name} cannot be read: {outcome.code} {outcome.text}")
-        described = json.loads(outcome.payloads[0])
-        return Model(name, _tensors(described["inputs"]), _tensors(described["outputs"]))
+        assert self._server is not None
+        sender = Sender(self._server.http_address, self._server.grpc_address)
+        try:
+            return tuple(_model(sender, name) for name in (ENSEMBLE, PREPROCESS, classifier, POSTPROCESS))
+        finally:
+            sender.close()
 
     def _describe_death(self, who: str, how: str) -> Death:
         assert self._server is not None
@@ -168,6 +187,14 @@ class ServerUnderTest:
             log.seek(max(0, self._log_path.stat().st_size - _LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         return Death(who, how, tuple(lines[-30:]))
+
+
+def _model(sender: Sender, name: str) -> Model:
+    outcome = sender.send(HttpRequest(f"GET /v2/models/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))
+    if outcome.kind != "ok":
+        raise FuzzError(f"the metadata of {name} cannot be read: {outcome.code} {outcome.text}")
+    described = json.loads(outcome.payloads[0])
+    return Model(name, _tensors(described["inputs"]), _tensors(described["outputs"]))
 
 
 def _fault(process: psutil.Process) -> str | None:

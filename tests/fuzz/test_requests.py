@@ -17,6 +17,7 @@ from fuzz.serving import ServerUnderTest
 from fuzz.wire import HttpRequest, request_from_json
 
 RUN_S = 50.0
+GATEWAY_RUN_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,32 @@ def test_requests_neither_end_the_server_nor_cost_others_their_answers(server, t
     assert sum(kinds.values()) > 500
     assert 0.3 < kinds["ok"] / sum(kinds.values()) < 0.8
     assert kinds["client_error"] > 100
+
+
+@pytest.fixture
+def shielded(repository, tmp_path):
+    server = ServerUnderTest(repository, tmp_path / "triton.log", behind_gateway=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_requests_through_the_gateway_neither_end_the_server_nor_cost_others_their_answers(shielded):
+    """Also those that end a server without one."""
+    refused = [killer for killer in known.KNOWN if not killer.passes_gateway]
+    assert len(refused) == len(known.KNOWN) - 1
+    for killer in refused:
+        outcomes = shielded.sender.send_all(killer.examples())
+        assert {outcome.kind for outcome in outcomes} == {"client_error"}, killer.name
+    campaign = Campaign(shielded, seed=1, stop_when_grave=True)
+    campaign.run(GATEWAY_RUN_S)
+    grave = [finding.to_json() for finding in campaign.grave_findings()]
+    assert not grave, json.dumps(grave, indent=1)[:20_000]
+    assert shielded.starts == 1
+    assert shielded.death() is None
+    assert canary_problems(shielded, [*colour_samples(), *photo_samples()]) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])

@@ -6,11 +6,14 @@ import base64
 import http.client
 import io
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import grpc
@@ -149,6 +152,19 @@ class Outcome:
         return {"kind": self.kind, "code": self.code, "text": self.text[:2000], "seconds": round(self.seconds, 3)}
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a gateway asks of its clients.
+
+    Attributes:
+        key: Sent with each request.
+        certificate: PEM file of the authority to trust, for `localhost`.
+    """
+
+    key: str
+    certificate: Path
+
+
 class Sender:
     """Sends requests to one server: a connection for each HTTP request, one channel for all gRPC calls.
 
@@ -156,12 +172,25 @@ class Sender:
         http_address: HOST:PORT.
         grpc_address: HOST:PORT.
         concurrency: Requests of `send_all` that are under way at once.
+        access: Of a gateway; None for a server without one.
     """
 
-    def __init__(self, http_address: str, grpc_address: str, concurrency: int = 12) -> None:
+    def __init__(
+        self, http_address: str, grpc_address: str, concurrency: int = 12, access: Access | None = None
+    ) -> None:
         host, _, port = http_address.rpartition(":")
         self._http = (host.strip("[]"), int(port))
-        self._channel = grpc.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS)
+        if access is None:
+            self._channel = grpc.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS)
+            self._tls, self._http_key, self._grpc_key = None, b"", ()
+        else:
+            credentials = grpc.ssl_channel_credentials(access.certificate.read_bytes())
+            # nginx ends a connection after some requests: gRPC repeats those that it has not looked at.
+            options = (*_CHANNEL_OPTIONS, ("grpc.enable_retries", 1))
+            self._channel = grpc.secure_channel(grpc_address, credentials, options=options)
+            self._tls = ssl.create_default_context(cafile=str(access.certificate))
+            self._http_key = f"\r\nX-Api-Key: {access.key}\r\n".encode()
+            self._grpc_key = (("x-api-key", access.key),)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="fuzz-send")
 
     def close(self) -> None:
@@ -184,9 +213,10 @@ class Sender:
     def _send_http(self, request: HttpRequest) -> Outcome:
         limit = STARVED_S if request.may_starve else RESPONSE_LIMIT_S
         try:
-            with socket.create_connection(self._http, timeout=RESPONSE_LIMIT_S) as connection:
+            with self._connect() as connection:
                 try:
-                    connection.sendall(request.wire)
+                    # Behind the request line. Without a key, all that is tested is that a gateway asks for one.
+                    connection.sendall(request.wire.replace(b"\r\n", self._http_key or b"\r\n", 1))
                 except TimeoutError:
                     return Outcome("silent", text="the server stopped reading")
                 except OSError:
@@ -202,10 +232,19 @@ class Sender:
         except (OSError, http.client.HTTPException) as error:
             return Outcome("closed", text=f"{type(error).__name__}: {error}"[:200])
 
+    @contextmanager
+    def _connect(self) -> Iterator[socket.socket]:
+        with socket.create_connection(self._http, timeout=RESPONSE_LIMIT_S) as plain:
+            if self._tls is None:
+                yield plain
+                return
+            with self._tls.wrap_socket(plain, server_hostname="localhost") as connection:
+                yield connection
+
     def _send_grpc(self, request: GrpcRequest) -> Outcome:
         options: dict[str, Any] = {
             "timeout": request.timeout_s or RESPONSE_LIMIT_S,
-            "metadata": request.metadata,
+            "metadata": (*request.metadata, *self._grpc_key),
             "compression": grpc.Compression.Gzip if request.compressed else None,
         }
         path = SERVICE + request.method
