@@ -180,9 +180,10 @@ class Sender:
     ) -> None:
         host, _, port = http_address.rpartition(":")
         self._http = (host.strip("[]"), int(port))
+        self._grpc_key: tuple[tuple[str, str], ...] = ()
         if access is None:
             self._channel = grpc.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS)
-            self._tls, self._http_key, self._grpc_key = None, b"", ()
+            self._tls, self._http_key = None, b""
         else:
             credentials = grpc.ssl_channel_credentials(access.certificate.read_bytes())
             # nginx ends a connection after some requests: gRPC repeats those that it has not looked at.

@@ -213,7 +213,7 @@ def test_a_jump_of_the_clock_is_a_stall_and_a_held_lock_is_none():
     beats = round(2 / PERIOD_S)
     assert stalled_s(before, Moment(12.0, 1002.0, 100 + beats)) == pytest.approx(0.0)  # a thread held the lock
     assert stalled_s(before, Moment(12.0, 1002.0, 101)) == pytest.approx(2 - PERIOD_S)  # frozen
-    assert stalled_s(before, Moment(10 + PERIOD_S, 1030.0, 101)) == pytest.approx(30 - PERIOD_S)  # the clock on the wall jumps
+    assert stalled_s(before, Moment(10 + PERIOD_S, 1030.0, 101)) == pytest.approx(30 - PERIOD_S)  # the clock jumps
     assert stalled_s(before, Moment(10 + PERIOD_S, 940.0, 101)) == pytest.approx(0.0)  # backwards: nothing runs out
 
 
