@@ -154,7 +154,7 @@ def _print_prediction(path: Path, prediction: Prediction, *, as_json: bool) -> N
     if as_json:
         print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
     elif prediction.error is not None:
-        fail(COMMAND, f"{path}: {prediction.error}", FAILED, reason="image_refused")
+        fail(COMMAND, f"{path}: {prediction.error}", FAILED, reason=prediction.reason or "image_refused")
     else:
         pairs = zip(prediction.labels, prediction.scores, strict=True)
         print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))

@@ -13,6 +13,7 @@ from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_client.address import Address
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.error_responses import split_code
 from jpeg_client.errors import InvalidArgument, RequestRefused
 from jpeg_client.prediction import Prediction
 from jpeg_client.responses import EnsembleOutputs
@@ -27,6 +28,8 @@ MAX_REQUEST_BYTES = 48 * 2**20
 
 MAX_TIMEOUT_S = 86_400
 
+# The reason code of a request whose images take too long to decode together.
+_TOO_LONG = "request_too_long"
 # If all images of a request fail, the error has one such line for each (jpeg_contract.image_errors).
 _IMAGE_FAILURE = re.compile(r"^image \d+: (.*)$")
 
@@ -145,11 +148,15 @@ class Client:
         try:
             outputs = self._call(lambda left_s: self._transport.infer(self.model, images, k, left_s))
         except RequestRefused as error:
+            if len(images) > 1 and error.reason == _TOO_LONG:
+                half = len(images) // 2
+                return [*self._classify_batch(images[:half], k), *self._classify_batch(images[half:], k)]
             failure = _IMAGE_FAILURE.match(str(error).split("\n", 1)[0])
             if failure is None:
                 raise
             if len(images) == 1:
-                return [Prediction((), (), (), error=failure[1])]
+                reason = None if error.reason == RequestRefused.reason else error.reason
+                return [Prediction((), (), (), error=failure[1], reason=reason)]
             # All images failed, but the server lists the first causes only.
             return [prediction for image in images for prediction in self._classify_batch([image], k)]
         return _predictions(outputs)
@@ -209,7 +216,8 @@ def _predictions(outputs: EnsembleOutputs) -> list[Prediction]:
         outputs.labels, outputs.scores, outputs.indices, outputs.errors, strict=True
     ):
         if error:
-            predictions.append(Prediction((), (), (), error=error.decode()))
+            message, reason = split_code(error.decode())
+            predictions.append(Prediction((), (), (), error=message, reason=reason))
         else:
             names = tuple(label.decode() for label in labels)
             predictions.append(Prediction(names, tuple(scores.tolist()), tuple(indices.tolist())))

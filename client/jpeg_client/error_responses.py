@@ -37,6 +37,13 @@ _WORKER_DIED = re.compile("Stub process .* is not healthy")
 # The end of a message of this project's models: the reason code.
 _CODE = re.compile(r" \[([a-z_]+)\]$")
 
+
+def split_code(message: str) -> tuple[str, str | None]:
+    """Split a message into its words and its reason code, None if it has none."""
+    code = _CODE.search(message)
+    return (message[: code.start()], code[1]) if code else (message, None)
+
+
 _CHECK_ADDRESS = "check that the address belongs to a Triton server or its gateway"
 
 
@@ -101,7 +108,8 @@ def response_error(
 def _refused(url: str, status: str, message: str) -> RequestRefused | ServerUnavailable:
     if message.endswith(_NOT_LOADED):  # a server that is about to end, or whose operator swaps the model
         return ServerUnavailable(f"{url} does not serve the model now ({message})", reason="model_not_ready")
-    return RequestRefused(_without_ensemble(message), status)
+    words, code = split_code(_without_ensemble(message))
+    return RequestRefused(words, status, reason=code)
 
 
 def _unauthenticated(url: str, status: str, *, has_key: bool) -> RequestRefused:

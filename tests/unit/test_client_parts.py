@@ -186,6 +186,7 @@ def test_options_and_paths_may_alternate(tmp_path, monkeypatch, capsys):
         "scores": [1.0, 1.0],
         "indices": [1, 1],
         "error": None,
+        "reason": None,
     }
 
 
