@@ -14,7 +14,10 @@ Reason = Literal[
     "truncated",
     "too_many_pixels",
     "too_many_scans",
+    "too_much_work",
+    "too_much_memory",
     "corrupt",
+    "unsupported",
     "not_finite",
     "internal",
 ]
@@ -37,6 +40,10 @@ class ImageError(ReasonedError, ValueError):
         super().__init__(message)
         self.reason: Reason = reason
 
+    def with_code(self) -> str:
+        """Return the message and the reason code, as clients get them."""
+        return f"{self} [{self.reason}]"
+
 
 def describe_failures(errors: Sequence[ImageError]) -> str:
     """Describe a request in which no image could be answered, one line `image I: why` for each image.
@@ -44,7 +51,7 @@ def describe_failures(errors: Sequence[ImageError]) -> str:
     Args:
         errors: In the order of the images. After the first 16 a last line counts the rest.
     """
-    lines = [f"image {index}: {error}" for index, error in enumerate(errors[:MAX_DESCRIBED_FAILURES])]
+    lines = [f"image {index}: {error.with_code()}" for index, error in enumerate(errors[:MAX_DESCRIBED_FAILURES])]
     if len(errors) > MAX_DESCRIBED_FAILURES:
         lines.append(f"and {len(errors) - MAX_DESCRIBED_FAILURES} more images")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ The models read them through these classes, and so does `jpeg-serve check`: what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Literal
 
 import msgspec
@@ -31,15 +31,25 @@ class Limits:
         max_pixels: Width times height, as the JPEG's header states them.
         max_scans: Passes over the image. Progressive encoders make about ten; each costs time for every pixel, so that
             without a limit a small file of a thousand scans keeps a core busy for half a minute.
+        max_decode_ms: Estimated time of one core to decode one image, in milliseconds. It bounds the product of pixels
+            and scans.
+        max_decode_mib: Memory in which the images of a worker are decoded, in MiB: one that needs more is refused, and
+            several wait for each other.
+        max_wait_ms: Estimated time that all images of a batch take, in milliseconds: the longest that a request waits
+            for those of others.
     """
 
     max_image_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
+    max_pixels: int = 120_000_000
     max_scans: int = 64
+    max_decode_ms: int = 1000
+    max_decode_mib: int = 512
+    max_wait_ms: int = 2000
 
     def __post_init__(self) -> None:
-        if min(self.max_image_bytes, self.max_pixels, self.max_scans) < 1:
-            raise ValueError("max_image_bytes, max_pixels and max_scans must be at least 1")
+        for each in fields(self):
+            if getattr(self, each.name) < 1:
+                raise ValueError(f"{each.name} must be at least 1")
 
 
 def _size_text(description: str, pattern: str) -> msgspec.Meta:
@@ -66,6 +76,9 @@ class _PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
     max_image_bytes: _Positive = Limits.max_image_bytes
     max_pixels: _Positive = Limits.max_pixels
     max_scans: _Positive = Limits.max_scans
+    max_decode_ms: _Positive = Limits.max_decode_ms
+    max_decode_mib: _Positive = Limits.max_decode_mib
+    max_wait_ms: _Positive = Limits.max_wait_ms
     threads: _Natural = 0
 
 
@@ -124,7 +137,7 @@ class PreprocessSettings:
             recipe_sha256=read.recipe_sha256,
             exif_orientation=read.exif_orientation,
             decoder=read.decoder,
-            limits=Limits(read.max_image_bytes, read.max_pixels, read.max_scans),
+            limits=Limits(**{each.name: getattr(read, each.name) for each in fields(Limits)}),
             threads=read.threads,
         )
 
@@ -142,9 +155,7 @@ class PreprocessSettings:
                 "antialias": geometry.antialias,
                 "exif_orientation": self.exif_orientation,
                 "decoder": self.decoder,
-                "max_image_bytes": limits.max_image_bytes,
-                "max_pixels": limits.max_pixels,
-                "max_scans": limits.max_scans,
+                **asdict(limits),
                 "threads": self.threads,
             }
         )

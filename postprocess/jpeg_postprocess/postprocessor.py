@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jpeg_postprocess.topk import softmax, top_k
 
-NOT_FINITE = "the classifier's output for this image is not finite"
+_NOT_FINITE = "the classifier's output for this image is not finite"
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,17 @@ class Postprocessor:
         indices, scores = top_k(softmax(logits), k)
         labels = self._labels[indices]
         labels[unusable], scores[unusable], indices[unusable] = b"", np.nan, -1
-        errors[broken] = NOT_FINITE.encode()
+        errors[broken] = _not_finite().with_code().encode()
         responses: list[TopKResponse | ImageError] = []
         start = 0
         for request in requests:
             rows = slice(start, start := start + len(request.decode_errors))
             if unusable[rows].all() and unusable[rows].size:
-                responses.append(ImageError("not_finite", NOT_FINITE))
+                responses.append(_not_finite())
             else:
                 responses.append(TopKResponse(labels[rows], scores[rows], indices[rows], errors[rows, None]))
         return responses
+
+
+def _not_finite() -> ImageError:
+    return ImageError("not_finite", _NOT_FINITE)

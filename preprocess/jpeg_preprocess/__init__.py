@@ -3,8 +3,17 @@
 Nothing here knows Triton, so that everything here can be tested and used without it.
 """
 
+from jpeg_preprocess.admission import DecodeLater, RequestTooLong
 from jpeg_preprocess.device_preprocessor import DevicePreprocessor, open_preprocessor
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 from jpeg_preprocess.resize import resize_and_crop
 
-__all__ = ["Decoded", "DevicePreprocessor", "Preprocessor", "open_preprocessor", "resize_and_crop"]
+__all__ = [
+    "DecodeLater",
+    "Decoded",
+    "DevicePreprocessor",
+    "Preprocessor",
+    "RequestTooLong",
+    "open_preprocessor",
+    "resize_and_crop",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 from dataclasses import dataclass
 
@@ -13,25 +12,26 @@ from jpeg_contract.settings import Decoder, Limits
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from jpeg_preprocess.admission import MemoryBudget
+from jpeg_preprocess.decode_cost import check, decode_cost
+from jpeg_preprocess.jpeg_segments import (
+    ARITHMETIC,
+    END_OF_IMAGE,
+    JPEG_LS_FRAME,
+    START_OF_SCAN,
+    Frame,
+    count_scans,
+    has_several_scans,
+    read_headers,
+    segments,
+)
+from jpeg_preprocess.other_formats import looks_like
+from jpeg_preprocess.repair import ended, without_applications
+
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
 
 JPEG_START = b"\xff\xd8\xff"
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-# Any marker that cannot occur inside a scan (there: stuffed zeros, fill bytes, restarts).
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-
-_OTHER_FORMATS = (
-    (b"\x89PNG", "a PNG"),
-    (b"GIF8", "a GIF"),
-    (b"RIFF", "a WebP"),
-    (b"BM", "a BMP"),
-    (b"II*\x00", "a TIFF"),
-    (b"MM\x00*", "a TIFF"),
-    (b"%PDF", "a PDF"),
-    (b"<", "a text (HTML, XML or SVG)"),
-    (b"{", "a text (JSON)"),
-)
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,6 +43,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# Baseline, extended and progressive.
+DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,22 @@ class DecodedImage:
     original_size: Size
 
 
+def scale(geometry: Geometry, decoder: Decoder, width: int, height: int) -> int:
+    """Return n, where an image of this size is decoded at 1/n of it."""
+    if decoder != "scaled":
+        return 1
+    least = max(geometry.resize_at_least) * SCALED_MARGIN
+    return next((n for n in (8, 4, 2) if min(width, height) >= n * least), 1)
+
+
 def decode(
-    data: bytes, *, geometry: Geometry, decoder: Decoder, limits: Limits, exif_orientation: bool
+    data: bytes,
+    *,
+    geometry: Geometry,
+    decoder: Decoder,
+    limits: Limits,
+    exif_orientation: bool,
+    memory: MemoryBudget | None = None,
 ) -> DecodedImage:
     """Decode one JPEG: baseline or progressive; gray, YCbCr, RGB, CMYK or YCCK.
 
@@ -69,74 +85,145 @@ def decode(
         decoder: "scaled" or "full"; "gpu" is taken for "full".
         limits: What is refused.
         exif_orientation: Turn the image as its EXIF orientation says. torchvision's reference transform does not.
+        memory: Shared with other threads that decode; waits until there is enough of it.
 
     Raises:
         ImageError: The image cannot be decoded, or is beyond a limit.
     """
-    image = _open(data, limits)
+    image, data = _open(data, limits)
     orientation = _orientation(image) if exif_orientation else 1
+    cost = decode_cost(data, lambda width, height: scale(geometry, decoder, width, height))
+    check(cost, limits)
+    with (memory or MemoryBudget(cost.memory_bytes)).taken(cost.memory_bytes):
+        return _decode(image, data, geometry=geometry, decoder=decoder, orientation=orientation)
+
+
+def _decode(
+    image: JpegImageFile, data: bytes, *, geometry: Geometry, decoder: Decoder, orientation: int
+) -> DecodedImage:
     width, height = image.size
+    draft: tuple[int, int] | None = None
     if decoder == "scaled":
         needed_height, needed_width = geometry.resize_at_least
         needed = (needed_height, needed_width) if orientation in _SIDEWAYS else (needed_width, needed_height)
-        image.draft(image.mode, (needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN))
+        draft = (needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN)
     try:
-        image.load()
-        upright = image.convert("RGB")
+        upright = _load(image, draft)
     except MemoryError:
         raise
     except Exception as error:
-        # Pillow raises many kinds here, and their messages are not for clients.
-        if "truncated" in str(error).lower():
-            raise ImageError("truncated", "truncated JPEG: the data ends before the image does") from error
-        raise ImageError("corrupt", "corrupt JPEG: its data cannot be decoded") from error
+        complete = _load_without_end(data, draft)
+        if complete is None:
+            raise _undecodable(data, error) from error
+        upright = complete
     if orientation != 1:
         upright = upright.transpose(_TRANSPOSE[orientation])
     return DecodedImage(upright, (height, width) if orientation in _SIDEWAYS else (width, height))
 
 
-def _open(data: bytes, limits: Limits) -> JpegImageFile:
+def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes]:
+    """Read the header; return also the bytes that it was read from, which may lack a part that says nothing."""
     if not data:
         raise ImageError("empty", "empty: no bytes were sent")
     if len(data) > limits.max_image_bytes:
         raise ImageError("too_many_bytes", f"too large: {len(data)} bytes, the limit is {limits.max_image_bytes} bytes")
     if not data.startswith(JPEG_START):
-        looks_like = next((name for start, name in _OTHER_FORMATS if data.startswith(start)), None)
-        guess = f", it looks like {looks_like}" if looks_like else ""
-        raise ImageError("not_jpeg", f"not a JPEG: it does not begin with the bytes FF D8 FF{guess}")
+        guess = looks_like(data)
+        raise ImageError(
+            "not_jpeg",
+            f"not a JPEG: it does not begin with the bytes FF D8 FF{f', it looks like {guess}' if guess else ''}",
+        )
     try:
         # Not Image.open: that also warns of many pixels by a limit of its own, and opens other formats.
         image = JpegImageFile(io.BytesIO(data))
     except MemoryError:
         raise
     except Exception as error:
-        if START_OF_SCAN not in data:
-            # No scan begins anywhere: the header itself was cut off.
-            raise ImageError("truncated", "truncated JPEG: the data ends inside the header") from error
-        raise ImageError("corrupt", "corrupt or unsupported JPEG: its header cannot be read") from error
+        image, data = _open_again(data, error)
     width, height = image.size
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_many_pixels",
             f"too many pixels: {width}x{height} is {width * height}, the limit is {limits.max_pixels}",
         )
-    # The count is quick and may be too high: it includes thumbnails and appended data.
-    if data.count(START_OF_SCAN) > limits.max_scans and _has_more_scans(data, limits.max_scans):
+    frame, scan = read_headers(data)
+    if frame is None or scan is None:
+        if any(segment.marker == END_OF_IMAGE for segment in segments(data)):
+            # libjpeg goes on behind an end marker if no image came before, and nothing there would be counted.
+            raise ImageError("corrupt", "corrupt JPEG: it ends before its image begins")
+        raise _undecodable(data)
+    # Before libjpeg sees it: for lossless images it ignores the scale, and Pillow before 13 writes beyond its rows.
+    if feature := _unsupported(data, frame):
+        raise _refuse_unsupported(feature)
+    if has_several_scans(frame, scan) and count_scans(data, limits.max_scans) > limits.max_scans:
         raise ImageError("too_many_scans", f"too many scans: the limit is {limits.max_scans}")
-    return image
+    return image, data
 
 
-def _has_more_scans(data: bytes, limit: int) -> bool:
-    """Whether the image itself has more scans than `limit`: walk from marker to marker (ITU-T T.81, annex B)."""
-    scans, position = 0, 2
-    while scans <= limit:
-        found = _MARKER.search(data, position)
-        if found is None or found[0] == END_OF_IMAGE:
-            return False
-        scans += found[0] == START_OF_SCAN
-        # A segment's length counts its own two bytes; the data after a scan's header is searched for the next marker.
-        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    return True
+def _open_again(data: bytes, refusal: Exception) -> tuple[JpegImageFile, bytes]:
+    """Open a JPEG that Pillow refuses, without the parts that say nothing about its pixels."""
+    bare = without_applications(data)
+    try:
+        return JpegImageFile(io.BytesIO(bare)), bare
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _undecodable(data, error) from refusal
+
+
+def _load(image: JpegImageFile, draft: tuple[int, int] | None) -> Image.Image:
+    """Decode to RGB. draft: (width, height) that are needed; None decodes every pixel."""
+    if draft is not None:
+        image.draft(image.mode, draft)
+    image.load()
+    return image.convert("RGB")
+
+
+def _load_without_end(data: bytes, draft: tuple[int, int] | None) -> Image.Image | None:
+    """Decode a JPEG that lacks only its end marker; None if it has one, or if more is missing."""
+    both = ended(data)
+    if both is None:
+        return None
+    try:
+        image, other = (_load(JpegImageFile(io.BytesIO(each)), draft) for each in both)
+    except MemoryError:
+        raise
+    except Exception:  # it is broken in other ways, too
+        return None
+    return image if image.tobytes() == other.tobytes() else None
+
+
+def _undecodable(data: bytes, error: Exception | None = None) -> ImageError:
+    """Return the reason why an image cannot be decoded. Pillow's messages are not for clients, and of many kinds."""
+    frame, _ = read_headers(data)
+    if feature := _unsupported(data, frame):
+        return _refuse_unsupported(feature)
+    scans = (segment for segment in segments(data) if segment.marker == START_OF_SCAN)
+    if not any(max(scan.body, scan.end) <= len(data) for scan in scans):
+        return ImageError("truncated", "truncated JPEG: the data ends inside the header")
+    if "truncated" in str(error).lower():
+        return ImageError("truncated", "truncated JPEG: the data ends before the image does")
+    return ImageError("corrupt", "corrupt JPEG: its data cannot be decoded")
+
+
+def _refuse_unsupported(feature: str) -> ImageError:
+    return ImageError("unsupported", f"unsupported JPEG: {feature}; baseline and progressive ones are supported")
+
+
+def _unsupported(data: bytes, frame: Frame | None) -> str | None:
+    if frame is None:
+        is_ls = any(segment.marker == JPEG_LS_FRAME for segment in segments(data))
+        return "it is a JPEG-LS" if is_ls else None
+    if frame.precision != 8:
+        return f"its samples have {frame.precision} bits"
+    if frame.marker in ARITHMETIC:
+        # libjpeg may have been built without, and takes any bytes for arithmetic code.
+        return "it is coded arithmetically"
+    if frame.marker not in DECODED_FRAMES:
+        return "it is lossless or hierarchical"
+    if frame.width and not frame.height:
+        return "its header leaves its height open"
+    return None if len(frame.factors) in (0, 1, 3, 4) else f"it has {len(frame.factors)} components"
 
 
 def _orientation(image: JpegImageFile) -> int:

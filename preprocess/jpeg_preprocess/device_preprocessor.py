@@ -6,7 +6,7 @@ import importlib
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from jpeg_contract.remedies import install_command
 from jpeg_contract.settings import PreprocessSettings
 from PIL import Image
 
+from jpeg_preprocess.admission import DecodeLater, RequestTooLong
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
 from jpeg_preprocess.jpeg_header import PlainJpeg, read_plain
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
@@ -65,6 +66,13 @@ class DevicePreprocessor:
         # The first batches wait for what the GPU's driver and nvImageCodec load and reserve: half a second and more.
         for size in (1, _WARM_UP_BATCH):
             self.decode([_warm_up_jpeg()] * size)
+
+    def admit(
+        self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
+    ) -> list[RequestTooLong | DecodeLater | None]:
+        """Choose the requests of a batch that are decoded now, by what of them is left to the CPU."""
+        left = [[data for data in images if self._takes(data) is None] for images in requests]
+        return self._fallback.admit(left, may_be_large)
 
     def decode(self, images: Sequence[bytes]) -> Decoded:
         """As `Preprocessor.decode`, but the pixels of more than two images are a CuPy array.

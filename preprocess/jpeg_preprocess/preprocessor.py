@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from jpeg_contract.image_errors import ImageError
 from jpeg_contract.settings import PreprocessSettings
 from numpy.typing import NDArray
 
-from jpeg_preprocess.decode import decode
+from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
+from jpeg_preprocess.decode import decode, scale
+from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, is_allowed
 from jpeg_preprocess.resize import resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,27 @@ class Preprocessor:
 
     def __init__(self, settings: PreprocessSettings) -> None:
         self.settings = settings
-        self._pool = ThreadPoolExecutor(settings.threads or usable_cpus(), thread_name_prefix="jpeg-decode")
+        self._threads = settings.threads or usable_cpus()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jpeg-decode")
+        self._memory = MemoryBudget(settings.limits.max_decode_mib * MIB)
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
         """Decode `images`, whatever their sizes, to the pixels and errors of `Decoded`. Never raises for an image."""
         decoded = self.decode(images)
         return decoded.pixels, decoded.errors
+
+    def admit(
+        self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
+    ) -> list[RequestTooLong | DecodeLater | None]:
+        """Choose the requests of a batch that are decoded now: see `admission.admit`."""
+        limits = self.settings.limits
+        costs = [[cost for cost in map(self.cost, images) if is_allowed(cost, limits)] for images in requests]
+        return admit(costs, limits, self._threads, may_be_large)
+
+    def cost(self, data: bytes) -> DecodeCost:
+        """Estimate what it costs to decode an image."""
+        settings = self.settings
+        return decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
 
     def decode(self, images: Sequence[bytes]) -> Decoded:
         """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image."""
@@ -77,6 +94,7 @@ class Preprocessor:
                 decoder=settings.decoder,
                 limits=settings.limits,
                 exif_orientation=settings.exif_orientation,
+                memory=self._memory,
             )
             pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
         except ImageError as error:

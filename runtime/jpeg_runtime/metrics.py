@@ -18,7 +18,7 @@ from jpeg_contract.image_errors import ImageError, Reason
 
 log = logging.getLogger(__name__)
 
-Refusal = Literal["no_usable_image", "bad_k", "bad_shape", "internal", "stopping", "busy", "late"]
+Refusal = Literal["no_usable_image", "bad_k", "bad_shape", "too_long", "internal", "stopping", "busy", "late"]
 """Why a request was refused as a whole: none of its images could be answered, its `k` is out of range, our fault, the
 server is stopping, too many wait, its deadline has passed."""
 
@@ -76,6 +76,7 @@ PREPROCESS_SERIES = (
     *(rejected(reason) for reason in get_args(Reason) if reason not in _AFTER_CLASSIFIER),
     refused("no_usable_image"),
     refused("bad_shape"),
+    refused("too_long"),
     refused("internal"),
     refused("stopping"),
     refused("busy"),

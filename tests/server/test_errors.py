@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +35,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "zeros": (bytes(1000), "not a JPEG"),
     "start only": (b"\xff\xd8\xff", "truncated JPEG: the data ends inside the header"),
     "half": (photo("china")[:90_000], "truncated JPEG: the data ends before the image does"),
-    "marker soup": (b"\xff\xd8\xff\xda" + bytes(200), "corrupt or unsupported JPEG"),
+    "marker soup": (b"\xff\xd8\xff\xda" + bytes(200), "corrupt JPEG"),
     "too many bytes": (photo("china") + bytes(20_000_000), "too large: 20196653 bytes, the limit is 20000000 bytes"),
 }
 
@@ -42,11 +43,11 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 def lying_header():
     data = bytearray(encode(noise(16, 16)))
     start = data.index(b"\xff\xc0")
-    data[start + 5 : start + 9] = (8000).to_bytes(2, "big") + (9000).to_bytes(2, "big")
+    data[start + 5 : start + 9] = (12000).to_bytes(2, "big") + (11000).to_bytes(2, "big")
     return bytes(data)
 
 
-BROKEN["too many pixels"] = (lying_header(), "too many pixels: 9000x8000 is 72000000, the limit is 50000000")
+BROKEN["too many pixels"] = (lying_header(), "too many pixels: 11000x12000 is 132000000, the limit is 120000000")
 
 
 @pytest.mark.parametrize(("data", "error"), BROKEN.values(), ids=BROKEN)
@@ -188,7 +189,7 @@ def test_any_bytes_get_a_response(server, images):
 def test_the_limits_are_the_configs(built_repository, tmp_path):
     repository = tmp_path / "model_repository"
     shutil.copytree(built_repository, repository)
-    edit(repository / "preprocess" / "config.pbtxt", '"50000000"', '"200000"')
+    edit(repository / "preprocess" / "config.pbtxt", '"120000000"', '"200000"')
     edit(repository / "preprocess" / "config.pbtxt", '"20000000"', '"70000"')
     for server in serve(repository, tmp_path / "triton.log"):
         with Client(f"http://{server.http_address}") as client:
@@ -250,4 +251,53 @@ def test_a_file_that_takes_too_long_to_decode_is_refused(server):
     last = data.rindex(b"\xff\xda")
     with Client(f"grpc://{server.grpc_address}") as client:
         (prediction,) = client.classify([data[:-2] + data[last:-2] * 100 + b"\xff\xd9"])
-    assert prediction.error == "too many scans: the limit is 64"
+    assert prediction.reason == "too_many_scans"
+
+
+def large(**options):
+    """An image that takes a third of a second of one core, and few bytes."""
+    return encode(Image.new("RGB", (7000, 7000), (90, 120, 30)), quality=50, progressive=True, **options)
+
+
+def test_large_images_of_one_client_do_not_hold_up_the_others(server):
+    """What one client sends at once would take some twenty seconds."""
+    data = large()
+    waited = []
+
+    def send_large(_):
+        tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[data]], dtype=object))
+        with grpcclient.InferenceServerClient(server.grpc_address) as client:
+            try:
+                client.infer("jpeg_classifier", [tensor])
+            except grpcclient.InferenceServerException as error:
+                return error.status(), error.message()
+        return None
+
+    with ThreadPoolExecutor(65) as pool, Client(f"grpc://{server.grpc_address}") as client:
+        sent = [pool.submit(send_large, place) for place in range(64)]
+        while not all(each.done() for each in sent):
+            begun = time.monotonic()
+            assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+            waited.append(time.monotonic() - begun)
+    # Here it is two seconds and less; a busy machine may need more.
+    assert max(waited) < 6
+    refused = [outcome for each in sent if (outcome := each.result()) is not None]
+    assert 0 < len(refused) < 64
+    assert all(status == "StatusCode.UNAVAILABLE" and "[queue_full]" in message for status, message in refused)
+
+
+def test_a_request_that_takes_too_long_is_refused_and_this_projects_client_splits_it(server):
+    images = [large()] * 24
+    tensor = httpclient.InferInput("IMAGE", [24, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image] for image in images], dtype=object))
+    with (
+        httpclient.InferenceServerClient(server.http_address, network_timeout=60) as client,
+        pytest.raises(httpclient.InferenceServerException, match=r"\[request_too_long\]") as caught,
+    ):
+        client.infer("jpeg_classifier", [tensor])
+    assert caught.value.status() == "400"
+    with Client(f"http://{server.http_address}", timeout_s=60) as client:
+        predictions = client.classify(images, k=1)
+    assert len({prediction.labels for prediction in predictions}) == 1
+    assert predictions[0].labels

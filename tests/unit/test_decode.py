@@ -1,3 +1,5 @@
+import base64
+import gzip
 import io
 import re
 
@@ -135,11 +137,43 @@ def test_each_failure_has_its_reason():
     pixels(data, limits=Limits(max_image_bytes=len(data), max_pixels=640 * 427))
 
 
-def test_the_error_guesses_the_format_of_other_images():
+def saved(kind):
     stream = io.BytesIO()
-    noise(4, 4).save(stream, "PNG")
-    with pytest.raises(ImageError, match="PNG") as caught:
-        pixels(stream.getvalue())
+    noise(4, 4).save(stream, kind)
+    return stream.getvalue()
+
+
+JPEG = encode(noise(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "guess"),
+    [
+        *((saved(kind), kind) for kind in ("PNG", "GIF", "BMP", "TIFF", "WebP", "PDF")),
+        (saved("AVIF"), "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "video"),
+        (b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a", "JPEG XL"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (saved("JPEG2000"), "JPEG 2000"),
+        (gzip.compress(JPEG), "gzip"),
+        (base64.b64encode(JPEG), "base64"),
+        (b"data:image/jpeg;base64," + base64.b64encode(JPEG), "data: URL"),
+        (b"--a0b1\r\nContent-Disposition: form-data; name=image\r\n\r\n" + JPEG, "multipart"),
+        (len(JPEG).to_bytes(4, "little") + JPEG, "length in 4 bytes"),
+        (b"\0" + JPEG, "behind 1 other"),
+        (JPEG.decode("latin-1").encode(), "as text"),
+        (JPEG.decode(errors="replace").encode(), "as text"),
+        (b"<!doctype html>", "HTML"),
+        (b'{"image": "..."}', "JSON"),
+        (b"https://example.com/cat.jpg", "URL"),
+        (bytes(100), "zero bytes"),
+        (JPEG[4:], "without its beginning"),
+    ],
+)
+def test_the_error_guesses_what_other_data_is(data, guess):
+    with pytest.raises(ImageError, match=guess) as caught:
+        pixels(data)
     assert caught.value.reason == "not_jpeg"
 
 
@@ -147,7 +181,7 @@ def test_a_header_with_a_false_size_is_refused_before_decoding():
     data = bytearray(encode(noise(16, 16)))
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = b"\xff\xff\xff\xff"
-    with pytest.raises(ImageError, match=r"65535x65535 is 4294836225, the limit is 50000000") as caught:
+    with pytest.raises(ImageError, match=r"65535x65535 is 4294836225, the limit is 120000000") as caught:
         pixels(bytes(data))
     assert caught.value.reason == "too_many_pixels"
 
@@ -193,7 +227,7 @@ def test_a_truncated_file_is_refused_or_decoded_whole(cut, progressive, decoder)
         assert error.reason in ("empty", "not_jpeg", "truncated", "corrupt")
     else:
         # Only the end-of-image marker and what padding stands before it may be missing.
-        assert cut >= len(data) - 4
+        assert cut >= len(data) - 6
         assert np.array_equal(found, pixels(data, decoder=decoder))
 
 
@@ -208,3 +242,114 @@ def test_damaged_files_are_decoded_or_refused_and_never_crash(data):
     except ImageError:
         return
     assert found.shape == (224, 224, 3)
+
+
+def without_end(data):
+    assert data.endswith(b"\xff\xd9")
+    return data[:-2]
+
+
+WRITERS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "optimized": {"optimize": True},
+    "restarts": {"restart_marker_rows": 1},
+}
+# What some cameras and phones write behind an image: text, a video, another JPEG.
+TRAILERS = {
+    "nothing": b"",
+    "Samsung": b"\0\0\x01\x0a\x0e\0\0\0Image_UTC_Data1700000000000SEFHk\0\0\0\x01\0\0\0\0\0\x01\x0aSEFT",
+    "motion photo": b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(range(256)) * 8,
+    "another JPEG": encode(noise(16, 16, seed=5)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("trailer", TRAILERS.values(), ids=TRAILERS)
+@pytest.mark.parametrize("options", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("decoder", ["full", "scaled"])
+def test_an_image_that_lacks_only_its_end_marker_is_decoded(options, trailer, decoder):
+    data = encode(china(), **options)
+    assert np.array_equal(pixels(without_end(data) + trailer, decoder=decoder), pixels(data, decoder=decoder))
+    assert np.array_equal(pixels(data + trailer, decoder=decoder), pixels(data, decoder=decoder))
+
+
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("options", WRITERS.values(), ids=WRITERS)
+def test_an_image_that_lacks_more_is_truncated(options, part):
+    data = encode(china(), **options)
+    assert reason(data[: int(len(data) * part)]) == "truncated"
+
+
+def with_segment(data, marker, content):
+    return data[:2] + bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "content"),
+    [
+        (0xE0, b"JFIF\0"),
+        (0xE0, b"JFIF"),
+        (0xE0, b""),
+        (0xE1, b"Exif\0\0"),
+        (0xE2, b"ICC_PROFILE\0"),
+        (0xE2, b""),
+        (0xED, b"Photoshop 3.0\0"),
+        (0xEE, b"Adobe"),
+        (0xEE, b""),
+    ],
+)
+def test_an_empty_segment_of_an_application_costs_nothing(marker, content):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(china(), exif=exif)
+    assert np.array_equal(pixels(with_segment(data, marker, content)), pixels(data))
+
+
+def patched(offset, value, marker=b"\xff\xc0"):
+    """Change a byte of a frame's header; the offset counts from the marker."""
+    data = bytearray(encode(noise(64, 48), subsampling=0))
+    data[data.index(marker) + offset] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "feature"),
+    [
+        (patched(4, 12), "12 bits"),
+        (patched(1, 0xC3), "lossless"),
+        (patched(1, 0xC5), "hierarchical"),
+        (patched(1, 0xCD), "arithmetically"),
+        (patched(9, 2), "2 components"),
+        (patched(6, 0), "height"),
+    ],
+)
+def test_what_libjpeg_does_not_decode_is_named(data, feature):
+    with pytest.raises(ImageError, match=feature) as caught:
+        pixels(data)
+    assert caught.value.reason == "unsupported"
+
+
+def flat(width, height, mode="RGB", **options):
+    return encode(Image.new(mode, (width, height)), quality=50, **options)
+
+
+def test_an_image_that_would_take_too_long_is_refused_although_its_pixels_and_scans_are_allowed():
+    data = flat(6000, 6000, progressive=True)
+    last = data.rindex(b"\xff\xda")
+    many = data[:-2] + data[last:-2] * 50 + b"\xff\xd9"
+    assert reason(many, decoder="scaled", limits=Limits(max_decode_ms=500)) == "too_much_work"
+    assert reason(flat(7000, 7000), limits=Limits(max_decode_ms=200)) == "too_much_work"
+
+
+def test_an_image_that_needs_too_much_memory_is_refused():
+    data = flat(3000, 3000, mode="CMYK", progressive=True)
+    assert reason(data, limits=Limits(max_decode_mib=60)) == "too_much_memory"
+    pixels(data, decoder="scaled", limits=Limits(max_decode_mib=100))
+
+
+def test_scans_behind_an_end_marker_are_not_decoded_uncounted():
+    """libjpeg takes a JPEG without an image for tables, and goes on behind it."""
+    data = with_scans(200)
+    assert reason(b"\xff\xd8\xff\xd9" + data) == "corrupt"
+    assert reason(data[:2] + b"\xff\xd9" + data) == "corrupt"

@@ -54,6 +54,6 @@ def test_an_internal_fault_costs_one_image_and_is_hidden_from_the_client(preproc
 def test_failures_are_listed_by_image_up_to_a_limit(preprocess):
     _, errors = preprocess([b""] * 18)
     lines = describe_failures([error for error in errors if error]).splitlines()
-    assert lines[0] == "image 0: empty: no bytes were sent"
+    assert lines[0] == "image 0: empty: no bytes were sent [empty]"
     assert lines[15].startswith("image 15: ")
     assert lines[16:] == ["and 2 more images"]

@@ -89,7 +89,7 @@ def _respond(
     if isinstance(outcome, ImageError):
         measured.answered(decode_errors, None)
         measured.count(metrics.refused("no_usable_image"))
-        return _refuse(str(outcome), pb_utils.TritonError.INTERNAL)
+        return _refuse(outcome.with_code(), pb_utils.TritonError.INTERNAL)
     # An exception that leaves execute fails every request of the batch, and shows the client a traceback.
     log.error("a request failed", exc_info=outcome)
     measured.count(metrics.refused("internal"))

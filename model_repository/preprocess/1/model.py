@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,25 +12,37 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from jpeg_contract.checksum import checksum
 from jpeg_contract.image_errors import ImageError, describe_failures
+from jpeg_contract.run_folder import run_folder
 from jpeg_contract.settings import PreprocessSettings
 from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, PIXELS
-from jpeg_preprocess import open_preprocessor
+from jpeg_preprocess import DecodeLater, RequestTooLong, open_preprocessor
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched
 from jpeg_runtime.deadline import PASSED, has_passed
+from jpeg_runtime.large_lane import LargeLane, count_workers
 from jpeg_runtime.worker import STOPPING, Worker
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
+# By names: Triton completes pb_utils after it has imported this file.
+_REFUSALS: dict[type[Exception], tuple[metrics.Refusal, str]] = {
+    NoBatchDimension: ("bad_shape", "INVALID_ARG"),
+    RequestTooLong: ("too_long", "INVALID_ARG"),
+    DecodeLater: ("busy", "UNAVAILABLE"),
+}
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        # Pillow warns of odd metadata in words that clients choose: nobody reads them, and Python keeps each for ever.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         settings = PreprocessSettings.from_config(args["model_config"])
         gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
         self._preprocess = open_preprocessor(settings, gpu)
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.PREPROCESS_SERIES, args)
         self._worker = Worker(args["model_name"], "preprocess")
+        self._lane = LargeLane(run_folder(), count_workers(args["model_config"]))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         refused, reason = self._worker.refusals(len(requests))
@@ -45,6 +58,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._worker.close()
+        self._lane.close()
         self._preprocess.close()
         self._metrics.close()
 
@@ -53,9 +67,17 @@ class TritonPythonModel:
         self._worker.wait_for_classifier()
         now = time.time()
         late = [has_passed(request.parameters, now) for request in requests]
-        batches = [[] if is_late else _images(request) for is_late, request in zip(late, requests, strict=True)]
+        batches: list[list[bytes] | Exception | None] = [
+            [] if is_late else _images(request) for is_late, request in zip(late, requests, strict=True)
+        ]
+        requested = [batch if isinstance(batch, list) else [] for batch in batches]
+        verdicts = self._preprocess.admit(requested, self._lane.enter)
+        batches = [verdict or batch for verdict, batch in zip(verdicts, batches, strict=True)]
         images = [image for batch in batches if isinstance(batch, list) for image in batch]
-        decoded = self._preprocess.decode(images)
+        try:
+            decoded = self._preprocess.decode(images)
+        finally:
+            self._lane.leave()
         measured.decoded(images, decoded.errors, decoded.seconds)
         self._worker.take(len(images))
         responses, start = [], 0
@@ -69,9 +91,10 @@ class TritonPythonModel:
                 message = "preprocess failed on this request; the server's log says why"
                 responses.append(_refuse(message, pb_utils.TritonError.INTERNAL))
                 continue
-            if isinstance(batch, NoBatchDimension):
-                measured.count(metrics.refused("bad_shape"))
-                responses.append(_refuse(str(batch), pb_utils.TritonError.INVALID_ARG))
+            if isinstance(batch, Exception):
+                refusal, code = _REFUSALS[type(batch)]
+                measured.count(metrics.refused(refusal))
+                responses.append(_refuse(str(batch), getattr(pb_utils.TritonError, code)))
                 continue
             part = slice(start, start := start + len(batch))
             responses.append(self._answer(batch, decoded.pixels[part], decoded.errors[part], measured))
@@ -93,7 +116,7 @@ class TritonPythonModel:
             code = pb_utils.TritonError.INTERNAL if internal else pb_utils.TritonError.INVALID_ARG
             return _refuse(describe_failures(failures), code)
         self._worker.pass_on(len(images))
-        messages = [[b"" if error is None else str(error).encode()] for error in errors]
+        messages = [[b"" if error is None else error.with_code().encode()] for error in errors]
         checksums = np.array([[checksum(image)] for image in images], np.uint32)
         return pb_utils.InferenceResponse(
             [

@@ -1,0 +1,144 @@
+"""The segments of a JPEG, from marker to marker (ITU-T T.81, annex B)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN, TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
+APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15. Between them are DHT (C4), JPG (C8) and DAC (CC)."""
+PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+JPEG_LS_FRAME = 0xF7
+ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+
+_STANDALONE = frozenset({TEMPORARY, START_OF_IMAGE, END_OF_IMAGE})
+# Any marker that cannot occur inside a scan (there: stuffed zeros, fill bytes, restarts).
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+class Segment(NamedTuple):
+    """A marker and what belongs to it.
+
+    Attributes:
+        marker: Its second byte.
+        start: Where the marker begins.
+        body: Where the content begins.
+        end: Where the content ends: of a scan, that of its header, before the compressed data. It may lie beyond the
+            end of the bytes.
+    """
+
+    marker: int
+    start: int
+    body: int
+    end: int
+
+
+class Frame(NamedTuple):
+    """The header of a frame.
+
+    Attributes:
+        marker: SOF0 to SOF15, by its second byte.
+        precision: Bits of a sample.
+        width: In pixels.
+        height: In pixels; 0 if a later marker states it.
+        factors: Horizontal and vertical sampling factor of each component.
+        identifiers: Of the components, one byte each.
+    """
+
+    marker: int
+    precision: int
+    width: int
+    height: int
+    factors: tuple[tuple[int, int], ...]
+    identifiers: bytes
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of all components: width times height for gray, three times as many for 4:4:4."""
+        if not self.factors:
+            return 0
+        most = max(x for x, _ in self.factors) * max(y for _, y in self.factors)
+        return self.width * self.height * sum(x * y for x, y in self.factors) // max(1, most)
+
+
+def segments(data: bytes) -> Iterator[Segment]:
+    """Yield the segments of a JPEG from behind its first marker on, the last one being END_OF_IMAGE.
+
+    What is no marker between two segments is passed over, as libjpeg does. The data may end before the image does.
+    """
+    position = 2
+    while (found := _MARKER.search(data, position)) is not None:
+        start, body = found.span()
+        marker = data[start + 1]
+        if marker in _STANDALONE:
+            yield Segment(marker, start, body, body)
+            if marker == END_OF_IMAGE:
+                return
+            position = body
+            continue
+        # A segment's length counts its own two bytes.
+        position = body + int.from_bytes(data[body : body + 2], "big")
+        yield Segment(marker, start, body + 2, position)
+
+
+class Scan(NamedTuple):
+    """The header of a scan.
+
+    Attributes:
+        components: Identifiers, one byte each.
+        first: First coefficient, 0 to 63.
+        last: Last coefficient, 0 to 63.
+        low: Bits at the lower end that a progressive scan leaves to a later one.
+    """
+
+    components: bytes
+    first: int
+    last: int
+    low: int
+
+
+def read_headers(data: bytes) -> tuple[Frame | None, Scan | None]:
+    """Return the header of the first frame and that of the first scan; None for what is missing or cut short."""
+    frame = None
+    for segment in segments(data):
+        if segment.marker in FRAMES:
+            frame = frame or _frame(segment.marker, data[segment.body : segment.end])
+        if segment.marker == START_OF_SCAN:
+            return frame, read_scan(data, segment)
+    return frame, None
+
+
+def has_several_scans(frame: Frame, first: Scan) -> bool:
+    """Whether a decoder reads further scans; libjpeg ends a sequential image once it has all components."""
+    return frame.marker in PROGRESSIVE or len(first.components) < len(frame.factors)
+
+
+def _frame(marker: int, content: bytes) -> Frame | None:
+    if len(content) < 6 or len(content) < 6 + 3 * content[5]:
+        return None
+    components = content[6 : 6 + 3 * content[5]]
+    height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+    factors = tuple((both >> 4, both & 15) for both in components[1::3])
+    return Frame(marker, content[0], width, height, factors, components[::3])
+
+
+def read_scan(data: bytes, segment: Segment) -> Scan | None:
+    """Return the header of a scan; None if its length is wrong or it is cut short."""
+    content = data[segment.body : segment.end]
+    if not content or len(content) != 4 + 2 * content[0] or segment.end - segment.body != len(content):
+        return None
+    first, last, approximation = content[-3:]
+    return Scan(content[1:-3:2], first, last, approximation & 15)
+
+
+def count_scans(data: bytes, most: int) -> int:
+    """Count the scans of the image itself, without those of thumbnails and of data behind it; stop above `most`."""
+    scans = 0
+    for segment in segments(data):
+        scans += segment.marker == START_OF_SCAN
+        if scans > most:
+            break
+    return scans
