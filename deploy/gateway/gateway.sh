@@ -210,6 +210,22 @@ render() {
   mv "$conf.new" "$conf"
 }
 
+# Copy nginx's errors to stderr without the queries of addresses: they may hold keys, and nginx writes whole requests.
+without_queries() {
+  while IFS= read -r line; do
+    shown=""
+    while :; do
+      case $line in *\?*) ;; *) break ;; esac
+      shown="$shown${line%%\?*}?..."
+      line=${line#*\?}
+      # A query ends at a space or a quotation mark.
+      query=${line%%[ \"]*}
+      line=${line#"$query"}
+    done
+    printf '%s\n' "$shown$line" >&2
+  done
+}
+
 running() {
   [ -f "$GATEWAY_RUN/nginx.pid" ] || fail "no gateway is running in $GATEWAY_RUN"
 }
@@ -265,8 +281,12 @@ case "${1-}" in
   run)
     render
     # A killed gateway leaves its sockets, and nginx does not bind to an existing one.
-    rm -f "$GATEWAY_RUN/refusal.sock" "$GATEWAY_RUN/refusal_http.sock"
-    exec "$GATEWAY_NGINX" -e stderr -c "$conf"
+    rm -f "$GATEWAY_RUN/refusal.sock" "$GATEWAY_RUN/refusal_http.sock" "$GATEWAY_RUN/errors"
+    # An error that prevents the start is printed here, and not lost with this process.
+    "$GATEWAY_NGINX" -e stderr -c "$conf" -t -q
+    mkfifo "$GATEWAY_RUN/errors"
+    without_queries < "$GATEWAY_RUN/errors" &
+    exec "$GATEWAY_NGINX" -e stderr -c "$conf" 2> "$GATEWAY_RUN/errors"
     ;;
   check)
     render

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -220,7 +221,9 @@ def workers(gateway: Gateway) -> set[int]:
     """Return the process ids of nginx's workers."""
     children = f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children"
     with open(children) as stream:  # noqa: PTH123  # a file of the kernel
-        return {int(pid) for pid in stream.read().split()}
+        pids = {int(pid) for pid in stream.read().split()}
+    # Beside them is the shell that copies the errors.
+    return {pid for pid in pids if b"nginx: worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 # --- Limits ---
@@ -396,6 +399,8 @@ def test_the_log_holds_no_secret_and_no_image(gateway: Gateway) -> None:
     gateway.classify(jpeg)
     gateway.classify(jpeg, {"X-Api-Key": key}, key=False)
     gateway.request(f"/v2?key={key}", headers={"X-Request-Id": "with-a-query"})
+    # nginx writes an error for a body that is too long, with the whole request.
+    assert gateway.request(f"/page?key={key}&x=1", bytes(4096), {"Referer": f"https://x/?key={key}"}).status == 413
     gateway.request('/"},{"x":"', headers={"User-Agent": 'a"b\\c\x01', "X-Request-Id": "with-quotes"}, key=False)
     with gateway.endpoint.channel() as channel:
         stub(channel).ModelInfer(infer_request(jpeg), metadata=gateway.endpoint.metadata())
@@ -404,6 +409,7 @@ def test_the_log_holds_no_secret_and_no_image(gateway: Gateway) -> None:
     text = gateway.log.read_text() + (gateway.folder / "nginx.log").read_text()
     for line in gateway.log.read_text().splitlines():
         assert isinstance(json.loads(line), dict)
+    assert '"POST /page?... HTTP/1.1"' in text
     for secret in (key, key.split(".")[1], gateway.keys.read_text().split('"')[1], "Bearer", "JFIF"):
         assert secret not in text
     # No photo is on a disk.

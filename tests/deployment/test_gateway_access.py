@@ -316,6 +316,16 @@ def test_other_models_are_closed(gateway: Gateway, model: str) -> None:
         assert call(gateway, method(name), request.SerializeToString())[0] == "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize("version", ["1", "2", "x"])
+def test_versions_are_closed(gateway: Gateway, version: str) -> None:
+    request = infer_request(small_jpeg())
+    request.model_version = version
+    assert call(gateway, method("ModelInfer"), request.SerializeToString())[0] == "PERMISSION_DENIED"
+    for name in ("ModelReady", "ModelMetadata", "ModelConfig"):
+        message = getattr(service_pb2, f"{name}Request")(name="jpeg_classifier", version=version)
+        assert call(gateway, method(name), message.SerializeToString())[0] == "PERMISSION_DENIED"
+
+
 def field(number: int, value: bytes, tag_padding: int = 0, length_padding: int = 0) -> bytes:
     """Encode a length-delimited field of protobuf with padded varints, which parsers accept."""
     return _varint(number << 3 | 2, tag_padding) + _varint(len(value), length_padding) + value
