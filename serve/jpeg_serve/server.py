@@ -246,10 +246,15 @@ class TritonServer:
                 report(now - begun)
             time.sleep(0.05)
         self._ready = True
+        self.make_shared_memory_private()
         self.most_http_responses = socket_buffers.enlarge(self.pid)
         if not self._is_trial and self.run_folder is not None:
             self._queue_bound = QueueBound(self.run_folder, self.metrics_address, self.options.max_waiting)
             self._queue_bound.start()
+
+    def make_shared_memory_private(self) -> None:
+        """Let nobody else read the photos in the workers' shared memory."""
+        shared_memory.make_private(self._shm_prefix)
 
     def probe(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> ProbeResult:
         """Let the server classify a photo, and compare the label with the classifier's report: see `probe.probe`."""

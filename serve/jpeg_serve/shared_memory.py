@@ -20,6 +20,13 @@ def segments(prefix: str) -> list[Path]:
     return list(FOLDER.glob(f"{prefix}*")) if FOLDER.is_dir() else []
 
 
+def make_private(prefix: str) -> None:
+    """Let nobody else read the segments: photos lie in them, and Triton creates them readable, whatever the umask."""
+    for segment in segments(prefix):
+        with contextlib.suppress(FileNotFoundError):
+            segment.chmod(0o600)
+
+
 def remove(prefix: str) -> None:
     """Remove the segments of workers that were killed. Only for workers that have ended."""
     for segment in segments(prefix):

@@ -86,6 +86,7 @@ class Watch:
             return Fault("server_died", f"tritonserver ended by itself ({status})")
         if is_stopped(server.pid):
             return Fault("stopped", "tritonserver is stopped by a signal")
+        server.make_shared_memory_private()  # a reload makes new segments
         now = time.monotonic()
         workers = list(read_workers(server.run_folder)) if server.run_folder is not None else []
         for worker in workers:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -247,6 +248,14 @@ def status_of(address, path, body):
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def test_nobody_else_reads_the_photos_in_shared_memory(server):
+    with Client(f"http://{server.http_address}") as client:
+        client.classify([photo("coffee")])
+    segments = list(Path("/dev/shm").glob(f"jpeg_serve_{os.getpid()}_*"))
+    assert segments
+    assert [path.name for path in segments if path.stat().st_mode & 0o077] == []
 
 
 def test_management_needs_a_key_also_for_a_page_in_a_local_browser(server):
