@@ -1,4 +1,4 @@
-"""Decode a JPEG to RGB, or raise ImageError."""
+"""Open a JPEG and decode it to RGB, or raise ImageError."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from jpeg_contract.settings import Decoder, Limits
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from jpeg_preprocess.admission import MemoryBudget
-from jpeg_preprocess.decode_cost import check, decode_cost
+from jpeg_preprocess.decode_cost import DecodeCost, check, decode_cost
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
     END_OF_IMAGE,
@@ -68,16 +67,41 @@ def scale(geometry: Geometry, decoder: Decoder, width: int, height: int) -> int:
     return next((n for n in (8, 4, 2) if min(width, height) >= n * least), 1)
 
 
-def decode(
-    data: bytes,
-    *,
-    geometry: Geometry,
-    decoder: Decoder,
-    limits: Limits,
-    exif_orientation: bool,
-    memory: MemoryBudget | None = None,
-) -> DecodedImage:
-    """Decode one JPEG: baseline or progressive; gray, YCbCr, RGB, CMYK or YCCK.
+@dataclass(frozen=True)
+class OpenedJpeg:
+    """A JPEG whose header is read and within the limits; its pixels are not decoded yet.
+
+    Attributes:
+        cost: Of `decode`. What it returns takes a part of that memory, until it is released.
+    """
+
+    cost: DecodeCost
+    _image: JpegImageFile
+    _data: bytes
+    _orientation: int
+    _draft: tuple[int, int] | None
+
+    def decode(self) -> DecodedImage:
+        """Decode the pixels, once. Raises ImageError."""
+        width, height = self._image.size
+        try:
+            upright = _load(self._image, self._draft)
+        except MemoryError:
+            raise
+        except Exception as error:
+            complete = _load_without_end(self._data, self._draft)
+            if complete is None:
+                raise _undecodable(self._data, error) from error
+            upright = complete
+        if self._orientation != 1:
+            upright = upright.transpose(_TRANSPOSE[self._orientation])
+        return DecodedImage(upright, (height, width) if self._orientation in _SIDEWAYS else (width, height))
+
+
+def open_jpeg(
+    data: bytes, *, geometry: Geometry, decoder: Decoder, limits: Limits, exif_orientation: bool
+) -> OpenedJpeg:
+    """Open one JPEG: baseline or progressive; gray, YCbCr, RGB, CMYK or YCCK.
 
     Args:
         data: The encoded image.
@@ -85,40 +109,20 @@ def decode(
         decoder: "scaled" or "full"; "gpu" is taken for "full".
         limits: What is refused.
         exif_orientation: Turn the image as its EXIF orientation says. torchvision's reference transform does not.
-        memory: Shared with other threads that decode; waits until there is enough of it.
 
     Raises:
         ImageError: The image cannot be decoded, or is beyond a limit.
     """
     image, data = _open(data, limits)
     orientation = _orientation(image) if exif_orientation else 1
-    cost = decode_cost(data, lambda width, height: scale(geometry, decoder, width, height))
+    cost = decode_cost(data, lambda width, height: scale(geometry, decoder, width, height), is_turned=orientation != 1)
     check(cost, limits)
-    with (memory or MemoryBudget(cost.memory_bytes)).taken(cost.memory_bytes):
-        return _decode(image, data, geometry=geometry, decoder=decoder, orientation=orientation)
-
-
-def _decode(
-    image: JpegImageFile, data: bytes, *, geometry: Geometry, decoder: Decoder, orientation: int
-) -> DecodedImage:
-    width, height = image.size
     draft: tuple[int, int] | None = None
     if decoder == "scaled":
         needed_height, needed_width = geometry.resize_at_least
         needed = (needed_height, needed_width) if orientation in _SIDEWAYS else (needed_width, needed_height)
         draft = (needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN)
-    try:
-        upright = _load(image, draft)
-    except MemoryError:
-        raise
-    except Exception as error:
-        complete = _load_without_end(data, draft)
-        if complete is None:
-            raise _undecodable(data, error) from error
-        upright = complete
-    if orientation != 1:
-        upright = upright.transpose(_TRANSPOSE[orientation])
-    return DecodedImage(upright, (height, width) if orientation in _SIDEWAYS else (width, height))
+    return OpenedJpeg(cost, image, data, orientation, draft)
 
 
 def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes]:
@@ -176,7 +180,8 @@ def _load(image: JpegImageFile, draft: tuple[int, int] | None) -> Image.Image:
     if draft is not None:
         image.draft(image.mode, draft)
     image.load()
-    return image.convert("RGB")
+    # convert() copies an image that is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _load_without_end(data: bytes, draft: tuple[int, int] | None) -> Image.Image | None:

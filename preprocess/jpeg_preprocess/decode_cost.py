@@ -47,12 +47,13 @@ MIB = 2**20
 NOTHING = DecodeCost(0.0, 0)
 
 
-def decode_cost(data: bytes, scale: Callable[[int, int], int]) -> DecodeCost:
+def decode_cost(data: bytes, scale: Callable[[int, int], int], *, is_turned: bool = False) -> DecodeCost:
     """Estimate what it costs to decode an image; what is no JPEG costs nothing.
 
     Args:
         data: The encoded image.
         scale: Takes width and height in pixels, and returns n: it is decoded at 1/n of them.
+        is_turned: By its EXIF orientation.
     """
     frame, first_scan = read_headers(data)
     if frame is None or first_scan is None:
@@ -63,7 +64,7 @@ def decode_cost(data: bytes, scale: Callable[[int, int], int]) -> DecodeCost:
     decoded = stored // scale(frame.width, frame.height) ** 2
     seconds = stored * _S_PER_STORED_PIXEL + decoded * _S_PER_DECODED_PIXEL
     # With four components there are CMYK and RGB at once.
-    memory = decoded * _BYTES_PER_PIXEL * (2 if len(frame.factors) > 3 else 1)
+    memory = decoded * _BYTES_PER_PIXEL * (1 + (len(frame.factors) > 3) + is_turned)
     if several:
         seconds += len(data) * _S_PER_BYTE_PROGRESSIVE + frame.samples * scans * _S_PER_SAMPLE_AND_SCAN
         memory += frame.samples * _BYTES_PER_COEFFICIENT

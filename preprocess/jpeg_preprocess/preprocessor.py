@@ -15,7 +15,8 @@ from jpeg_contract.settings import PreprocessSettings
 from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
-from jpeg_preprocess.decode import decode, scale
+from jpeg_preprocess.allocator import give_large_blocks_back
+from jpeg_preprocess.decode import open_jpeg, scale
 from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, is_allowed
 from jpeg_preprocess.resize import resize_and_crop
 
@@ -45,6 +46,7 @@ class Preprocessor:
         self.settings = settings
         self._threads = settings.threads or usable_cpus()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jpeg-decode")
+        give_large_blocks_back()
         self._memory = MemoryBudget(settings.limits.max_decode_mib * MIB)
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
@@ -88,15 +90,17 @@ class Preprocessor:
     def _decode_into(self, pixels: NDArray[np.uint8], data: bytes) -> ImageError | None:
         settings = self.settings
         try:
-            decoded = decode(
+            jpeg = open_jpeg(
                 data,
                 geometry=settings.geometry,
                 decoder=settings.decoder,
                 limits=settings.limits,
                 exif_orientation=settings.exif_orientation,
-                memory=self._memory,
             )
-            pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
+            with self._memory.taken(jpeg.cost.memory_bytes):
+                decoded = jpeg.decode()
+                pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
+                del jpeg, decoded  # before others take the memory
         except ImageError as error:
             return error
         except Exception:

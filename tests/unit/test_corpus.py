@@ -13,7 +13,7 @@ from corpus.public import libjpeg_turbo_images, pillow_images
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError, Reason
 from jpeg_contract.settings import Decoder, Limits
-from jpeg_preprocess.decode import DecodedImage, decode
+from jpeg_preprocess.decode import DecodedImage, open_jpeg
 from PIL import Image, ImageOps
 
 pytestmark = [
@@ -36,7 +36,7 @@ def pixels(data: bytes, decoder: Decoder, geometry: Geometry = GEOMETRY) -> Deco
     begin = time.monotonic()
     found: DecodedImage | ImageError
     try:
-        found = decode(data, geometry=geometry, decoder=decoder, limits=Limits(), exif_orientation=True)
+        found = open_jpeg(data, geometry=geometry, decoder=decoder, limits=Limits(), exif_orientation=True).decode()
     except ImageError as error:
         found = error
     assert time.monotonic() - begin < SECONDS

@@ -11,7 +11,7 @@ from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.settings import Limits
 from jpeg_preprocess import resize_and_crop
-from jpeg_preprocess.decode import decode
+from jpeg_preprocess.decode import open_jpeg
 from PIL import Image, ImageOps
 from support import encode, noise, photo
 
@@ -19,9 +19,9 @@ GEOMETRY = Geometry(256, (224, 224))
 
 
 def pixels(data, *, decoder="full", limits=None, exif_orientation=True, geometry=GEOMETRY):
-    decoded = decode(
+    decoded = open_jpeg(
         data, geometry=geometry, decoder=decoder, limits=limits or Limits(), exif_orientation=exif_orientation
-    )
+    ).decode()
     return resize_and_crop(geometry, decoded.image, decoded.original_size)
 
 

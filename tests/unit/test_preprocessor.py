@@ -40,7 +40,7 @@ def test_every_image_of_a_batch_is_the_same_alone(preprocess, kinds):
 
 def test_an_internal_fault_costs_one_image_and_is_hidden_from_the_client(preprocess, monkeypatch, caplog):
     good = encode(noise(20, 30))
-    monkeypatch.setattr("jpeg_preprocess.preprocessor.decode", lambda data, **_: 1 / 0 if data == b"x" else None)
+    monkeypatch.setattr("jpeg_preprocess.preprocessor.open_jpeg", lambda data, **_: 1 / 0 if data == b"x" else None)
     _, errors = preprocess([b"x"])
     assert errors[0] is not None
     assert errors[0].reason == "internal"
