@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from jpeg_contract.allocator import give_large_blocks_back
 from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.settings import PreprocessSettings
 from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
-from jpeg_preprocess.allocator import give_large_blocks_back
 from jpeg_preprocess.decode import open_jpeg, scale
 from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, is_allowed
 from jpeg_preprocess.resize import resize_and_crop

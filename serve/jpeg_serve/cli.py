@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
+from jpeg_contract.allocator import use_one_arena
 from jpeg_contract.command_line import (
     FAILED,
     OK,
@@ -413,6 +414,7 @@ def _serve(options: ServerOptions, servers: int) -> int:
             WRONG_CALL,
             reason="invalid_call",
         )
+    use_one_arena()
     supervisor = Supervisor(options, devices, progress=lambda step: note(COMMAND, step))
     signals = 0
 
