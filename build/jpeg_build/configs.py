@@ -65,7 +65,8 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
         recipe_sha256=recipe.sha256,
         exif_orientation=recipe.exif_orientation,
     )
-    config = _model(PREPROCESS, backend="python")
+    # Of two, one is always free of large requests, so that small ones pass them.
+    config = _model(PREPROCESS, backend="python", instances=2)
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     _tensor(config.output, PIXELS, "TYPE_UINT8", [*recipe.geometry.crop_size, 3])
     _tensor(config.output, ERROR, "TYPE_STRING", [1])
@@ -204,12 +205,12 @@ def to_text(config: ModelConfig) -> str:
     )
 
 
-def _model(name: str, *, backend: str = "", platform: str = "", kind: str = "CPU") -> ModelConfig:
+def _model(name: str, *, backend: str = "", platform: str = "", kind: str = "CPU", instances: int = 1) -> ModelConfig:
     config = ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=MAX_BATCH_SIZE)
     if platform != "ensemble":
-        # One, where Triton's default would be two on a CPU: each instance is a process with threads for all cores. With
+        # Triton's default would be two on a CPU: each instance is a process with threads for all cores. With
         # KIND_AUTO, there would be one for each GPU of the machine.
-        config.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.Value(f"KIND_{kind}"))
+        config.instance_group.add(count=instances, kind=ModelInstanceGroup.Kind.Value(f"KIND_{kind}"))
     return config
 
 
