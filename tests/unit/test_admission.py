@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_contract.settings import Limits
-from jpeg_preprocess import DecodeLater, RequestTooLong
-from jpeg_preprocess.admission import MemoryBudget, admit, batch_seconds
+from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit, batch_seconds
 from jpeg_preprocess.decode_cost import NOTHING, DecodeCost, decode_cost
 from PIL import Image
 from support import encode, noise, photo

@@ -1,11 +1,14 @@
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import describe_failures
-from jpeg_contract.settings import PreprocessSettings
-from jpeg_preprocess import Preprocessor
+from jpeg_contract.settings import Limits, PreprocessSettings
+from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests
+from PIL import Image
 from support import encode, noise
 
 SETTINGS = PreprocessSettings(Geometry(32, (24, 24)), threads=3)
@@ -57,3 +60,29 @@ def test_failures_are_listed_by_image_up_to_a_limit(preprocess):
     assert lines[0] == "image 0: empty: no bytes were sent [empty]"
     assert lines[15].startswith("image 15: ")
     assert lines[16:] == ["and 2 more images"]
+
+
+def test_each_request_of_a_batch_has_its_own_outcome(preprocess):
+    good, bad = encode(noise(20, 30)), b"no image"
+    late = Refused("too late", "UNAVAILABLE", "late")
+    batch = preprocess_requests(preprocess, [[good, bad], late, [bad], [good]], lambda: True)
+    assert batch.images == [good, bad, bad, good]
+    mixed, refused, broken, alone = batch.outcomes
+    assert isinstance(mixed, Preprocessed)
+    assert mixed.checksums.ravel().tolist() == [zlib.crc32(good), zlib.crc32(bad)]
+    assert mixed.errors[0, 0] == b""
+    assert mixed.errors[1, 0].endswith(b"[not_jpeg]")
+    assert refused is late
+    assert isinstance(broken, Refused)
+    assert (broken.status, broken.reason) == ("INVALID_ARG", "no_usable_image")
+    assert isinstance(alone, Preprocessed)
+    assert np.array_equal(alone.pixels[0], mixed.pixels[0])
+
+
+def test_requests_that_are_too_long_or_come_again_are_refused():
+    limits = Limits(max_decode_ms=100, max_wait_ms=100)
+    large = encode(Image.new("RGB", (3300, 3300)), quality=50)
+    preprocess = Preprocessor(PreprocessSettings(Geometry(32, (24, 24)), decoder="full", limits=limits, threads=1))
+    outcomes = preprocess_requests(preprocess, [[large] * 3, [large], [large]], lambda: True).outcomes
+    preprocess.close()
+    assert [outcome.reason if isinstance(outcome, Refused) else "" for outcome in outcomes] == ["too_long", "", "busy"]
