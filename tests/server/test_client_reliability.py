@@ -273,7 +273,9 @@ FAULTY = '''
 import os
 import time
 
-_execute, _correct, _seen = TritonPythonModel.execute, checksum, {}
+from jpeg_preprocess import requests as _requests
+
+_execute, _correct, _seen = TritonPythonModel.execute, _requests.checksum, {}
 
 
 def checksum(image):
@@ -300,6 +302,7 @@ def execute(self, requests):
 
 
 TritonPythonModel.execute = execute
+_requests.checksum = checksum
 '''
 
 
@@ -307,6 +310,8 @@ def faulty_repository(small_repository: Path, folder: Path) -> Path:
     """A copy of the repository whose `preprocess` has the faults that an image asks for with its last bytes."""
     repository = folder / "model_repository"
     shutil.copytree(small_repository, repository)
+    # It counts in its process, so that there must be one.
+    edit(repository / "preprocess" / "config.pbtxt", "count: 2", "count: 1")
     with (repository / "preprocess" / "1" / "model.py").open("a") as model:
         model.write(FAULTY)
     return repository
