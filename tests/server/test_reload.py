@@ -219,14 +219,14 @@ def test_changes_in_place_are_loaded_under_load(served):
         reloaded(repository)
         assert label_of(server) == ROTATED
         edit(classifier / CONFIG, "count: 1", "count: 2")
-        edit(repository / "preprocess" / CONFIG, "count: 1", "count: 2")
+        edit(repository / "preprocess" / CONFIG, "count: 2", "count: 3")
         reloaded(repository)
-        # One worker for each instance: two of the classifier, two of preprocess, one of postprocess. The old ones end
+        # One worker for each instance: two of the classifier, three of preprocess, one of postprocess. The old ones end
         # once their last request is finished.
         limit = time.monotonic() + 30
-        while (workers := len(psutil.Process(server.pid).children())) > 5 and time.monotonic() < limit:
+        while (workers := len(psutil.Process(server.pid).children())) > 6 and time.monotonic() < limit:
             time.sleep(0.1)
-        assert workers == 5
+        assert workers == 6
         edit(classifier / CONFIG, "count: 2", "count: 1")
         reloaded(repository)
     assert_no_failure(load)

@@ -58,7 +58,7 @@ def test_a_rebuild_keeps_the_users_choices(tmp_path):
     ensemble = tmp_path / "jpeg_classifier" / "config.pbtxt"
     ensemble.write_text(ensemble.read_text().replace("classifier_onnx", "classifier_tensorrt"))
     preprocess = tmp_path / "preprocess" / "config.pbtxt"
-    mine = preprocess.read_text().replace('"scaled"', '"full"').replace("count: 1", "count: 3")
+    mine = preprocess.read_text().replace('"scaled"', '"full"').replace("count: 2", "count: 3")
     mine = mine.replace("max_batch_size: 64", "max_batch_size: 16") + 'metric_tags { key: "team" value: "vision" }\n'
     preprocess.write_text("# mine\n" + mine)
     ensemble.write_text(ensemble.read_text() + 'output { name: "pixels" data_type: TYPE_UINT8 dims: [224, 224, 3] }\n')
