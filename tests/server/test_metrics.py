@@ -24,17 +24,23 @@ PROBE_IMAGES = 1 + COPIES
 GOOD = {name: photo(name) for name in ("chelsea", "coffee", "china")}
 
 
-def lying_header():
-    data = bytearray(encode(noise(16, 16)))
-    start = data.index(b"\xff\xc0")
-    data[start + 5 : start + 9] = (8000).to_bytes(2, "big") + (9000).to_bytes(2, "big")
+def stating(width, height, **options):
+    """A small image whose header states another size."""
+    data = bytearray(encode(noise(16, 16), **options))
+    start = data.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")
+    data[start + 5 : start + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     return bytes(data)
 
 
-def many_scans():
-    data = encode(noise(64, 64).convert("L"), progressive=True)
+def with_scans(data, scans):
     last = data.rindex(b"\xff\xda")
-    return data[:-2] + data[last:-2] * 100 + b"\xff\xd9"
+    return data[:-2] + data[last:-2] * scans + b"\xff\xd9"
+
+
+def of_12_bits():
+    data = bytearray(encode(noise(16, 16)))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    return bytes(data)
 
 
 BROKEN = {
@@ -42,8 +48,11 @@ BROKEN = {
     "not_jpeg": b"hello",
     "truncated": photo("china")[:90_000],
     "corrupt": b"\xff\xd8\xff\xda" + bytes(200),
-    "too_many_pixels": lying_header(),
-    "too_many_scans": many_scans(),
+    "unsupported": of_12_bits(),
+    "too_many_pixels": stating(12_000, 11_000),
+    "too_many_scans": with_scans(encode(noise(64, 64).convert("L"), progressive=True), 100),
+    "too_much_work": with_scans(stating(11_000, 10_900, progressive=True, subsampling=2), 40),
+    "too_much_memory": stating(11_000, 10_900, progressive=True, subsampling=0),
     "too_many_bytes": photo("china") + bytes(20_000_000),
 }
 # No image causes these: one is a fault of the classifier, the other of this project.
