@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from contextlib import ExitStack
 
 import pytest
 from faults import injection
@@ -111,8 +112,9 @@ def test_the_frozen_machine(service, samples, freezer, seconds):
 
 def test_a_worker_without_memory(service, samples):
     """It may refuse the images that need more, or die; once there is memory again, it answers."""
-    (worker,) = service.workers("preprocess")
     with fault(service, samples, Load(batch_size=24)) as injected:
-        with injection.out_of_memory(worker):
+        with ExitStack() as limits:
+            for worker in service.workers("preprocess"):
+                limits.enter_context(injection.out_of_memory(worker))
             time.sleep(3)
         injected.over()
