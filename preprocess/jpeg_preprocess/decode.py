@@ -12,16 +12,17 @@ from jpeg_contract.settings import Decoder, Limits
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from jpeg_preprocess.decode_cost import DecodeCost, check, decode_cost
+from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
     END_OF_IMAGE,
     JPEG_LS_FRAME,
+    START,
     START_OF_SCAN,
     Frame,
-    count_scans,
-    has_several_scans,
+    Structure,
     read_headers,
+    read_structure,
     segments,
 )
 from jpeg_preprocess.other_formats import looks_like
@@ -29,8 +30,6 @@ from jpeg_preprocess.repair import ended, without_applications
 
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
-
-JPEG_START = b"\xff\xd8\xff"
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,10 +112,16 @@ def open_jpeg(
     Raises:
         ImageError: The image cannot be decoded, or is beyond a limit.
     """
-    image, data = _open(data, limits)
+    image, data, structure = _open(data, limits)
     orientation = _orientation(image) if exif_orientation else 1
-    cost = decode_cost(data, lambda width, height: scale(geometry, decoder, width, height), is_turned=orientation != 1)
-    check(cost, limits)
+    cost = estimate(
+        structure,
+        len(data),
+        lambda width, height: scale(geometry, decoder, width, height),
+        is_turned=orientation != 1,
+    )
+    if (refused := refusal(cost, limits)) is not None:
+        raise refused
     draft: tuple[int, int] | None = None
     if decoder == "scaled":
         needed_height, needed_width = geometry.resize_at_least
@@ -125,13 +130,13 @@ def open_jpeg(
     return OpenedJpeg(cost, image, data, orientation, draft)
 
 
-def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes]:
+def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes, Structure]:
     """Read the header; return also the bytes that it was read from, which may lack a part that says nothing."""
     if not data:
         raise ImageError("empty", "empty: no bytes were sent")
     if len(data) > limits.max_image_bytes:
         raise ImageError("too_many_bytes", f"too large: {len(data)} bytes, the limit is {limits.max_image_bytes} bytes")
-    if not data.startswith(JPEG_START):
+    if not data.startswith(START):
         guess = looks_like(data)
         raise ImageError(
             "not_jpeg",
@@ -150,18 +155,18 @@ def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes]:
             "too_many_pixels",
             f"too many pixels: {width}x{height} is {width * height}, the limit is {limits.max_pixels}",
         )
-    frame, scan = read_headers(data)
-    if frame is None or scan is None:
+    structure = read_structure(data)
+    if structure is None:
         if any(segment.marker == END_OF_IMAGE for segment in segments(data)):
             # libjpeg goes on behind an end marker if no image came before, and nothing there would be counted.
             raise ImageError("corrupt", "corrupt JPEG: it ends before its image begins")
         raise _undecodable(data)
     # Before libjpeg sees it: for lossless images it ignores the scale, and Pillow before 13 writes beyond its rows.
-    if feature := _unsupported(data, frame):
+    if feature := _unsupported(data, structure.frame):
         raise _refuse_unsupported(feature)
-    if has_several_scans(frame, scan) and count_scans(data, limits.max_scans) > limits.max_scans:
+    if structure.has_several and structure.scans > limits.max_scans:
         raise ImageError("too_many_scans", f"too many scans: the limit is {limits.max_scans}")
-    return image, data
+    return image, data, structure
 
 
 def _open_again(data: bytes, refusal: Exception) -> tuple[JpegImageFile, bytes]:

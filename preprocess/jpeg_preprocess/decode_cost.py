@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.settings import Limits
 
-from jpeg_preprocess.jpeg_segments import END_OF_IMAGE, START_OF_SCAN, has_several_scans, read_headers, segments
+from jpeg_preprocess.jpeg_segments import Structure, read_structure
 
 _S_PER_BYTE = 12e-9
 _S_PER_BYTE_PROGRESSIVE = 45e-9
@@ -40,70 +40,59 @@ class DecodeCost:
     memory_bytes: int
 
 
-_END = bytes((0xFF, END_OF_IMAGE))
-_NEAR_THE_END = 4096
-
 MIB = 2**20
 NOTHING = DecodeCost(0.0, 0)
 
 
-def decode_cost(data: bytes, scale: Callable[[int, int], int], *, is_turned: bool = False) -> DecodeCost:
+def decode_cost(data: bytes, scale: Callable[[int, int], int]) -> DecodeCost:
     """Estimate what it costs to decode an image; what is no JPEG costs nothing.
 
     Args:
         data: The encoded image.
         scale: Takes width and height in pixels, and returns n: it is decoded at 1/n of them.
+    """
+    structure = read_structure(data)
+    return NOTHING if structure is None else estimate(structure, len(data), scale)
+
+
+def estimate(
+    structure: Structure, size: int, scale: Callable[[int, int], int], *, is_turned: bool = False
+) -> DecodeCost:
+    """Estimate what it costs to decode an image.
+
+    Args:
+        structure: Of the image.
+        size: Number of its bytes.
+        scale: See `decode_cost`.
         is_turned: By its EXIF orientation.
     """
-    frame, first_scan = read_headers(data)
-    if frame is None or first_scan is None:
-        return NOTHING
-    several = has_several_scans(frame, first_scan)
-    scans, has_end = _walk(data) if several or not _has_end(data) else (1, True)
+    frame = structure.frame
     stored = frame.width * frame.height
     decoded = stored // scale(frame.width, frame.height) ** 2
     seconds = stored * _S_PER_STORED_PIXEL + decoded * _S_PER_DECODED_PIXEL
     # With four components there are CMYK and RGB at once.
     memory = decoded * _BYTES_PER_PIXEL * (1 + (len(frame.factors) > 3) + is_turned)
-    if several:
-        seconds += len(data) * _S_PER_BYTE_PROGRESSIVE + frame.samples * scans * _S_PER_SAMPLE_AND_SCAN
+    if structure.has_several:
+        seconds += size * _S_PER_BYTE_PROGRESSIVE + frame.samples * structure.scans * _S_PER_SAMPLE_AND_SCAN
         memory += frame.samples * _BYTES_PER_COEFFICIENT
     else:
-        seconds += len(data) * _S_PER_BYTE
-    times = 1 if has_end else _DECODED_WITHOUT_END
+        seconds += size * _S_PER_BYTE
+    times = 1 if structure.has_end else _DECODED_WITHOUT_END
     return DecodeCost(seconds * times, memory * times)
 
 
-def is_allowed(cost: DecodeCost, limits: Limits) -> bool:
-    """Whether an image is decoded at all."""
-    return cost.seconds * 1000 <= limits.max_decode_ms and cost.memory_bytes <= limits.max_decode_mib * MIB
-
-
-def check(cost: DecodeCost, limits: Limits) -> None:
-    """Refuse an image that costs too much. Raises ImageError."""
+def refusal(cost: DecodeCost, limits: Limits) -> ImageError | None:
+    """Return why an image is not decoded at all, or None."""
     if cost.seconds * 1000 > limits.max_decode_ms:
-        raise ImageError(
+        return ImageError(
             "too_much_work",
             f"too much work: decoding takes an estimated {cost.seconds:.1f} s, the limit is "
             f"{limits.max_decode_ms / 1000:.1f} s: send it smaller, or not progressive",
         )
     if cost.memory_bytes > limits.max_decode_mib * MIB:
-        raise ImageError(
+        return ImageError(
             "too_much_memory",
             f"too much memory: decoding takes {cost.memory_bytes // MIB} MiB, the limit is {limits.max_decode_mib} "
             "MiB: send it smaller, or not progressive",
         )
-
-
-def _has_end(data: bytes) -> bool:
-    # Where it nearly always is, since looking through all of the data takes a tenth of the time of decoding it.
-    return data.find(_END, len(data) - _NEAR_THE_END) >= 0
-
-
-def _walk(data: bytes) -> tuple[int, bool]:
-    """Return the number of scans, and whether the image has an end marker."""
-    scans, marker = 0, 0
-    for segment in segments(data):
-        marker = segment.marker
-        scans += marker == START_OF_SCAN
-    return scans, marker == END_OF_IMAGE
+    return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from jpeg_preprocess.jpeg_segments import END_OF_IMAGE
+from jpeg_preprocess.jpeg_segments import END, START
 
-_JPEG_START = b"\xff\xd8\xff"
 _BASE64 = "base64: send the decoded bytes"
 _AS_TEXT = "a JPEG that was treated as text: read and send it as binary data"
 _STARTS = (
@@ -78,7 +77,7 @@ def looks_like(data: bytes) -> str | None:
     for start, name in _STARTS:
         if data.startswith(start) or bare.startswith(start):
             return name
-    at = data.find(_JPEG_START, 0, _NEAR + len(_JPEG_START))
+    at = data.find(START, 0, _NEAR + len(START))
     if at == 4 and int.from_bytes(data[:4], "little") == len(data) - 4:
         return (
             "a JPEG behind its length in 4 bytes, as in BYTES of binary requests: set Inference-Header-Content-Length"
@@ -87,6 +86,6 @@ def looks_like(data: bytes) -> str | None:
         return f"a JPEG behind {at} other bytes"
     if not any(data[:_NEAR]):
         return "zero bytes"
-    if data.endswith(bytes((0xFF, END_OF_IMAGE))):
+    if data.endswith(END):
         return "a JPEG without its beginning"
     return None

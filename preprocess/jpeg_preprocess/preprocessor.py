@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
 from jpeg_preprocess.decode import open_jpeg, scale
-from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, is_allowed
+from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, refusal
 from jpeg_preprocess.resize import resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Preprocessor:
     ) -> list[RequestTooLong | DecodeLater | None]:
         """Choose the requests of a batch that are decoded now: see `admission.admit`."""
         limits = self.settings.limits
-        costs = [[cost for cost in map(self.cost, images) if is_allowed(cost, limits)] for images in requests]
+        costs = [[cost for cost in map(self.cost, images) if refusal(cost, limits) is None] for images in requests]
         return admit(costs, limits, self._threads, may_be_large)
 
     def cost(self, data: bytes) -> DecodeCost:

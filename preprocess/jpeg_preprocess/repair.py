@@ -9,6 +9,7 @@ from jpeg_preprocess.jpeg_segments import (
     APP0,
     APP1,
     APP14,
+    END,
     END_OF_IMAGE,
     PROGRESSIVE,
     START_OF_SCAN,
@@ -20,7 +21,6 @@ from jpeg_preprocess.jpeg_segments import (
     segments,
 )
 
-_END = bytes((0xFF, END_OF_IMAGE))
 _APPLICATION = range(APP0, APP0 + 16)
 # DHT, DQT, DNL, DRI, COM and the applications': these and further scans may follow a scan.
 _BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, 0xFE, START_OF_SCAN, *_APPLICATION})
@@ -88,7 +88,7 @@ def ended(data: bytes) -> tuple[bytes, bytes] | None:
         return None
     # A last FF would be the first half of a marker.
     image = data[:cut].rstrip(b"\xff")
-    return image + _END, image + _ARBITRARY + _END
+    return image + END, image + _ARBITRARY + END
 
 
 def _has_every_coefficient(frame: Frame, scans: Sequence[Scan]) -> bool:
