@@ -13,7 +13,7 @@ from faults.senders import Load
 from faults.service import Service
 from faults.traffic import RECOVERY_S, Traffic
 
-# What a plain client may be told while a server is away: it is UNAVAILABLE, or the connection ends. Triton itself
+# The errors of a plain client while a server is away: UNAVAILABLE, or a closed connection. Triton itself
 # answers INTERNAL for the requests inside a worker that dies.
 _EXPECTED_STATUSES = frozenset({"UNAVAILABLE", "503", "disconnected", "INTERNAL", "500"})
 

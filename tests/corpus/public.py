@@ -96,7 +96,7 @@ def _download_sdist(folder: Path, installed: str, digests: frozenset[str]) -> Pa
     """Download Pillow's source; pip refuses what has none of the digests."""
     wanted = folder / "pillow.txt"
     wanted.write_text(f"pillow=={installed} {' '.join(f'--hash=sha256:{digest}' for digest in sorted(digests))}\n")
-    # pip also asks the source for its metadata, with the tools that this needs; it builds nothing.
+    # pip also prepares the metadata of the source, with the tools that this needs; it builds nothing.
     options = ("--quiet", "--no-deps", "--no-binary", "pillow", "--require-hashes", "--dest", folder)
     done = run(sys.executable, "-m", "pip", "download", *options, "--requirement", wanted, timeout=_SECONDS)
     found = list(folder.glob("pillow-*.tar.gz"))

@@ -154,7 +154,7 @@ class Campaign:
         step()
 
     def grave_findings(self) -> list[Finding]:
-        """Return the findings that are faults, without those that are known and cannot be mended here."""
+        """Return the findings that are faults, without those that are known and cannot be fixed here."""
         return [
             finding
             for problem, finding in self.findings.items()

@@ -154,6 +154,37 @@ ODD_INTEGERS = st.sampled_from(
         -(2**63) - 1,
     )
 )
+# Places among a few; which binary block; bits to flip; and changes of a length.
+FEW_PLACES = st.integers(0, 15)
+BLOCKS = st.integers(0, 3)
+MASKS = st.integers(1, 255)
+SMALL_CHANGES = st.sampled_from((-5, -4, -1, 1, 2, 4, 100))
+PARAMETER_NAMES = st.sampled_from(
+    (
+        "k",
+        "K",
+        "priority",
+        "timeout",
+        "sequence_id",
+        "sequence_start",
+        "sequence_end",
+        "binary_data_output",
+        "headers",
+        "binary_data",
+        "binary_data_size",
+        "classification",
+        "triton_enable_empty_final_response",
+        "",
+        "x",
+        "triton_x",
+        "shared_memory_region",
+        "shared_memory_offset",
+        "shared_memory_byte_size",
+        "unload_dependents",
+        "triton_final",
+        "max_tokens",
+    )
+)
 ODD_TEXTS = st.sampled_from(
     (
         "",

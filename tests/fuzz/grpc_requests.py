@@ -13,10 +13,15 @@ from jpeg_contract.tensors import ENSEMBLE, IMAGE
 from tritonclient.grpc import service_pb2 as pb
 
 from fuzz.drafts import (
+    BLOCKS,
+    FEW_PLACES,
+    MASKS,
     ODD_INTEGERS,
     ODD_SHAPES,
     ODD_TEXTS,
+    PARAMETER_NAMES,
     PLACES,
+    SMALL_CHANGES,
     Draft,
     choice,
     flipped,
@@ -70,7 +75,7 @@ class GrpcPlan:
 
     @property
     def infer(self) -> Any:
-        """The message, if it asks for an inference; else an empty one, which is not sent."""
+        """The message of an inference request; of others an empty one, which is not sent."""
         return self.message if isinstance(self.message, pb.ModelInferRequest) else pb.ModelInferRequest()
 
 
@@ -101,7 +106,7 @@ def infer_plan(
         model: Which is asked.
         arrays: One for each input.
         typed: The data are in the typed contents of the inputs, and not raw.
-        outputs: Names; empty asks for all.
+        outputs: Names; empty requests all.
         copies: Length of a stream; 0 for a call that is none.
     """
     message = pb.ModelInferRequest(model_name=model.name)
@@ -397,10 +402,6 @@ def _signed(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-_PLACE = st.integers(0, 15)
-_BLOCK = st.integers(0, 3)
-_MASKS = st.integers(1, 255)
-_SMALL_CHANGES = st.sampled_from((-5, -4, -1, 1, 2, 4, 100))
 _INT64 = ODD_INTEGERS.map(_signed)
 _TEXTS = ODD_TEXTS.filter(lambda text: text.isprintable() or text.isascii())
 _NAMES = st.sampled_from(("IMAGE", "ERROR", "LABEL", "input__0", "output__0", "PIXELS", "nothing", "", "preprocess"))
@@ -413,63 +414,40 @@ _PARAMETER_VALUES = st.one_of(
     st.tuples(st.just("bool_param"), st.booleans()),
     st.just(("", None)),
 )
-_PARAMETER_NAMES = st.sampled_from(
-    (
-        "k",
-        "K",
-        "priority",
-        "timeout",
-        "sequence_id",
-        "sequence_start",
-        "sequence_end",
-        "binary_data_output",
-        "headers",
-        "binary_data",
-        "binary_data_size",
-        "classification",
-        "triton_enable_empty_final_response",
-        "",
-        "x",
-        "triton_x",
-        "shared_memory_region",
-        "shared_memory_offset",
-        "shared_memory_byte_size",
-        "unload_dependents",
-        "triton_final",
-    )
-)
 _KINDS = st.sampled_from(("inputs", "outputs", "raw_input_contents"))
 _CONTENT_KINDS = st.sampled_from(tuple(sorted(set(_CONTENTS.values()))))
 
 _MESSAGE_KINDS = [
-    mutation(shape, place=_PLACE, value=_SHAPES),
-    mutation(shape, place=_PLACE, value=_SHAPES),
+    mutation(shape, place=FEW_PLACES, value=_SHAPES),
+    mutation(shape, place=FEW_PLACES, value=_SHAPES),
     mutation(batch, change=st.sampled_from((-2, -1, 1, 2, 63, 64, 1000))),
-    mutation(datatype, place=_PLACE, value=st.sampled_from((*DATATYPES, "", "bytes", "TYPE_STRING", "FP8"))),
-    mutation(name, place=_PLACE, value=_NAMES | _TEXTS),
+    mutation(datatype, place=FEW_PLACES, value=st.sampled_from((*DATATYPES, "", "bytes", "TYPE_STRING", "FP8"))),
+    mutation(name, place=FEW_PLACES, value=_NAMES | _TEXTS),
     mutation(model_version, value=st.sampled_from(("1", "0", "-1", "2", "x", "", "1.0", "99999999999999999999", " 1"))),
     mutation(identity, value=_TEXTS),
-    mutation(parameter, place=_PLACE, key=_PARAMETER_NAMES, value=_PARAMETER_VALUES),
-    mutation(parameter, place=st.just(0), key=_PARAMETER_NAMES, value=_PARAMETER_VALUES),
-    mutation(classification, place=_PLACE, count=_PARAMETER_VALUES | st.tuples(st.just("int64_param"), _INT64)),
-    mutation(shared_memory, place=_PLACE, region=_TEXTS, size=ODD_INTEGERS, offset=ODD_INTEGERS, keep=st.booleans()),
-    mutation(repeated, place=_PLACE, kind=_KINDS, times=st.sampled_from((1, 2, 100))),
-    mutation(dropped, place=_PLACE, kind=_KINDS),
+    mutation(parameter, place=FEW_PLACES, key=PARAMETER_NAMES, value=_PARAMETER_VALUES),
+    mutation(parameter, place=st.just(0), key=PARAMETER_NAMES, value=_PARAMETER_VALUES),
+    mutation(classification, place=FEW_PLACES, count=_PARAMETER_VALUES | st.tuples(st.just("int64_param"), _INT64)),
+    mutation(
+        shared_memory, place=FEW_PLACES, region=_TEXTS, size=ODD_INTEGERS, offset=ODD_INTEGERS, keep=st.booleans()
+    ),
+    mutation(repeated, place=FEW_PLACES, kind=_KINDS, times=st.sampled_from((1, 2, 100))),
+    mutation(dropped, place=FEW_PLACES, kind=_KINDS),
     mutation(extra_output, value=_NAMES),
     mutation(extra_raw, data=st.sampled_from((b"", b"\0", b"\0\0\0\0", b"\x01\0\0\0x", bytes(1000)))),
-    mutation(extra_contents, place=_PLACE, kind=_CONTENT_KINDS, times=st.sampled_from((1, 2, 8, 5000))),
-    mutation(contents_out_of_range, place=_PLACE, value=ODD_INTEGERS),
-    mutation(cut_contents, place=_PLACE, kind=_CONTENT_KINDS, keep=st.sampled_from((0, 1, 7))),
-    mutation(json_in_text, place=_PLACE, depth=st.sampled_from((1, 100, 5000))),
+    mutation(extra_contents, place=FEW_PLACES, kind=_CONTENT_KINDS, times=st.sampled_from((1, 2, 8, 5000))),
+    mutation(contents_out_of_range, place=FEW_PLACES, value=ODD_INTEGERS),
+    mutation(cut_contents, place=FEW_PLACES, kind=_CONTENT_KINDS, keep=st.sampled_from((0, 1, 7))),
+    mutation(json_in_text, place=FEW_PLACES, depth=st.sampled_from((1, 100, 5000))),
 ]
 _DATA_KINDS = [
-    mutation(raw_flip, block=_BLOCK, place=PLACES, mask=_MASKS),
-    mutation(raw_length, block=_BLOCK, place=PLACES, value=ODD_INTEGERS),
-    mutation(raw_length_off, block=_BLOCK, change=_SMALL_CHANGES),
-    mutation(raw_resize, block=_BLOCK, place=PLACES, change=_SMALL_CHANGES),
-    mutation(raw_resize, block=_BLOCK, place=PLACES, change=st.sampled_from((-100_000, 1000, 300_000))),
-    mutation(image, place=_PLACE, data=st.sampled_from(tuple(broken_images().values()))),
-    mutation(image, place=_PLACE, data=st.sampled_from(tuple(broken_images().values()))),
+    mutation(raw_flip, block=BLOCKS, place=PLACES, mask=MASKS),
+    mutation(raw_length, block=BLOCKS, place=PLACES, value=ODD_INTEGERS),
+    mutation(raw_length_off, block=BLOCKS, change=SMALL_CHANGES),
+    mutation(raw_resize, block=BLOCKS, place=PLACES, change=SMALL_CHANGES),
+    mutation(raw_resize, block=BLOCKS, place=PLACES, change=st.sampled_from((-100_000, 1000, 300_000))),
+    mutation(image, place=FEW_PLACES, data=st.sampled_from(tuple(broken_images().values()))),
+    mutation(image, place=FEW_PLACES, data=st.sampled_from(tuple(broken_images().values()))),
 ]
 _METADATA = st.sampled_from(
     (
@@ -490,9 +468,9 @@ _METADATA = st.sampled_from(
     )
 )
 _CALL_KINDS = [
-    mutation(bytes_flip, place=PLACES, mask=_MASKS),
-    mutation(bytes_flip, place=PLACES, mask=_MASKS),
-    mutation(bytes_resize, place=PLACES, change=_SMALL_CHANGES),
+    mutation(bytes_flip, place=PLACES, mask=MASKS),
+    mutation(bytes_flip, place=PLACES, mask=MASKS),
+    mutation(bytes_resize, place=PLACES, change=SMALL_CHANGES),
     mutation(
         bytes_unknown_field, number=st.sampled_from((20, 1000, 2**29 - 1)), size=st.sampled_from((0, 10, 100_000))
     ),

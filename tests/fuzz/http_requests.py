@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 from jpeg_contract.tensors import ENSEMBLE, IMAGE
 
 from fuzz.drafts import (
+    BLOCKS,
+    FEW_PLACES,
+    MASKS,
     ODD_INTEGERS,
     ODD_SHAPES,
     ODD_TEXTS,
+    PARAMETER_NAMES,
     PLACES,
+    SMALL_CHANGES,
     Draft,
     Mutation,
     choice,
@@ -113,7 +118,7 @@ def infer_plan(
         model: Which is asked.
         arrays: One for each input.
         in_json: Whether each array is in the JSON head.
-        outputs: Names; None leaves out the member, and asks for all.
+        outputs: Names; None omits the member, which requests all.
         binary_outputs: The outputs are wanted as binary data.
     """
     plan = HttpPlan(f"/v2/models/{model.name}/infer")
@@ -590,35 +595,6 @@ def hang_up(plan: HttpPlan) -> None:
     plan.hang_up = True
 
 
-_PLACE = st.integers(0, 15)
-_BLOCK = st.integers(0, 3)
-_MASKS = st.integers(1, 255)
-_SMALL_CHANGES = st.sampled_from((-5, -4, -1, 1, 2, 4, 100))
-_PARAMETER_NAMES = st.sampled_from(
-    (
-        "k",
-        "K",
-        "priority",
-        "timeout",
-        "sequence_id",
-        "sequence_start",
-        "sequence_end",
-        "binary_data_output",
-        "headers",
-        "binary_data",
-        "binary_data_size",
-        "classification",
-        "max_tokens",
-        "triton_enable_empty_final_response",
-        "",
-        "x",
-        "shared_memory_region",
-        "shared_memory_offset",
-        "shared_memory_byte_size",
-        "triton_x",
-        "unload_dependents",
-    )
-)
 _MEMBER_NAMES = st.sampled_from(("name", "shape", "datatype", "data", "parameters"))
 _KINDS = st.sampled_from(("inputs", "outputs"))
 _TENSOR_NAMES = st.sampled_from(("IMAGE", "ERROR", "LABEL", "input__0", "output__0", "PIXELS", "nothing", ""))
@@ -646,56 +622,56 @@ _K_VALUES = st.sampled_from(
 )
 
 _JSON_KINDS = [
-    mutation(json_shape, place=_PLACE, shape=ODD_SHAPES),
-    mutation(json_shape, place=_PLACE, shape=ODD_SHAPES | JSON_VALUES),
-    mutation(json_datatype, place=_PLACE, datatype=st.sampled_from(DATATYPES)),
-    mutation(json_datatype, place=_PLACE, datatype=st.sampled_from(("", "bytes", "TYPE_STRING", 1, None, "FP8"))),
+    mutation(json_shape, place=FEW_PLACES, shape=ODD_SHAPES),
+    mutation(json_shape, place=FEW_PLACES, shape=ODD_SHAPES | JSON_VALUES),
+    mutation(json_datatype, place=FEW_PLACES, datatype=st.sampled_from(DATATYPES)),
+    mutation(json_datatype, place=FEW_PLACES, datatype=st.sampled_from(("", "bytes", "TYPE_STRING", 1, None, "FP8"))),
     mutation(json_batch, change=st.sampled_from((-2, -1, 1, 2, 63, 64, 1000))),
-    mutation(json_field, place=_PLACE, name=_MEMBER_NAMES, value=JSON_VALUES),
-    mutation(json_missing, place=_PLACE, name=_MEMBER_NAMES),
+    mutation(json_field, place=FEW_PLACES, name=_MEMBER_NAMES, value=JSON_VALUES),
+    mutation(json_missing, place=FEW_PLACES, name=_MEMBER_NAMES),
     mutation(json_top_field, name=st.sampled_from(("id", "id", "inputs", "outputs", "parameters")), value=JSON_VALUES),
     mutation(json_top_missing, name=st.sampled_from(("inputs", "outputs"))),
     mutation(json_document, value=JSON_VALUES),
-    mutation(json_binary_size, place=_PLACE, size=ODD_INTEGERS),
-    mutation(json_binary_size, place=_PLACE, size=JSON_VALUES),
-    mutation(json_binary_size_off, place=_PLACE, change=_SMALL_CHANGES),
-    mutation(json_parameter, place=_PLACE, name=_PARAMETER_NAMES, value=JSON_VALUES),
-    mutation(json_parameter, place=_PLACE, name=_PARAMETER_NAMES, value=ODD_INTEGERS),
-    mutation(json_parameter, place=st.just(0), name=_PARAMETER_NAMES, value=JSON_VALUES),
+    mutation(json_binary_size, place=FEW_PLACES, size=ODD_INTEGERS),
+    mutation(json_binary_size, place=FEW_PLACES, size=JSON_VALUES),
+    mutation(json_binary_size_off, place=FEW_PLACES, change=SMALL_CHANGES),
+    mutation(json_parameter, place=FEW_PLACES, name=PARAMETER_NAMES, value=JSON_VALUES),
+    mutation(json_parameter, place=FEW_PLACES, name=PARAMETER_NAMES, value=ODD_INTEGERS),
+    mutation(json_parameter, place=st.just(0), name=PARAMETER_NAMES, value=JSON_VALUES),
     mutation(
         json_shared_memory,
-        place=_PLACE,
+        place=FEW_PLACES,
         region=ODD_TEXTS,
         size=ODD_INTEGERS,
         offset=ODD_INTEGERS,
         keep=st.booleans(),
     ),
-    mutation(json_classification, place=_PLACE, count=ODD_INTEGERS),
-    mutation(json_repeated, place=_PLACE, kind=_KINDS, times=st.sampled_from((1, 2, 100))),
+    mutation(json_classification, place=FEW_PLACES, count=ODD_INTEGERS),
+    mutation(json_repeated, place=FEW_PLACES, kind=_KINDS, times=st.sampled_from((1, 2, 100))),
     mutation(json_extra, kind=_KINDS, name=_TENSOR_NAMES),
-    mutation(json_dropped, place=_PLACE, kind=_KINDS),
+    mutation(json_dropped, place=FEW_PLACES, kind=_KINDS),
     mutation(json_reversed, kind=_KINDS),
-    mutation(json_data, place=_PLACE, data=JSON_VALUES),
-    mutation(json_data, place=_PLACE, data=st.lists(JSON_VALUES, max_size=4)),
-    mutation(json_data_nested, place=_PLACE, depth=_DEPTHS),
-    mutation(json_data_cut, place=_PLACE, keep=st.sampled_from((0, 1, 2, 7, 100))),
+    mutation(json_data, place=FEW_PLACES, data=JSON_VALUES),
+    mutation(json_data, place=FEW_PLACES, data=st.lists(JSON_VALUES, max_size=4)),
+    mutation(json_data_nested, place=FEW_PLACES, depth=_DEPTHS),
+    mutation(json_data_cut, place=FEW_PLACES, keep=st.sampled_from((0, 1, 2, 7, 100))),
 ]
 _TEXT_KINDS = [
-    mutation(text_flip, place=PLACES, mask=_MASKS),
-    mutation(text_resize, place=PLACES, change=_SMALL_CHANGES),
+    mutation(text_flip, place=PLACES, mask=MASKS),
+    mutation(text_resize, place=PLACES, change=SMALL_CHANGES),
     mutation(
         text_number,
-        place=_PLACE,
+        place=FEW_PLACES,
         literal=st.sampled_from(
             (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-0", b"1.0", b"01", b"0x10", b"9" * 400, b"1e-400", b"1e18")
         ),
     ),
     mutation(
         text_repeated_member,
-        place=_PLACE,
+        place=FEW_PLACES,
         value=st.sampled_from((b"1", b"[]", b"{}", b'"x"', b"null", b"[1,1]", b"-1", b'"BYTES"', b'"IMAGE"')),
     ),
-    mutation(text_unknown_member, place=_PLACE, depth=_TEXT_DEPTHS, opening=st.sampled_from((b"[", b'{"a":'))),
+    mutation(text_unknown_member, place=FEW_PLACES, depth=_TEXT_DEPTHS, opening=st.sampled_from((b"[", b'{"a":'))),
     mutation(
         text_around,
         before=st.sampled_from((b"", b"", b"\xef\xbb\xbf", b" \n\t", b"\0", b"//\n", b"[", b"\xff\xfe")),
@@ -703,18 +679,18 @@ _TEXT_KINDS = [
     ),
 ]
 _BINARY_KINDS = [
-    mutation(binary_flip, block=_BLOCK, place=PLACES, mask=_MASKS),
-    mutation(binary_length, block=_BLOCK, place=PLACES, value=ODD_INTEGERS),
-    mutation(binary_length_off, block=_BLOCK, change=_SMALL_CHANGES),
-    mutation(binary_resize, block=_BLOCK, place=PLACES, change=_SMALL_CHANGES, tell=st.booleans()),
+    mutation(binary_flip, block=BLOCKS, place=PLACES, mask=MASKS),
+    mutation(binary_length, block=BLOCKS, place=PLACES, value=ODD_INTEGERS),
+    mutation(binary_length_off, block=BLOCKS, change=SMALL_CHANGES),
+    mutation(binary_resize, block=BLOCKS, place=PLACES, change=SMALL_CHANGES, tell=st.booleans()),
     mutation(
         binary_resize,
-        block=_BLOCK,
+        block=BLOCKS,
         place=PLACES,
         change=st.sampled_from((-100_000, 1000, 300_000)),
         tell=st.booleans(),
     ),
-    mutation(binary_image, block=_BLOCK, image=st.sampled_from(tuple(broken_images().values()))),
+    mutation(binary_image, block=BLOCKS, image=st.sampled_from(tuple(broken_images().values()))),
 ]
 _HEADERS = st.sampled_from(
     (
@@ -800,8 +776,8 @@ _SLOW_KINDS = [
         method, name=st.sampled_from(("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "X"))
     ),
     mutation(version, text=st.sampled_from(("HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "HTTP/9.9", "", "X"))),
-    mutation(wire_flip, place=PLACES, mask=_MASKS),
-    mutation(wire_resize, place=PLACES, change=_SMALL_CHANGES),
+    mutation(wire_flip, place=PLACES, mask=MASKS),
+    mutation(wire_resize, place=PLACES, change=SMALL_CHANGES),
     mutation(wire_cut, place=PLACES),
     mutation(wire_twice),
     mutation(hang_up),

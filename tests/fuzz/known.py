@@ -49,7 +49,7 @@ class Killer:
 
 @dataclass(frozen=True)
 class Fault:
-    """A grave finding that cannot be mended here.
+    """A grave finding that cannot be fixed here.
 
     Attributes:
         kind: Class of the finding.
