@@ -6,7 +6,7 @@ import importlib
 import io
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from jpeg_contract.remedies import install_command
 from jpeg_contract.settings import PreprocessSettings
 from PIL import Image
 
-from jpeg_preprocess.admission import DecodeLater, RequestTooLong
+from jpeg_preprocess.admission import DecodeLater, RequestTooLong, admit
+from jpeg_preprocess.decode_cost import MIB, DecodeCost
+from jpeg_preprocess.device_cost import device_cost, groups
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
 from jpeg_preprocess.jpeg_header import PlainJpeg, read_plain
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
@@ -39,8 +41,9 @@ class DevicePreprocessor:
     """Decodes, resizes and crops batches of JPEGs on a GPU, and on the CPU what the GPU does not take.
 
     nvImageCodec decodes plain JPEGs (`jpeg_header.PlainJpeg`) by the GPU's JPEG engines, or by its cores where it has
-    no engines. What is not plain, what is beyond a limit, and what the GPU refuses goes through `Preprocessor`, image
-    by image, which also finds the words for what is broken.
+    no engines, in groups that take at most `max_decode_mib` of the GPU's memory. What is not plain, what is beyond a
+    limit, and what the GPU refuses goes through `Preprocessor`, image by image, which also finds the words for what is
+    broken.
 
     gpu: its number. Raises SettingsError if there is no GPU or a package is missing, or if the geometry cannot be
     computed there.
@@ -63,6 +66,7 @@ class DevicePreprocessor:
         # The kernel turns images upright.
         self._parameters = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
         self._fallback = Preprocessor(settings)
+        self._memory = settings.limits.max_decode_mib * MIB
         # The first batches wait for what the GPU's driver and nvImageCodec load and reserve: half a second and more.
         for size in (1, _WARM_UP_BATCH):
             self.decode([_warm_up_jpeg()] * size)
@@ -70,9 +74,14 @@ class DevicePreprocessor:
     def admit(
         self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
     ) -> list[RequestTooLong | DecodeLater | None]:
-        """Choose the requests of a batch that are decoded now, by what of them is left to the CPU."""
-        left = [[data for data in images if self._takes(data) is None] for images in requests]
-        return self._fallback.admit(left, may_be_large)
+        """Choose the requests of a batch that are decoded now: see `admission.admit`."""
+        costs = [[self.cost(data) for data in images] for images in requests]
+        return admit(costs, self.settings.limits, self._fallback.threads, may_be_large)
+
+    def cost(self, data: bytes) -> DecodeCost:
+        """Estimate what it costs to decode an image, on the GPU or on the CPU."""
+        header = self._takes(data)
+        return self._fallback.cost(data) if header is None else self._cost_on_device(header)
 
     def decode(self, images: Sequence[bytes]) -> Decoded:
         """As `Preprocessor.decode`, but the pixels of more than two images are a CuPy array.
@@ -81,19 +90,25 @@ class DevicePreprocessor:
         """
         begun = time.perf_counter()
         height, width = self.settings.geometry.crop_size
+        headers = [self._takes(data) for data in images]
+        plain = [index for index, header in enumerate(headers) if header is not None]
+        sizes = [self._cost_on_device(header).memory_bytes for header in headers if header is not None]
+        left = set(range(len(images)))
         with self._device, self._stream:
             pixels = self._cp.empty((len(images), height, width, 3), np.uint8)
-            try:
-                left = self._decode_on_device(images, pixels)
-            except Exception:
-                # What one image may have done to the decoder must not cost the others their answers.
-                log.exception("a batch of %d images could not be decoded on the GPU, and goes to the CPU", len(images))
-                left = list(range(len(images)))
+            for group in groups(sizes, self._memory):
+                taken = {plain[place]: images[plain[place]] for place in group}
+                try:
+                    left -= self._decode_on_device(taken, headers, pixels)
+                except Exception:
+                    # What one image may have done to the decoder must not cost the others their answers.
+                    log.exception("%d images could not be decoded on the GPU, and go to the CPU", len(taken))
             errors: list[ImageError | None] = [None] * len(images)
             seconds = [(time.perf_counter() - begun) / max(1, len(images))] * len(images)
             if left:
-                decoded = self._fallback.decode([images[index] for index in left])
-                for place, index in enumerate(left):
+                places = sorted(left)
+                decoded = self._fallback.decode([images[index] for index in places])
+                for place, index in enumerate(places):
                     pixels[index].set(decoded.pixels[place])
                     errors[index], seconds[index] = decoded.errors[place], decoded.seconds[place]
             self._stream.synchronize()
@@ -105,35 +120,43 @@ class DevicePreprocessor:
         """Wait for what is being decoded, and end the threads."""
         self._fallback.close()
 
-    def _decode_on_device(self, images: Sequence[bytes], pixels: Any) -> list[int]:
-        """Returns the places of the images that are left for the CPU."""
-        taken: list[tuple[int, PlainJpeg]] = []
-        streams = []
-        for index, data in enumerate(images):
-            header = self._takes(data)
-            if header is not None:
-                taken.append((index, header))
-                streams.append(self._codec.CodeStream(data))
-        windows = np.zeros(len(images), WINDOW)
+    def _decode_on_device(
+        self, images: Mapping[int, bytes], headers: Sequence[PlainJpeg | None], pixels: Any
+    ) -> set[int]:
+        """Decode plain JPEGs into their rows of `pixels`.
+
+        Args:
+            images: By their row.
+            headers: Of each row.
+            pixels: (N, crop height, crop width, 3) uint8 on the GPU.
+
+        Returns:
+            The rows that were written.
+        """
+        streams = [self._codec.CodeStream(data) for data in images.values()]
+        decoded = self._decoder.decode(streams, params=self._parameters, cuda_stream=self._stream.ptr)
+        windows = np.zeros(len(headers), WINDOW)
         on_device = set()
-        if streams:
-            decoded = self._decoder.decode(streams, params=self._parameters, cuda_stream=self._stream.ptr)
-            for (index, header), image in zip(taken, decoded, strict=True):
-                if image is None:
-                    continue
-                array = image.__cuda_array_interface__
-                if array["shape"] != (header.height, header.width, 3) or array["typestr"] != "|u1":
-                    continue
-                row_bytes = (array["strides"] or (header.width * 3,))[0]
-                orientation = header.orientation if self.settings.exif_orientation else 1
-                windows[index] = window(
-                    self.settings.geometry, array["data"][0], row_bytes, (header.width, header.height), orientation
-                )
-                on_device.add(index)
-            self._resize(windows, pixels)
-            # The decoded images are read until here.
-            self._stream.synchronize()
-        return [index for index in range(len(images)) if index not in on_device]
+        for index, image in zip(images, decoded, strict=True):
+            header = headers[index]
+            if image is None or header is None:
+                continue
+            array = image.__cuda_array_interface__
+            if array["shape"] != (header.height, header.width, 3) or array["typestr"] != "|u1":
+                continue
+            row_bytes = (array["strides"] or (header.width * 3,))[0]
+            orientation = header.orientation if self.settings.exif_orientation else 1
+            windows[index] = window(
+                self.settings.geometry, array["data"][0], row_bytes, (header.width, header.height), orientation
+            )
+            on_device.add(index)
+        self._resize(windows, pixels)
+        # The decoded images are read until here.
+        self._stream.synchronize()
+        return on_device
+
+    def _cost_on_device(self, header: PlainJpeg) -> DecodeCost:
+        return device_cost(header, self._fallback.threads, self._memory)
 
     def _takes(self, data: bytes) -> PlainJpeg | None:
         limits = self.settings.limits

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
 from jpeg_preprocess.decode import open_jpeg, scale
-from jpeg_preprocess.decode_cost import MIB, DecodeCost, decode_cost, refusal
+from jpeg_preprocess.decode_cost import MIB, NOTHING, DecodeCost, decode_cost, refusal
 from jpeg_preprocess.resize import resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,16 @@ class Preprocessor:
     """Decodes, resizes and crops batches of JPEGs with a pool of threads that lives as long as it does.
 
     Threads and not processes: Pillow gives up the interpreter's lock while it decodes and resizes.
+
+    Attributes:
+        settings: As given.
+        threads: Number of images that are decoded at once.
     """
 
     def __init__(self, settings: PreprocessSettings) -> None:
         self.settings = settings
-        self._threads = settings.threads or usable_cpus()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jpeg-decode")
+        self.threads = settings.threads or usable_cpus()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="jpeg-decode")
         give_large_blocks_back()
         self._memory = MemoryBudget(settings.limits.max_decode_mib * MIB)
 
@@ -58,14 +62,14 @@ class Preprocessor:
         self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
     ) -> list[RequestTooLong | DecodeLater | None]:
         """Choose the requests of a batch that are decoded now: see `admission.admit`."""
-        limits = self.settings.limits
-        costs = [[cost for cost in map(self.cost, images) if refusal(cost, limits) is None] for images in requests]
-        return admit(costs, limits, self._threads, may_be_large)
+        costs = [[self.cost(data) for data in images] for images in requests]
+        return admit(costs, self.settings.limits, self.threads, may_be_large)
 
     def cost(self, data: bytes) -> DecodeCost:
-        """Estimate what it costs to decode an image."""
+        """Estimate what it costs to decode an image: nothing, if it is refused before."""
         settings = self.settings
-        return decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
+        cost = decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
+        return cost if refusal(cost, settings.limits) is None else NOTHING
 
     def decode(self, images: Sequence[bytes]) -> Decoded:
         """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image."""

@@ -3,12 +3,18 @@
 Skipped where there is no NVIDIA GPU, or not the packages of the extra `gpu-decode`.
 """
 
+import time
+
 import numpy as np
 import pytest
+from decode_cost import grainy, peak_memory
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.settings import PreprocessSettings
 from jpeg_preprocess import DevicePreprocessor, Preprocessor, resize_and_crop
+from jpeg_preprocess.decode_cost import MIB
+from jpeg_preprocess.device_cost import device_cost
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
+from jpeg_preprocess.jpeg_header import read_plain
 from PIL import Image
 from support import PHOTOS, encode, noise, photo, why_no_cupy_gpu
 
@@ -107,6 +113,56 @@ def test_a_damaged_image_costs_no_other_its_pixels(gpu, cpu):
     good = photo("coffee")
     found, wanted = compare(gpu, cpu, [good, damaged, good])
     assert np.abs(found[::2] - wanted[::2]).mean() <= MEAN_COUNTS
+
+
+def memory_of(image):
+    header = read_plain(image)
+    assert header is not None
+    return device_cost(header, 1, 1).memory_bytes
+
+
+def test_a_batch_of_the_largest_images_is_decoded_in_groups_within_a_bound_of_memory(gpu, cpu):
+    """Each is larger than the bound by itself, so that it is alone in its group."""
+    largest = encode(china().resize((12_000, 10_000)), quality=75)
+    bound = memory_of(largest)
+    assert bound > gpu.settings.limits.max_decode_mib * MIB
+    gpu.decode([largest])  # what nvImageCodec reserves once
+    with peak_memory(on_gpu=True) as grown:
+        found, wanted = compare(gpu, cpu, [largest] * 6)
+    assert np.abs(found - wanted).mean() <= MEAN_COUNTS
+    assert grown() <= bound
+
+
+def test_the_most_that_a_batch_may_hold_takes_less_than_the_longest_wait(gpu):
+    limits = gpu.settings.limits
+    for size, options in (((12_000, 10_000), {"quality": 75}), ((4000, 3000), {"quality": 95, "subsampling": 0})):
+        image = encode(grainy(china(), *size), **options)
+        if len(image) > limits.max_image_bytes:
+            continue
+        admitted = max(count for count in range(1, 65) if gpu.admit([[image] * count], lambda: True) == [None])
+        begun = time.monotonic()
+        decoded = gpu.decode([image] * admitted)
+        assert decoded.errors == [None] * admitted
+        assert time.monotonic() - begun < limits.max_wait_ms / 1000, (size, admitted)
+
+
+def test_a_group_that_cannot_be_decoded_on_the_gpu_costs_no_other_its_pixels(gpu, cpu, monkeypatch, caplog):
+    good = photo("coffee")
+    monkeypatch.setattr(gpu, "_memory", memory_of(good))  # each image is a group
+    decode, calls = gpu._decode_on_device, []
+
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise RuntimeError("the decoder is gone")
+        return decode(*arguments)
+
+    monkeypatch.setattr(gpu, "_decode_on_device", fail_once)
+    found, wanted = compare(gpu, cpu, [good, good, good])
+    assert len(calls) == 3
+    np.testing.assert_array_equal(found[1], wanted[1])
+    assert np.abs(found - wanted).mean() <= MEAN_COUNTS
+    assert "could not be decoded on the GPU" in caplog.text
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
