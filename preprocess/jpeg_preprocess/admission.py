@@ -54,25 +54,26 @@ def admit(
     """
     most = batch_seconds(limits, threads)
     seconds = [sum(cost.seconds for cost in costs) for costs in requests]
-    has_large = any(LARGE_S < each <= most for each in seconds)
-    largest = most if not has_large or may_be_large() else LARGE_S
-    if sum(seconds) <= most and (not has_large or largest == most):
+    work = [sum(cost.work for cost in costs) for costs in requests]
+    has_large = any(each > LARGE_S for each, all_threads in zip(seconds, work, strict=True) if all_threads <= most)
+    takes_large = not has_large or may_be_large()
+    if takes_large and sum(work) <= most:
         return [None] * len(requests)
     verdicts: list[RequestTooLong | DecodeLater | None] = [None] * len(requests)
     taken = 0.0
-    for place in sorted(range(len(requests)), key=seconds.__getitem__):
-        if seconds[place] > most:
+    for place in sorted(range(len(requests)), key=work.__getitem__):
+        if work[place] > most:
             images = len(requests[place])
             verdicts[place] = RequestTooLong(
-                f"decoding these {images} images takes an estimated {seconds[place]:.1f} s, the limit of a request is "
-                f"{most:.1f} s: send fewer images in one request [{RequestTooLong.reason}]"
+                f"decoding these {images} images takes an estimated {work[place]:.1f} s of thread time, the limit of a "
+                f"request is {most:.1f} s: send fewer images in one request [{RequestTooLong.reason}]"
             )
-        elif seconds[place] > largest or taken + seconds[place] > most:
+        elif (seconds[place] > LARGE_S and not takes_large) or taken + work[place] > most:
             verdicts[place] = DecodeLater(
                 f"large images of other requests are decoded first: send the request again later [{DecodeLater.reason}]"
             )
         else:
-            taken += seconds[place]
+            taken += work[place]
     return verdicts
 
 

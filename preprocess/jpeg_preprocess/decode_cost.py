@@ -32,12 +32,19 @@ class DecodeCost:
     """An estimate.
 
     Attributes:
-        seconds: On one core.
+        seconds: On one core, or on a GPU.
         memory_bytes: At most at once, without the encoded image.
+        threads: How many of a worker's threads it keeps busy: all of them while a GPU decodes.
     """
 
     seconds: float
     memory_bytes: int
+    threads: int = 1
+
+    @property
+    def work(self) -> float:
+        """Seconds of a worker's threads, all together."""
+        return self.seconds * self.threads
 
 
 MIB = 2**20

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from jpeg_preprocess.decode_cost import DecodeCost
 from jpeg_preprocess.jpeg_header import PlainJpeg
 
-# One JPEG engine of an H100 decodes so many pixels, and so many engines work on a group (docs/preprocessing.md).
-_PIXELS_PER_S, _ENGINES = 0.4e9, 4
+# What one JPEG engine of an H100 decodes of detailed 4:4:4 images, and how many work on a group at least
+# (docs/preprocessing.md has the measurements).
+_PIXELS_PER_S, _ENGINES = 0.8e9, 4
 # RGB, beside the planes of YCbCr that the engine writes.
 _BYTES_PER_PIXEL = 6
 
@@ -18,14 +19,13 @@ def device_cost(header: PlainJpeg, threads: int, limit: int) -> DecodeCost:
 
     Args:
         header: Of the image.
-        threads: Of the worker that waits for the GPU. Seconds are those of one thread (`admission.admit`), and all of
-            them wait.
+        threads: Of the worker that waits for the GPU.
         limit: Of a group, in bytes: what fits is decoded side by side.
     """
     pixels = header.width * header.height
     size = pixels * _BYTES_PER_PIXEL
     side_by_side = max(1, min(_ENGINES, limit // size))
-    return DecodeCost(pixels / (_PIXELS_PER_S * side_by_side) * threads, size)
+    return DecodeCost(pixels / (_PIXELS_PER_S * side_by_side), size, threads)
 
 
 def groups(sizes: Sequence[int], limit: int) -> list[range]:
