@@ -74,7 +74,7 @@ def run_soak(
         plan: How.
         servers: Number of tritonservers.
         progress: Receives the steps.
-        checkpoint: Receives the result so far after each kill.
+        checkpoint: Receives the result so far: at the begin, after each kill, and at the end, also at an early one.
 
     Returns:
         Capacity, rate, readings, kills with their recoveries, counts, `comparison` and `verdict`.
@@ -82,7 +82,6 @@ def run_soak(
     progress("capacity")
     capacity = measure_capacity(service.target, samples)
     rate = plan.share * capacity
-    progress(f"{rate:.0f} requests/s, {plan.share:.0%} of {capacity:.0f}, for {plan.seconds:.0f} s")
     # Beside the schedule, few requests of several images and of this project's client.
     load = Load(grpc=0, http=0, grpc_batches=1, http_batches=1, clients=1, pause_s=1.0, rate=rate)
     readings: list[dict[str, Any]] = []
@@ -97,32 +96,37 @@ def run_soak(
         "readings": readings,
         "kills": kills,
     }
+    checkpoint(result)
+    progress(f"{rate:.0f} requests/s, {plan.share:.0%} of {capacity:.0f}, for {plan.seconds:.0f} s")
     with Traffic(service.target, samples, load, keep_s=2 * plan.kill_every_s) as traffic:
-        traffic.wait_until_answering()
         record = traffic.record
-        begin = time.monotonic()
-        next_kill, next_reading = plan.kill_every_s, 0.0
-        killed_at, is_warm = begin, False
-        while (now := time.monotonic() - begin) < plan.seconds:
-            if now >= next_reading:
-                counts = {verdict.value: record.count(verdict) for verdict in Verdict}
-                readings.append({"at_s": round(now, 1), **counts, **read_service(service)})
-                next_reading += plan.sample_every_s
-            # The last life is a whole one, too.
-            if now >= next_kill and plan.seconds - now >= 0.98 * plan.kill_every_s:
-                model = next(models)
-                killed_at, is_warm = injection.kill(service.workers(model)[:1]), False
-                progress(f"{now:.0f} s: killed {model}")
-                kills.append({"at_s": round(now, 1), "model": model, "recovery_s": None})
-                next_kill += plan.kill_every_s
-                checkpoint({**result, **record.summary()})
-            recovered_at = record.recovered_at(killed_at)
-            if kills and not is_warm and recovered_at is not None:
-                kills[-1]["recovery_s"] = round(recovered_at - killed_at, 2)
-            if not is_warm and time.monotonic() - killed_at > _WARM_UP_PART * plan.kill_every_s:
-                bursts += _burst(service.target, samples)
-                is_warm = True
-            time.sleep(_LOOK_S)
+        try:
+            traffic.wait_until_answering()
+            begin = time.monotonic()
+            next_kill, next_reading = plan.kill_every_s, 0.0
+            killed_at, is_warm = begin, False
+            while (now := time.monotonic() - begin) < plan.seconds:
+                if now >= next_reading:
+                    counts = {verdict.value: record.count(verdict) for verdict in Verdict}
+                    readings.append({"at_s": round(now, 1), **counts, **read_service(service)})
+                    next_reading += plan.sample_every_s
+                # The last life is a whole one, too.
+                if now >= next_kill and plan.seconds - now >= 0.98 * plan.kill_every_s:
+                    model = next(models)
+                    killed_at, is_warm = injection.kill(service.workers(model)[:1]), False
+                    progress(f"{now:.0f} s: killed {model}")
+                    kills.append({"at_s": round(now, 1), "model": model, "recovery_s": None})
+                    next_kill += plan.kill_every_s
+                    checkpoint({**result, **record.summary()})
+                recovered_at = record.recovered_at(killed_at)
+                if kills and not is_warm and recovered_at is not None:
+                    kills[-1]["recovery_s"] = round(recovered_at - killed_at, 2)
+                if not is_warm and time.monotonic() - killed_at > _WARM_UP_PART * plan.kill_every_s:
+                    bursts += _burst(service.target, samples)
+                    is_warm = True
+                time.sleep(_LOOK_S)
+        finally:
+            checkpoint({**result, **record.summary()})
     result |= {**record.summary(), "problems": bursts + problems(record)}
     result["comparison"] = compare(readings, plan, servers)
     result["verdict"] = judge(result)

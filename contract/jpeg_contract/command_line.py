@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,7 @@ def run_app(
     if tokens == ["--version"]:
         app.version_print()
         return OK
+    before = _end_as_interrupted()
     try:
         status = app(tokens, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -119,6 +121,25 @@ def run_app(
             remedy = ": free some space and try again" if error.errno == errno.ENOSPC else ""
             return fail(command, f"{error.filename or 'output'}: {error.strerror or error}{remedy}", FAILED)
         raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end_as_interrupted() -> Any:
+    """Let SIGTERM end a command as Ctrl-C does, so that it ends the processes that it started, and removes its files.
+
+    Returns:
+        The handler before; None if it was left, outside of the main thread.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        return signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        return None
 
 
 def fail(command: str, message: str, status: int, *, reason: str | None = None) -> int:

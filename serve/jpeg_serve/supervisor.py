@@ -23,7 +23,7 @@ from jpeg_serve.errors import PortError, ProbeError, ServeError, ServerDied
 from jpeg_serve.options import ServerOptions
 from jpeg_serve.probe import ProbeResult, ProbeSkipped, probe_once
 from jpeg_serve.server import Member, TritonServer, wait_until_free
-from jpeg_serve.watch import Fault, Watch
+from jpeg_serve.watch import Fault, Watch, guarded_start
 
 # Seconds before the second, third, ... start in a row of a server that does not start, or faults right after; the last
 # one repeats.
@@ -35,6 +35,8 @@ _MOST_FAILED_STARTS = 20
 _LOST_PORT = "already in use"
 _MOST_LOST_PORTS = 3
 _LOOK_S = 0.1
+# How long the first photo of a server that is started again may take, at least, and compared with the one before.
+_LEAST_PHOTO_S, _PHOTO_FACTOR = 5.0, 4.0
 
 
 class Keeper:
@@ -58,6 +60,7 @@ class Keeper:
         self.restarts: dict[str, int] = {}
         self.failure: ServeError | None = None
         self.first_probe: ProbeResult | ProbeSkipped | None = None
+        self._first_photo_s: float | None = None
         self._ending = threading.Event()
         self._replacing = threading.Event()
         self._ready = threading.Event()
@@ -116,7 +119,7 @@ class Keeper:
         while not self._ending.is_set():
             server = TritonServer(self._options, log=self._log, member=self._member)
             try:
-                photo_s = self._bring_up(server)
+                photo_s = self._bring_up(server, failed_starts)
             except Exception as error:  # a keeper that ends without a word would leave no server
                 server.kill()
                 server.clean_up()
@@ -147,8 +150,12 @@ class Keeper:
             return _MOST_FAILED_STARTS
         return _MOST_LOST_PORTS if _LOST_PORT in str(error) else 1
 
-    def _bring_up(self, server: TritonServer) -> float:
+    def _bring_up(self, server: TritonServer, failed_starts: int) -> float:
         """Start a server, and wait until it answers a photo.
+
+        Args:
+            server: The server.
+            failed_starts: In a row, before this one.
 
         Returns:
             How long it takes for one photo, in seconds.
@@ -159,26 +166,37 @@ class Keeper:
             for classifier in server.classifiers if self.number == 1 else ():
                 self._progress(str(classifier))
             self._progress("loading the models ..." if self.number == 1 else f"loading {self._name()} ...")
-        server.wait_until_ready(lambda seconds: self._progress(f"loading, {seconds:.0f} s"), self._ending.is_set)
-        # The first requests may compile kernels.
+        with guarded_start(server, is_loaded=False):
+            server.wait_until_ready(lambda seconds: self._progress(f"loading, {seconds:.0f} s"), self._ending.is_set)
+        with guarded_start(server, is_loaded=True):
+            return self._first_photos(server, failed_starts)
+
+    def _first_photos(self, server: TritonServer, failed_starts: int) -> float:
+        """Let a server that is ready answer photos, and return how long it takes for one, in seconds."""
         limit_s = server.options.ready_timeout_s
+        if self._first_photo_s is not None:
+            # Another classifier may need longer than the one before: it gets twice the time at each try.
+            usual_s = max(_LEAST_PHOTO_S, _PHOTO_FACTOR * self._first_photo_s)
+            limit_s = min(limit_s, usual_s * 2**failed_starts)
         try:
+            begun = time.monotonic()
             # Compared with the report at the first start only: later, the repository may hold a newer build.
             if self.first_probe is None:
                 self.first_probe = server.probe(limit_s)
             else:
                 probe_once(server.http_address, limit_s, server.server_id)
+            # The first requests may compile kernels.
+            self._first_photo_s = time.monotonic() - begun
             begun = time.monotonic()
             probe_once(server.http_address, limit_s, server.server_id)
-            photo_s = time.monotonic() - begun
+            return time.monotonic() - begun
         except ProbeSkipped as skipped:
             self.first_probe = self.first_probe or skipped
-            photo_s = 0.0
         except ProbeError as error:
             if error.reason != "overloaded":
                 raise
-            photo_s = 0.0  # clients have found it already
-        return photo_s
+            # Clients have found it already.
+        return 0.0
 
     def _serve(self, server: TritonServer, photo_s: float) -> Fault | None:
         """Watch a server until it must end, and end it.

@@ -5,18 +5,18 @@ Readiness does not tell: Triton 2.51 stays ready with a worker that is dead or h
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from jpeg_contract.run_folder import WorkerState, read_workers
 
-from jpeg_serve.errors import ProbeError
+from jpeg_serve.errors import ProbeError, ServeError, ServerDied
 from jpeg_serve.probe import ProbeSkipped, probe_once
 from jpeg_serve.server import TritonServer
-from jpeg_serve.state import is_stopped, started_at
+from jpeg_serve.state import is_stopped, members, started_at
 
 _LOOK_S = 0.1
 _PROBE_PERIOD_S = 2.0
@@ -81,16 +81,14 @@ class Watch:
 
     def _look(self) -> Fault | None:
         server = self._server
-        status = server.poll()
-        if status is not None:
-            return Fault("server_died", f"tritonserver ended by itself ({status})")
-        if is_stopped(server.pid):
-            return Fault("stopped", "tritonserver is stopped by a signal")
         server.make_shared_memory_private()  # a reload makes new segments
         now = time.monotonic()
-        workers = list(read_workers(server.run_folder)) if server.run_folder is not None else []
+        workers = _workers(server)
+        fault = _fault_of_processes(server, workers)
+        if fault is not None:
+            return fault
         for worker in workers:
-            fault = self._look_at(worker, server.run_folder, now)
+            fault = self._look_at(worker, now)
             if fault is not None:
                 return fault
         line = server.unhealthy_worker()
@@ -107,22 +105,88 @@ class Watch:
             return Fault("hangs", f"nothing was answered for {quiet_s:.1f} s")
         return None
 
-    def _look_at(self, worker: WorkerState, folder: Path | None, now: float) -> Fault | None:
-        name = f"{worker.role} (process {worker.pid})"
-        if started_at(worker.pid) is None:
-            # A worker that ends as it should, at a reload, removes its file first.
-            still_there = folder is not None and any(each.pid == worker.pid for each in read_workers(folder))
-            return Fault("worker_died", f"the worker {name} ended") if still_there else None
-        if is_stopped(worker.pid):
-            return Fault("stopped", f"the worker {name} is stopped by a signal")
+    def _look_at(self, worker: WorkerState, now: float) -> Fault | None:
         state = (worker.begun, worker.taken, worker.passed)
         before, since = self._since.get(worker.pid, (None, now))
         if not worker.busy or before != state:
             self._since[worker.pid] = state, now
         elif now - since > self._hang_s and worker.role != "preprocess":
             # `preprocess` waits for the classifier, which is looked at itself.
-            return Fault("hangs", f"the worker {name} has computed for {now - since:.1f} s without a result")
+            return Fault("hangs", f"the worker {_name(worker)} has computed for {now - since:.1f} s without a result")
         return None
+
+
+@contextlib.contextmanager
+def guarded_start(server: TritonServer, *, is_loaded: bool) -> Iterator[None]:
+    """Kill a server that starts as soon as one of its processes is stopped or, once it has loaded its models, dies.
+
+    What waits for the models or the first answer then fails at once. It has long limits, since models take their time,
+    and would wait as long for a process that does nothing. While models load, Triton itself reports a worker that dies,
+    and why.
+
+    Args:
+        server: It runs.
+        is_loaded: Whether its models are loaded.
+
+    Raises:
+        ServerDied: It was killed.
+    """
+    over = threading.Event()
+    faults: list[Fault] = []
+
+    def look() -> None:
+        while not faults and not over.wait(_LOOK_S):
+            fault = _stopped_process(server)
+            if fault is None and is_loaded:
+                fault = _fault_of_processes(server, _workers(server))
+            if fault is not None:
+                faults.append(fault)
+                server.kill()
+
+    thread = threading.Thread(target=look, name="start-guard", daemon=True)
+    thread.start()
+    try:
+        yield
+    except ServeError as error:
+        for fault in faults:
+            raise ServerDied(fault.detail, reason=fault.reason) from error
+        raise
+    finally:
+        over.set()
+        thread.join()
+
+
+def _stopped_process(server: TritonServer) -> Fault | None:
+    """Look at all processes of a server, also at those that are no workers yet."""
+    for pid in members(server.pid):
+        if is_stopped(pid):
+            return Fault("stopped", f"a process of tritonserver ({pid}) is stopped by a signal")
+    return None
+
+
+def _workers(server: TritonServer) -> list[WorkerState]:
+    return list(read_workers(server.run_folder)) if server.run_folder is not None else []
+
+
+def _fault_of_processes(server: TritonServer, workers: Sequence[WorkerState]) -> Fault | None:
+    """Look for processes that died or are stopped."""
+    status = server.poll()
+    if status is not None:
+        return Fault("server_died", f"tritonserver ended by itself ({status})")
+    if is_stopped(server.pid):
+        return Fault("stopped", "tritonserver is stopped by a signal")
+    for worker in workers:
+        if started_at(worker.pid) is None:
+            # A worker that ends as it should, at a reload, removes its file first.
+            if any(each.pid == worker.pid for each in _workers(server)):
+                return Fault("worker_died", f"the worker {_name(worker)} ended")
+        elif is_stopped(worker.pid):
+            return Fault("stopped", f"the worker {_name(worker)} is stopped by a signal")
+    return None
+
+
+def _name(worker: WorkerState) -> str:
+    return f"{worker.role} (process {worker.pid})"
 
 
 class _Prober:

@@ -1,8 +1,12 @@
 """How it ends: drained by a signal, or killed at once and started again."""
 
+import json
 import signal
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 from faults.answers import Verdict
 from faults.senders import Load
@@ -67,3 +71,19 @@ def test_everything_is_killed_at_once_and_started_again(identity_repository, sam
     assert problems(traffic.record) == []
     assert problems(again.record) == []
     assert second.segments() == []
+
+
+def test_a_terminated_soak_ends_its_server_and_keeps_what_it_measured(identity_repository, tmp_path):
+    command = [sys.executable, "-m", "faults", "soak", "--model-repository", identity_repository, "--results", tmp_path]
+    with (tmp_path / "stderr").open("w+") as talk:
+        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=talk)
+        limit = time.monotonic() + 120
+        while "requests/s" not in (tmp_path / "stderr").read_text():
+            assert process.poll() is None and time.monotonic() < limit, (tmp_path / "stderr").read_text()
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert any("jpeg_serve" in part for part in family[0].cmdline())
+        process.terminate()
+        assert process.wait(60) == 1
+    assert alive(family) == []
+    assert json.loads((tmp_path / "soak.json").read_text())["capacity_per_s"] > 0

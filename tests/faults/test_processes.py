@@ -61,6 +61,20 @@ def test_a_worker_that_hangs_for_ever_is_replaced(service, samples, model):
         injected.wait()
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_worker_that_hangs_while_its_server_starts_is_replaced(service, samples, model):
+    before = {worker.pid for worker in service.workers(model)}
+    with fault(service, samples) as injected:
+        injection.kill(service.servers())
+        limit = time.monotonic() + 20
+        while not (starting := [each for each in service.workers(model) if each.pid not in before]):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        with injection.stopped(starting[:1]):
+            injected.over()
+            injected.wait()
+
+
 @pytest.mark.parametrize("seconds", [1.2])
 def test_a_worker_that_hangs_for_a_while_never_answers_for_another_image(service, samples, seconds):
     with fault(service, samples) as injected:
