@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jpeg_contract.artefacts import report_path
 from jpeg_contract.forms import FORMS, ClassifierForm
+from jpeg_contract.inside import PathOutside, inside
 from jpeg_contract.model_config import parameters, pinned_version
 from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
@@ -36,6 +37,35 @@ def require_built(root: Path, form: ClassifierForm, version: str | None) -> Repo
         f"{root}: {missing} is not built: build it with {command}; built are {', '.join(built) or 'none'}",
         reason="not_built",
     )
+
+
+def reported_artefact(expected: Path, report: Report) -> Path:
+    """Return the artefact that a report names, in the folder of its version.
+
+    Args:
+        expected: Of `find_artefact`.
+        report: Beside it.
+
+    Raises:
+        RepositoryError: It lies outside of that folder.
+    """
+    return _named(expected.parent, report.artefact.file)
+
+
+def reported_engines(folder: Path, report: Report) -> dict[str, str]:
+    """Return the engines that a report names, by compute capability. Raises RepositoryError as above."""
+    for name in report.config.engines.values():
+        _named(folder, name)
+    return dict(report.config.engines)
+
+
+def _named(folder: Path, name: str) -> Path:
+    try:
+        return inside(folder, name)
+    except PathOutside as error:
+        raise RepositoryError(
+            f"{folder}: the file that a report there names {error}, or build it again", reason=error.reason
+        ) from error
 
 
 def recipe_in_place(root: Path) -> tuple[str, str]:

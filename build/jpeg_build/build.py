@@ -35,10 +35,10 @@ from jpeg_contract.versions import tool_versions
 from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
 
 from jpeg_build import configs, parity, repository
-from jpeg_build.artefacts import find_artefact, served_report
+from jpeg_build.artefacts import find_artefact, reported_artefact, served_report
 from jpeg_build.built_network import find_built
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, emitter
-from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError
+from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError, RepositoryError
 from jpeg_build.gpu import this_capability
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
@@ -495,18 +495,17 @@ def is_up_to_date(request: Request) -> bool:
         return False
     if not request.from_onnx and made.weights.source.startswith(("random", "checkpoint")):
         return False
-    artefact = artefact.with_name(made.artefact.file)
     others = [
         *(root / model / CONFIG for model in (ENSEMBLE, form.model)),
         *(root / model / "1" / "model.py" for model in (PREPROCESS, POSTPROCESS)),
         *(root / model / LABELS_FILE for model in (form.model, POSTPROCESS)),
         root / ENSEMBLE / "1",
     ]
-    if not all(path.exists() for path in (artefact, *others)):
+    if not all(path.exists() for path in others):
         return False
     try:
-        same = artefact_sha256(artefact) == made.artefact.sha256
-    except OSError:
+        same = artefact_sha256(reported_artefact(artefact, made)) == made.artefact.sha256
+    except (OSError, RepositoryError):
         return False
     return same and all(
         (config := repository.read_config(root, model)) is not None

@@ -19,7 +19,7 @@ from jpeg_contract.report import Report, find_report
 from jpeg_contract.tensors import INPUT, LABELS_FILE, OUTPUT
 from numpy.typing import NDArray
 
-from jpeg_build.artefacts import find_artefact, served_version
+from jpeg_build.artefacts import find_artefact, reported_artefact, served_version
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
 from jpeg_build.recipe import Recipe
@@ -86,7 +86,7 @@ def find_built(recipe: Recipe, repository: Path) -> tuple[Path, Report]:
             f"{repository}: {SOURCE.model} is not built: on a machine with the network, run {build}",
             reason="not_built",
         )
-    artefact = expected.with_name(report.artefact.file)
+    artefact = reported_artefact(expected, report)
     if report.precision != "fp32":
         raise NetworkError(
             f"{artefact} is in {report.precision}, and an artefact made of it would not be the network's: on a machine "

@@ -10,7 +10,7 @@ from jpeg_contract.artefacts import artefact_bytes
 from jpeg_contract.forms import FORMS, TF_TRT, ClassifierForm, form_of_model
 from jpeg_contract.report import Report, find_report
 
-from jpeg_build.artefacts import find_artefact, require_built, served_version
+from jpeg_build.artefacts import find_artefact, reported_artefact, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
 
@@ -35,7 +35,7 @@ def inspect_artefact(root: Path, name: str, version: str | None) -> dict[str, An
         report = require_built(root, form, version)
         number = served_version(root, form, version)
         assert number is not None, "it is built"
-        artefact = find_artefact(root, form, number).with_name(report.artefact.file)
+        artefact = reported_artefact(find_artefact(root, form, number), report)
     else:
         artefact = Path(name)
         form = _form_of(artefact)

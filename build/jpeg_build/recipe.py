@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 from jpeg_contract.artefacts import artefact_sha256, file_sha256
 from jpeg_contract.geometry import Geometry, Interpolation
+from jpeg_contract.inside import PathOutside, inside, tree_inside
 from jpeg_contract.labels import LabelFileError, read_labels
 
 from jpeg_build.errors import RecipeError
@@ -351,7 +352,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(
             f"{path}: is not UTF-8 text (byte {error.start}); a recipe is a TOML file", reason="invalid_toml"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, and Python's for long numbers and deep nesting
         found = re.search(r"line (\d+)", str(error))
         raise RecipeError(
             f"{path}:{found[1] if found else text.count(chr(10)) + 1}: is not valid TOML: {error}",
@@ -401,7 +402,7 @@ def _labels(
             )
         return None
     try:
-        labels = tuple(read_labels(top.path.parent / fields.labels))
+        labels = tuple(read_labels(top.beside("labels", fields.labels)))
     except LabelFileError as error:
         raise top.error("labels", str(error), reason=error.reason) from error
     if len(labels) == fields.classes:
@@ -447,10 +448,10 @@ def _source(table: _Table) -> TorchvisionSource | OnnxSource | TensorflowSource:
         return _tensorflow_source(table)
     if kind == "onnx":
         onnx = table.read(_OnnxTable)
-        file = table.path.parent / onnx.file
-        if not file.is_file():
+        file = table.beside("file", onnx.file)
+        if not _is_file(file):
             raise table.error("file", f"no such file: {file}", reason="network_not_found")
-        return OnnxSource(file, _onnx_sha256(file), onnx.output, onnx.layout, onnx.output_name)
+        return OnnxSource(file, _onnx_sha256(table, file), onnx.output, onnx.layout, onnx.output_name)
     fields = table.read(_TorchvisionTable)
     return TorchvisionSource(fields.network, fields.weights, fields.sha256, fields.package, fields.differs_from_weights)
 
@@ -458,8 +459,8 @@ def _source(table: _Table) -> TorchvisionSource | OnnxSource | TensorflowSource:
 def _tensorflow_source(table: _Table) -> TensorflowSource:
     if table.kind() == "saved_model":
         saved = table.read(_SavedModelTable)
-        folder = table.path.parent / saved.folder
-        if not (folder / "saved_model.pb").is_file():
+        folder = table.beside("folder", saved.folder, tree_inside)
+        if not _is_file(folder / "saved_model.pb"):
             raise table.error(
                 "folder", f"no SavedModel in {folder} (a folder with saved_model.pb)", reason="network_not_found"
             )
@@ -475,8 +476,8 @@ def _tensorflow_source(table: _Table) -> TensorflowSource:
     if keras.package is not None:
         # The package may be absent where the recipe is only read: its file is looked up when it is needed.
         return KerasSource(keras.network, Path(keras.weights), keras.package, keras.sha256, keras.output)
-    file = table.path.parent / keras.weights
-    if not file.is_file():
+    file = table.beside("weights", keras.weights)
+    if not _is_file(file):
         raise table.error(
             "weights", f'no such file: {file}; name one, or "imagenet" for Keras\'s own', reason="network_not_found"
         )
@@ -486,13 +487,30 @@ def _tensorflow_source(table: _Table) -> TensorflowSource:
     return KerasSource(keras.network, file, None, found, keras.output)
 
 
-def _onnx_sha256(path: Path) -> str:
-    """Return the SHA-256 of an ONNX file; if its weights lie in files of their own, over all digests."""
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; False also if its name is too long, or its folder cannot be searched."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _onnx_sha256(table: _Table, path: Path) -> str:
+    """Return the SHA-256 of an ONNX file; if its weights lie in files of their own, over all digests.
+
+    Raises:
+        RecipeError: One of those files lies outside of the ONNX file's folder.
+    """
     digests = [file_sha256(path)]
     graph = _onnx_graph(path)
     tensors = () if graph is None else graph.initializer
     locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    digests += [file_sha256(path.parent / place) for place in sorted(locations) if (path.parent / place).is_file()]
+    for place in sorted(locations):
+        try:
+            weights = inside(path.parent, place)
+        except PathOutside as error:
+            raise table.error("file", f"the file of weights of {path.name} {error}", reason=error.reason) from error
+        digests += [file_sha256(weights)] if _is_file(weights) else []
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -566,6 +584,22 @@ class _Table:
         except msgspec.ValidationError as error:
             key = str(error).rpartition("`$.")[2].partition("[")[0].strip("`")
             raise self._value_error(key, _describe(fields[key].type)) from error
+
+    def beside(self, key: str, name: str, find: Callable[[Path, str], Path] = inside) -> Path:
+        """Return the path of a file beside the recipe or below, or of one beside the project's recipes.
+
+        Raises RecipeError if it lies elsewhere: a recipe from somebody else reads no other files.
+
+        Args:
+            key: Of this table.
+            name: Its value.
+            find: `inside`, or `tree_inside` for a folder.
+        """
+        path = Path(name)
+        try:
+            return find(RECIPES, path.name) if path.parent == RECIPES else find(self.path.parent, name)
+        except PathOutside as error:
+            raise self.error(key, str(error), reason=error.reason) from error
 
     def refuse_unknown(self) -> None:
         """Raise RecipeError for a key that the table does not have, with the key that was probably meant."""

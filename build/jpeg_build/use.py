@@ -12,7 +12,14 @@ from jpeg_contract.report import ConfigSettings, Report, find_report
 from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS, PREPROCESS
 
 from jpeg_build import configs, repository
-from jpeg_build.artefacts import NEWEST, recipe_in_place, require_built, served_report, served_version
+from jpeg_build.artefacts import (
+    NEWEST,
+    recipe_in_place,
+    reported_engines,
+    require_built,
+    served_report,
+    served_version,
+)
 from jpeg_build.errors import RepositoryError
 
 
@@ -77,11 +84,11 @@ def _settings(root: Path, form: ClassifierForm, version: str, report: Report) ->
     """Return the settings of a version; of all its engines, where there is one for each kind of GPU."""
     if not report.config.engines:
         return report.config
-    engines = dict(report.config.engines)
     folder = root / form.model / str(served_version(root, form, version))
+    engines = reported_engines(folder, report)
     for file in folder.glob("model_sm*.plan"):
         other = find_report(file)
-        engines |= other.config.engines if other is not None else {}
+        engines |= reported_engines(folder, other) if other is not None else {}
     return msgspec.structs.replace(report.config, engines=engines)
 
 

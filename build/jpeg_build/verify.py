@@ -21,7 +21,7 @@ from jpeg_contract.resources import PHOTOS
 from jpeg_contract.tensors import INPUT, OUTPUT
 
 from jpeg_build import parity, repository
-from jpeg_build.artefacts import find_artefact, require_built, served_version
+from jpeg_build.artefacts import find_artefact, reported_artefact, require_built, served_version
 from jpeg_build.batches import split_batches
 from jpeg_build.build import ParityInputs, Request, open_isolated, prepare_inputs, run_as_served
 from jpeg_build.emitters import Logits, Options, Pixels, Run
@@ -166,7 +166,7 @@ def _from_artefact(
 def _artefact(wanted: Verification, report: Report) -> Path:
     version = served_version(wanted.repository, wanted.form, wanted.version)
     assert version is not None, "there is a report"
-    return find_artefact(wanted.repository, wanted.form, version).with_name(report.artefact.file)
+    return reported_artefact(find_artefact(wanted.repository, wanted.form, version), report)
 
 
 def _config(wanted: Verification) -> ModelConfig:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from jpeg_contract.forms import OnnxParameters
+from jpeg_contract.inside import refuse_file_parameter
 
 from jpeg_runtime.adaptive_batcher import AdaptiveBatcher
 from jpeg_runtime.batching import Array, Run
@@ -40,6 +41,7 @@ def session_options(config: ServingConfig) -> Any:
     options.enable_mem_pattern = bool(wanted.enable_mem_pattern)
     options.graph_optimization_level = _GRAPH_LEVELS[config.graph_level]
     for name, value in config.parameters.items():
+        refuse_file_parameter(name)
         if name.startswith("session."):
             options.add_session_config_entry(name, value)
     return options

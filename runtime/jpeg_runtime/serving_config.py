@@ -12,6 +12,7 @@ import msgspec
 from jpeg_contract.cpus import machine_cpus, usable_cpus
 from jpeg_contract.errors import ReasonedError
 from jpeg_contract.forms import ClassifierForm, form_of_backend
+from jpeg_contract.inside import PathOutside, inside
 from jpeg_contract.parameters import parameters_of, read_parameters
 
 Parameters = TypeVar("Parameters", bound=msgspec.Struct)
@@ -30,6 +31,7 @@ class ServingConfig:
     Attributes:
         name: Of the model.
         form: The classifier form that its backend serves.
+        folder: Of the version.
         artefact: The file or folder to load; see also `artefact_for`.
         input_name: Of the one input.
         output_name: Of the one output.
@@ -46,6 +48,7 @@ class ServingConfig:
 
     name: str
     form: ClassifierForm
+    folder: Path
     artefact: Path
     input_name: str
     output_name: str
@@ -68,8 +71,8 @@ class ServingConfig:
             cpus: None counts those that this process may use.
 
         Raises:
-            ModelLoadError: There is not exactly one input and one output, the backend is not one of this project's, or
-                the instance is neither on a GPU nor on the CPU.
+            ModelLoadError: There is not exactly one input and one output, the backend is not one of this project's, the
+                instance is neither on a GPU nor on the CPU, or a file lies outside of the version's folder.
         """
         config = json.loads(args["model_config"])
         if len(config["input"]) != 1 or len(config["output"]) != 1:
@@ -83,17 +86,22 @@ class ServingConfig:
         if form.graph_levels and graph_level not in form.graph_levels:
             known = ", ".join(map(str, form.graph_levels))
             raise ModelLoadError(f"optimization graph level is {graph_level}, but must be one of {known}")
+        folder = Path(args["model_repository"]) / args["model_version"]
+        capability_filenames = dict(config.get("cc_model_filenames", {}))
+        for name in capability_filenames.values():
+            _named_in(folder, name, "cc_model_filenames")
         return cls(
             name=args["model_name"],
             form=form,
-            artefact=Path(args["model_repository"]) / args["model_version"] / filename,
+            folder=folder,
+            artefact=_named_in(folder, filename, "default_model_filename"),
             input_name=config["input"][0]["name"],
             output_name=config["output"][0]["name"],
             input_dims=_dims(config["input"][0]),
             output_dims=_dims(config["output"][0]),
             max_batch_size=int(config.get("max_batch_size", 0)),
             gpu=_gpu(args),
-            capability_filenames=dict(config.get("cc_model_filenames", {})),
+            capability_filenames=capability_filenames,
             parameters=parameters_of(config),
             graph_level=graph_level,
             cuda_graphs=bool(optimization["cuda"].get("graphs", False)) if "cuda" in optimization else None,
@@ -114,7 +122,15 @@ class ServingConfig:
 
         The same rule as in the native backends (triton's backend repository, src/backend_model_instance.cc).
         """
-        return self.artefact.with_name(self.capability_filenames.get(compute_capability, self.artefact.name))
+        name = self.capability_filenames.get(compute_capability)
+        return self.artefact if name is None else self.folder / name
+
+
+def _named_in(folder: Path, name: str, field: str) -> Path:
+    try:
+        return inside(folder, name)
+    except PathOutside as error:
+        raise ModelLoadError(f"{field} {error}", reason=error.reason) from error
 
 
 def _dims(tensor: Mapping[str, Any]) -> tuple[int, ...]:

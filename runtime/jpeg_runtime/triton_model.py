@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import triton_python_backend_utils as pb_utils
 
 from jpeg_runtime.batching import Array, NoBatchDimension, check_batched, run_batch
+from jpeg_runtime.client_errors import answers_every_request, failed
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ServingConfig
@@ -34,6 +35,7 @@ class TritonPythonModel:
         self._classifier = open_classifier(self._config)
         self._worker = Worker(self._config.name, "classifier")
 
+    @answers_every_request
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Run one batch. Called by Triton.
 
@@ -75,8 +77,7 @@ class TritonPythonModel:
             elif isinstance(outcome, Exception):
                 # The exception may name files and addresses: it goes to the log, not to the client.
                 log.error("%s failed on a request", self._config.name, exc_info=outcome)
-                message = f"{self._config.name} failed on this request; the server's log says why"
-                error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+                error = pb_utils.TritonError(failed(self._config.name), pb_utils.TritonError.INTERNAL)
                 responses.append(pb_utils.InferenceResponse(error=error))
             else:
                 responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(self._config.output_name, outcome)]))

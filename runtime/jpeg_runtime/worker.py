@@ -36,11 +36,15 @@ class Worker:
         name: Of the model.
         role: Its step.
 
+    Attributes:
+        name: Of the model.
+
     Raises:
         OSError: The run folder cannot be written.
     """
 
     def __init__(self, name: str, role: Role) -> None:
+        self.name = name
         self._folder = run_folder()
         self._file = WorkerFile(self._folder, role)
         self._guard = StallGuard(name)
@@ -53,8 +57,9 @@ class Worker:
         self._file.busy = True
         try:
             yield
-            self._guard.check()
         finally:
+            # Also after an exception, whose error may be late, too.
+            self._guard.check()
             self._file.busy = False
 
     def refusals(self, requests: int) -> tuple[int, str]:

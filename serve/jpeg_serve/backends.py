@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.locate import Installation
 from jpeg_serve.machine import ServedWith, installed_forms
 from jpeg_serve.models import PYTHON, PYTHON_MODEL
+from jpeg_serve.own_folder import make_own_folder, require_own_parent
 
 STUB = "triton_python_backend_stub"
 
@@ -78,12 +77,12 @@ def prepare_backends(
     for cache in cache_folders(COMMAND):
         folder = cache / name
         try:
+            # Below the temporary folder, another user may have been first: its content runs as this user.
+            make_own_folder(cache)
+            require_own_parent(cache)
             if not folder.is_dir():
                 _make(folder, content)
-            # Below the temporary folder, another user may have been first: its content runs as this user.
-            for path in (cache.parent, cache, folder):
-                if path.stat().st_uid != os.getuid():
-                    raise PermissionError(errno.EPERM, "belongs to another user", str(path))
+            make_own_folder(folder)
         except OSError as error:
             refused = error
             continue
@@ -116,7 +115,6 @@ def _content(installation: Installation, ours: Path | None, served_with: Mapping
 
 
 def _make(folder: Path, content: _Content) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
         for place in (*content.copies, *content.texts):
@@ -127,7 +125,6 @@ def _make(folder: Path, content: _Content) -> None:
             (aside / place).write_text(text, encoding="utf-8")
         for place, target in content.links.items():
             (aside / place).symlink_to(target.resolve())
-        aside.chmod(0o755)
         aside.rename(folder)
     except OSError:
         # Another server that starts at the same time may have created it first.

@@ -13,6 +13,7 @@ from jpeg_serve.ensemble_check import check_ensemble
 from jpeg_serve.file_check import check_files, check_versions
 from jpeg_serve.machine import Machine, ServedWith, this_machine
 from jpeg_serve.models import Problem, read_models, step_names
+from jpeg_serve.path_check import check_paths
 from jpeg_serve.serving_backends import ServedClassifier, check_backend, served_classifiers
 from jpeg_serve.warm_up_check import check_warm_up
 
@@ -69,7 +70,8 @@ def examine_repository(repository: Path, machine: Machine | None = None, *, load
     for model in context.served:
         problems += check_backend(model, context.served_with, context.machine)
         problems += check_versions(model)
-        problems += check_files(model, context)
+        outside = list(check_paths(model))
+        problems += outside or check_files(model, context)
     return CheckResult(problems, served_classifiers(context.served, context.served_with), context.served_with)
 
 

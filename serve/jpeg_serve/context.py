@@ -13,6 +13,7 @@ from jpeg_contract.report import Report, find_report
 from jpeg_serve.compatibility import gpus_used, incompatibilities, instance_incompatibilities
 from jpeg_serve.machine import Machine, ServedWith
 from jpeg_serve.models import Model, Version, recipe_of, served_models
+from jpeg_serve.path_check import check_paths
 from jpeg_serve.rebuild import NO_RECIPE, rebuild_command
 from jpeg_serve.serving_backends import choose_backends
 
@@ -109,7 +110,7 @@ class CheckContext:
     def _is_built(self, model: Model, version: Version, recipes: Collection[str]) -> bool:
         """Whether a version exists, comes from one of these recipes, and runs here."""
         form = model.form
-        if not model.file or form is None:
+        if not model.file or form is None or any(check_paths(model)):
             return False
         artefact = version.folder / model.file
         report = find_report(artefact)

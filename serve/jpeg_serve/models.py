@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jpeg_contract import model_config
 from jpeg_contract.forms import FORMS, ClassifierForm, form_of_backend, form_of_model
+from jpeg_contract.inside import is_inside
 from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig
 from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
 
@@ -147,11 +148,19 @@ class Model:
         return versions[max(0, len(versions) - count) :]
 
     def artefacts(self) -> list[tuple[Version, Path]]:
-        """Return the artefacts that Triton may load, of the versions that it serves; they may be missing."""
+        """Return the artefacts that Triton may load, of the versions that it serves; they may be missing.
+
+        Names that lead out of their version's folder are left out: `path_check` reports them.
+        """
         if self.file is None:
             return []
         files = [*self.config.cc_model_filenames.values(), self.file]
-        return [(version, version.folder / file) for version in self.served() for file in dict.fromkeys(files)]
+        return [
+            (version, version.folder / file)
+            for version in self.served()
+            for file in dict.fromkeys(files)
+            if is_inside(version.folder, file)
+        ]
 
     def missing_versions(self) -> list[int]:
         """Return the versions that the policy names and that do not exist."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from jpeg_contract.checksum import checksum
 from jpeg_contract.forms import ClassifierForm, form_of_backend
+from jpeg_contract.inside import is_inside
 from jpeg_contract.probe_photo import PROBE_PHOTO
 from jpeg_contract.remedies import reload_command
 from jpeg_contract.report import KnownClass, Report, find_report
@@ -319,5 +320,5 @@ def _expected(server: _Server, config: dict[str, Any] | None, repository: Path |
 def _reports(folder: Path, config: dict[str, Any], form: ClassifierForm) -> list[Report]:
     """Return the reports on a version's artefact, or on those for each kind of GPU."""
     files = [*config.get("cc_model_filenames", {}).values(), config.get("default_model_filename") or form.artefact]
-    reports = (find_report(folder / file) for file in dict.fromkeys(files))
+    reports = (find_report(folder / file) for file in dict.fromkeys(files) if is_inside(folder, file))
     return [report for report in reports if report is not None]

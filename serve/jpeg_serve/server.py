@@ -209,6 +209,8 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             # A session of its own: Ctrl-C reaches it through this process only, and its workers are in its group.
             start_new_session=True,
+            # The files that it writes, such as a log with requests in it (--log-file), are this user's only.
+            umask=0o077,
             preexec_fn=_prepare_child(),  # noqa: PLW1509  # two system calls, in libraries that are loaded already
         )
         self._pump = threading.Thread(target=self._copy_log, name="triton-log", daemon=True)

@@ -22,6 +22,7 @@ from jpeg_contract.run_folder import VARIABLE
 from jpeg_serve import COMMAND, shared_memory
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.machine import ServedWith
+from jpeg_serve.own_folder import make_own_folder, require_own_parent
 
 _FORMAT = 4
 _FOLDER = "servers"
@@ -122,7 +123,9 @@ def _in_first_folder(make: Callable[[Path], Path]) -> Path:
     refused: list[str] = []
     for folder in _folders():
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_own_folder(folder.parent)
+            require_own_parent(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
             if not _is_private(folder):
                 folder.chmod(0o700)  # fails if it is another user's
             return make(folder)
@@ -196,6 +199,12 @@ def started_at(pid: int) -> int | None:
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal. A debugger's stop does not count."""
     return _stat(pid)[0] == "T"
+
+
+def members(group: int) -> list[int]:
+    """Return the processes of a process group."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if _stat(pid)[2:3] == [str(group)]]
 
 
 def _stat(pid: int) -> list[str]:

@@ -36,7 +36,7 @@ def request(width: int, height: int, images: int):
 
 
 def verdict(*requests) -> list[str | None]:
-    return [each and each.reason for each in admit(requests, LIMITS, THREADS, lambda: True)]
+    return [None if each is None else each.reason for each in admit(requests, LIMITS, THREADS, lambda: True)]
 
 
 def test_a_request_of_the_largest_images_is_refused_and_a_photo_is_not():

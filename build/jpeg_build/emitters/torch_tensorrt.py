@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
-import pickletools
+import pickletools  # nosec B403  # it lists the opcodes of a pickle, and runs none
 import tempfile
 import warnings
 import zipfile

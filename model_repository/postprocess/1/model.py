@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.inside import inside
 from jpeg_contract.labels import read_labels
 from jpeg_contract.settings import PostprocessSettings
 from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE
 from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched, run_batch
+from jpeg_runtime.client_errors import answers_every_request, failed
 from jpeg_runtime.worker import Worker
 from numpy.typing import NDArray
 
@@ -26,11 +28,12 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._settings = PostprocessSettings.from_config(args["model_config"])
         logits = next(tensor for tensor in json.loads(args["model_config"])["input"] if tensor["name"] == OUTPUT)
-        labels_file = Path(args["model_repository"]) / self._settings.labels_file
+        labels_file = inside(Path(args["model_repository"]), self._settings.labels_file)
         self._postprocessor = Postprocessor(read_labels(labels_file, classes=int(logits["dims"][0])))
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.POSTPROCESS_SERIES, args)
         self._worker = Worker(args["model_name"], "postprocess")
 
+    @answers_every_request
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         with self._worker.batch():
             return self._respond(requests)
@@ -93,7 +96,7 @@ def _respond(
     # An exception that leaves execute fails every request of the batch, and shows the client a traceback.
     log.error("a request failed", exc_info=outcome)
     measured.count(metrics.refused("internal"))
-    return _refuse("postprocess failed on this request; the server's log says why", pb_utils.TritonError.INTERNAL)
+    return _refuse(failed("postprocess"), pb_utils.TritonError.INTERNAL)
 
 
 def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:

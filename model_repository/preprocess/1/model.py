@@ -15,6 +15,7 @@ from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, PIXELS
 from jpeg_preprocess import Refused, open_preprocessor, preprocess_requests
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched
+from jpeg_runtime.client_errors import answers_every_request, failed
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.large_lane import LargeLane, count_workers
 from jpeg_runtime.worker import STOPPING, Worker
@@ -33,6 +34,7 @@ class TritonPythonModel:
         self._worker = Worker(args["model_name"], "preprocess")
         self._lane = LargeLane(run_folder(), count_workers(args["model_config"]))
 
+    @answers_every_request
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         refused, reason = self._worker.refusals(len(requests))
         responses = [_error(reason, pb_utils.TritonError.UNAVAILABLE) for _ in range(refused)]
@@ -88,7 +90,7 @@ def _images(request: pb_utils.InferenceRequest, now: float) -> list[bytes] | Ref
         return Refused(str(error), "INVALID_ARG", "bad_shape")
     except Exception:
         log.exception("the images of a request could not be read")
-        return Refused("preprocess failed on this request; the server's log says why", "INTERNAL", "internal")
+        return Refused(failed("preprocess"), "INTERNAL", "internal")
     return images
 
 

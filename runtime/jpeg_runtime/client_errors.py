@@ -1,0 +1,46 @@
+"""What a client learns of a failure: that there was one. Paths, addresses and tracebacks go to the log only.
+
+Triton answers an exception that leaves `execute` with its text and its traceback, to each request of the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import triton_python_backend_utils as pb_utils
+
+log = logging.getLogger(__name__)
+
+_Model = TypeVar("_Model")
+_Execute = Callable[[_Model, list[Any]], list[Any]]
+
+
+def failed(model: str) -> str:
+    """Return the message for a request that a model fails on, for whatever reason."""
+    return f"{model} failed on this request; the server's log says why"
+
+
+def answers_every_request(execute: _Execute[_Model]) -> _Execute[_Model]:
+    """Decorate a Python model's `execute`: an exception becomes an error response to each request of its batch.
+
+    The model has its `Worker` in the attribute `_worker`.
+    """
+
+    @functools.wraps(execute)
+    def answering(model: _Model, requests: list[Any]) -> list[Any]:
+        try:
+            return execute(model, requests)
+        except Exception:
+            name: str = model._worker.name  # type: ignore[attr-defined]
+            log.exception("%s failed on a batch of %d requests", name, len(requests))
+            return _errors(failed(name), requests)
+
+    return answering
+
+
+def _errors(message: str, requests: Sequence[Any]) -> list[Any]:
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+    return [pb_utils.InferenceResponse(error=error) for _ in requests]
