@@ -60,6 +60,20 @@ def ports_of(server: TritonServer) -> str:
     return f"127.0.0.1:{server.options.http_port}:{server.options.grpc_port}"
 
 
+def as_nobody() -> list[str]:
+    """Return the beginning of a command that runs as an unprivileged user."""
+    # Not Popen's `user`: with it Python forks, and gRPC in the same process does not survive a fork.
+    user = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+    return [tool("setpriv", "util-linux"), *user] if os.geteuid() == 0 else []
+
+
+def give_away(folder: Path) -> None:
+    """Give a folder to the unprivileged user, if this one is root."""
+    if os.geteuid() == 0:
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, _NOBODY, _NOBODY)
+
+
 @dataclass(frozen=True)
 class Response:
     """An HTTP response; header names in lower case."""
@@ -128,18 +142,27 @@ class Gateway:
     Attributes:
         servers: Entries of GATEWAY_SERVERS.
         settings: Further GATEWAY_ variables, without that prefix.
+        files: Texts by file name that replace those of deploy/gateway.
+        run_by: A command that runs the gateway.
+        secrets_of: A gateway whose keys and certificate this one has, too.
     """
 
     servers: Sequence[str]
     settings: Mapping[str, str | int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    run_by: Sequence[str] = ()
+    secrets_of: Gateway | None = None
+    endpoint: Endpoint = field(init=False)
 
     def __enter__(self) -> Gateway:
         self.folder = Path(tempfile.mkdtemp(prefix="gateway-"))
         shutil.copytree(ROOT / "deploy" / "gateway", self.folder / "gateway")
+        for name, text in self.files.items():
+            (self.folder / "gateway" / name).write_text(text)
         (self.folder / "web").mkdir()
-        self._give_away(self.folder)
-        secrets = self.folder / "secrets"
-        key = self.secrets("init", secrets, "localhost").strip()
+        give_away(self.folder)
+        secrets = (self.secrets_of or self).folder / "secrets"
+        key = self.secrets_of.endpoint.key if self.secrets_of else self.secrets("init", secrets, "localhost").strip()
         self.endpoint = Endpoint(free_port("127.0.0.1"), secrets / "certificate.pem", key)
         self.log = self.folder / "access.log"
         self.environment = {
@@ -149,7 +172,7 @@ class Gateway:
             "GATEWAY_PORT": str(self.endpoint.port),
             "GATEWAY_KEYS": str(self.keys),
             "GATEWAY_CERTIFICATE": str(self.endpoint.certificate),
-            "GATEWAY_CERTIFICATE_KEY": str(self.folder / "secrets" / "certificate.key"),
+            "GATEWAY_CERTIFICATE_KEY": str(secrets / "certificate.key"),
             "GATEWAY_WEB_ROOT": str(self.folder / "web"),
             "GATEWAY_RUN": str(self.folder / "run"),
             "GATEWAY_ACCESS_LOG": str(self.log),
@@ -161,7 +184,7 @@ class Gateway:
         }
         with (self.folder / "nginx.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*self._as_nobody(), self.folder / "gateway" / "gateway.sh", "run"],
+                [*as_nobody(), *self.run_by, self.folder / "gateway" / "gateway.sh", "run"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -183,18 +206,18 @@ class Gateway:
 
     @property
     def keys(self) -> Path:
-        return self.folder / "secrets" / "keys"
+        return self.endpoint.certificate.with_name("keys")
 
     def secrets(self, *arguments: str | Path) -> str:
         """Run secrets.sh and return its output."""
-        done = run(*self._as_nobody(), self.folder / "gateway" / "secrets.sh", *arguments)
+        done = run(*as_nobody(), self.folder / "gateway" / "secrets.sh", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def command(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run gateway.sh with the environment of this gateway."""
         environment = {**self.environment, **settings}
-        return run(*self._as_nobody(), self.folder / "gateway" / "gateway.sh", *arguments, env=environment)
+        return run(*as_nobody(), self.folder / "gateway" / "gateway.sh", *arguments, env=environment)
 
     def request(
         self,
@@ -267,16 +290,6 @@ class Gateway:
                 time.sleep(0.05)
             else:
                 return
-
-    def _as_nobody(self) -> list[str]:
-        # Not Popen's `user`: with it Python forks, and gRPC in the same process does not survive a fork.
-        user = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
-        return [tool("setpriv", "util-linux"), *user] if os.geteuid() == 0 else []
-
-    def _give_away(self, folder: Path) -> None:
-        if os.geteuid() == 0:
-            for path in [folder, *folder.rglob("*")]:
-                os.chown(path, _NOBODY, _NOBODY)
 
 
 def stub(channel: grpc.Channel) -> Any:

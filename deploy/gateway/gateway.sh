@@ -28,17 +28,27 @@ set -eu
 : "${GATEWAY_RATE:=50}"
 : "${GATEWAY_BURST:=100}"
 : "${GATEWAY_OPEN_REQUESTS:=32}"
+: "${GATEWAY_OPEN_BODIES:=32}"
 : "${GATEWAY_SERVER_OPEN_REQUESTS:=256}"
+: "${GATEWAY_SERVER_LARGE_BODIES:=4}"
 : "${GATEWAY_CONNECTIONS:=8192}"
 : "${GATEWAY_TIMEOUT_S:=30}"
 : "${GATEWAY_CLIENT_TIMEOUT_S:=10}"
+: "${GATEWAY_CONNECTION_AGE_S:=3600}"
 : "${GATEWAY_WORKERS:=auto}"
 : "${GATEWAY_HSTS_S:=31536000}"
 : "${GATEWAY_TRACE_CONTEXT:=off}"
 : "${GATEWAY_NGINX:=nginx}"
 
+# Debian has nginx where the PATH of users does not look.
+PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
 conf=$GATEWAY_RUN/nginx.conf
+
+# glibc gives a block back as soon as it is free if it is above a threshold, which grows with the freed blocks. A fixed
+# one keeps nginx from holding the memory of bodies that it has sent (200 MiB after a burst; measured).
+: "${MALLOC_MMAP_THRESHOLD_:=131072}"
+export MALLOC_MMAP_THRESHOLD_
 
 # Seconds that an idle connection to a server stays open; `out` waits for these, too.
 IDLE_S=4
@@ -59,11 +69,13 @@ value_of() { eval "printf '%s' \"\$GATEWAY_$1\""; }
 check_variables() {
   whole='[0-9]+'
   path='/[A-Za-z0-9._/@+-]+'
-  for name in PORT MAX_BODY_MB RATE BURST OPEN_REQUESTS SERVER_OPEN_REQUESTS CONNECTIONS TIMEOUT_S CLIENT_TIMEOUT_S HSTS_S; do
+  above_0="MAX_BODY_MB RATE BURST OPEN_REQUESTS OPEN_BODIES SERVER_OPEN_REQUESTS SERVER_LARGE_BODIES CONNECTIONS
+    TIMEOUT_S CLIENT_TIMEOUT_S CONNECTION_AGE_S"
+  for name in PORT HSTS_S $above_0; do
     value=$(value_of "$name")
     must_match "GATEWAY_$name" "$value" "$whole" "an integer"
   done
-  for name in MAX_BODY_MB RATE BURST OPEN_REQUESTS SERVER_OPEN_REQUESTS CONNECTIONS TIMEOUT_S CLIENT_TIMEOUT_S; do
+  for name in $above_0; do
     value=$(value_of "$name")
     must_match "GATEWAY_$name" "$value" '0*[1-9][0-9]*' "above 0"
   done
@@ -101,8 +113,8 @@ host_of() { echo "${1%:*:*}"; }
 http_port_of() { echo "$1" | awk -F: '{ print $(NF - 1) }'; }
 grpc_port_of() { echo "${1##*:}"; }
 
-# Write an upstream of all servers, and for each server an upstream without it. nginx checks a file per request to
-# choose between them, so replacing a server needs no reload and closes no client's connection.
+# Write the upstreams of all servers, and for each server those without it. nginx checks a file per request to choose
+# between them, so replacing a server needs no reload and closes no client's connection.
 upstreams() {
   upstream all 0
   if [ "$(count_servers)" -gt 1 ]; then
@@ -114,17 +126,21 @@ upstreams() {
   fi
 }
 
+# Write the upstreams of one set of servers: for each protocol one, and one for large bodies.
 # Keep-alive to the servers for HTTP only. A gRPC server closes old connections (--grpc-max-connection-age), and a
 # request that is sent just then fails, because nginx does not repeat what it began to send.
 upstream() { # NAME NUMBER-LEFT-OUT
-  for protocol in http grpc; do
-    echo "  upstream ${protocol}_$1 {"
-    echo "    zone ${protocol}_$1 64k;"
+  for group in http grpc http_large grpc_large; do
+    protocol=${group%_large}
+    connections=$GATEWAY_SERVER_OPEN_REQUESTS
+    [ "$group" = "$protocol" ] || connections=$GATEWAY_SERVER_LARGE_BODIES
+    echo "  upstream ${group}_$1 {"
+    echo "    zone ${group}_$1 64k;"
     each=0
     for server in $GATEWAY_SERVERS; do
       each=$((each + 1))
       [ "$each" -ne "$2" ] || continue
-      echo "    server $(host_of "$server"):$("${protocol}_port_of" "$server") max_conns=$GATEWAY_SERVER_OPEN_REQUESTS max_fails=3 fail_timeout=5s;"
+      echo "    server $(host_of "$server"):$("${protocol}_port_of" "$server") max_conns=$connections max_fails=3 fail_timeout=5s;"
     done
     [ "$protocol" = grpc ] || printf '    keepalive 32;\n    keepalive_timeout %ss;\n' "$IDLE_S"
     echo "  }"
@@ -136,9 +152,8 @@ taken_out() {
   [ "$(count_servers)" -gt 1 ] || return 0
   for _ in $GATEWAY_SERVERS; do
     number=$((number + 1))
-    # shellcheck disable=SC2016 # nginx's variables
-    printf '    if (-f %s/out/%s) {\n      set $http_servers http_without_%s;\n      set $grpc_servers grpc_without_%s;\n    }\n' \
-      "$GATEWAY_RUN" "$number" "$number" "$number"
+    # shellcheck disable=SC2016 # nginx's variable
+    printf '    if (-f %s/out/%s) { set $servers_in without_%s; }\n' "$GATEWAY_RUN" "$number" "$number"
   done
 }
 
@@ -186,6 +201,9 @@ render() {
   # From 1.27.4 on, a reload keeps idle connections open long enough for a request in transit.
   KEEPALIVE_MIN=""
   if nginx_is_at_least 1.27.4; then KEEPALIVE_MIN="  keepalive_min_timeout 5s;"; fi
+  # A connection that is idle for half its age ends, so that a client leaves within one and a half of it.
+  KEEPALIVE_S=$(((GATEWAY_CONNECTION_AGE_S + 1) / 2))
+  [ "$KEEPALIVE_S" -le 75 ] || KEEPALIVE_S=75
   SHUTDOWN_S=$((GATEWAY_TIMEOUT_S + GATEWAY_CLIENT_TIMEOUT_S))
   MODEL_LENGTH_HEX=$(printf '0x%02x' "${#GATEWAY_MODEL}")
   MODEL_LENGTH_REGEX=$(printf '\\x%02x' "${#GATEWAY_MODEL}")
@@ -197,12 +215,12 @@ render() {
   UPSTREAMS=$(upstreams)
   TAKEN_OUT=$(taken_out)
   export FIELD_1 REFUSED_PARAMETER PARAMETER_REFUSED OPEN_FILES GATEWAY_CONNECTIONS
-  export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
+  export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN KEEPALIVE_S SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
   export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT
   export GATEWAY_MODEL GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
   export GATEWAY_WEB_ROOT GATEWAY_RUN GATEWAY_ACCESS_LOG GATEWAY_MAX_BODY_MB GATEWAY_RATE GATEWAY_BURST
-  export GATEWAY_OPEN_REQUESTS GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S GATEWAY_WORKERS GATEWAY_HSTS_S
-  export GATEWAY_TRACE_CONTEXT
+  export GATEWAY_OPEN_REQUESTS GATEWAY_OPEN_BODIES GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S
+  export GATEWAY_CONNECTION_AGE_S GATEWAY_WORKERS GATEWAY_HSTS_S GATEWAY_TRACE_CONTEXT
   # Names in braces are ours; nginx's variables have no braces in the template.
   # shellcheck disable=SC2016 # the names, not the values
   names=$(grep -o '\${[A-Z0-9_]*}' "$here/nginx.conf.template" | sort -u | tr '\n' ' ')

@@ -217,6 +217,33 @@ def test_adding_removing_and_expiring_keys(server: TritonServer) -> None:
         assert status(for_ever) == 200
 
 
+def test_key_expires_without_a_reload(server: TritonServer) -> None:
+    with Gateway([ports_of(server)]) as gateway:
+        key = gateway.secrets("add", gateway.keys, "soon", "1").strip()
+        # DAYS are days: the test shortens what secrets.sh wrote.
+        text = gateway.keys.read_text()
+        gateway.keys.write_text(re.sub(r",\d+", f",{int(time.time()) + 4}", text))
+        assert gateway.command("reload").returncode == 0
+
+        def status() -> int:
+            return gateway.request("/v2", headers={"X-Api-Key": key}, key=False).status
+
+        limit = time.monotonic() + 3
+        while status() != 200:  # an old worker may still take a connection
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        limit = time.monotonic() + 10
+        while status() != 401:
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        assert gateway.request("/v2").status == 200
+
+
+def test_requests_without_a_key_meet_no_rate_limit(server: TritonServer) -> None:
+    with Gateway([ports_of(server)], {"RATE": 1, "BURST": 1}) as gateway:
+        assert {gateway.classify(small_jpeg(), key=False).status for _ in range(12)} == {401}
+
+
 def workers(gateway: Gateway) -> set[int]:
     """Return the process ids of nginx's workers."""
     children = f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children"
@@ -459,7 +486,10 @@ OTHER_SETTINGS = {
     "GATEWAY_RATE": "3",
     "GATEWAY_BURST": "1",
     "GATEWAY_OPEN_REQUESTS": "9",
+    "GATEWAY_OPEN_BODIES": "6",
     "GATEWAY_SERVER_OPEN_REQUESTS": "8",
+    "GATEWAY_SERVER_LARGE_BODIES": "2",
+    "GATEWAY_CONNECTION_AGE_S": "9",
     "GATEWAY_CONNECTIONS": "512",
     "GATEWAY_TIMEOUT_S": "5",
     "GATEWAY_CLIENT_TIMEOUT_S": "2",

@@ -5,21 +5,24 @@ The network is tiny, so that the load falls on the gateway and on Triton's front
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from conftest import serve
+from debian_tools import tool
 from gateway_load import storm
-from gateway_support import Gateway, infer_request, ports_of, stub, tiny_jpeg, tiny_repository
+from gateway_support import INFER, RAW_HEADERS, Gateway, infer_request, ports_of, stub, tiny_jpeg, tiny_repository
 from google.protobuf import text_format
 from jpeg_contract import model_config
 from jpeg_serve import TritonServer
+from tritonclient.grpc import service_pb2
 
 protocols = pytest.mark.parametrize("protocol", ["http", "grpc"])
 
@@ -53,16 +56,28 @@ def waiting_server(folder: Path, *, most_in_queue: int) -> Iterator[TritonServer
     yield from serve(repository, folder / "triton.log")
 
 
-def send(gateway: Gateway, protocol: str) -> tuple[str, str, str, float]:
-    """Send a photo; return the status, the error message, Retry-After, and the seconds until then."""
+def send(gateway: Gateway, protocol: str, length: int = 0, *, chunked: bool = False) -> tuple[str, str, str, float]:
+    """Send a photo; return the status, the error message, Retry-After, and the seconds until then.
+
+    Args:
+        gateway: The gateway.
+        protocol: "http" or "grpc".
+        length: The photo gets bytes after its end up to this length.
+        chunked: Send it without its length.
+    """
+    photo = tiny_jpeg().ljust(length, b"\0")
     begun = time.monotonic()
     if protocol == "http":
-        response = gateway.classify(tiny_jpeg())
+        if chunked:
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(photo), photo)
+            response = gateway.request(INFER, body, {**RAW_HEADERS, "Transfer-Encoding": "chunked"})
+        else:
+            response = gateway.classify(photo)
         error = "" if response.status == 200 else response.error
         return str(response.status), error, response.headers.get("retry-after", ""), time.monotonic() - begun
     with gateway.endpoint.channel(("grpc.enable_retries", 0)) as channel:
         try:
-            stub(channel).ModelInfer(infer_request(tiny_jpeg()), metadata=gateway.endpoint.metadata(), timeout=30)
+            stub(channel).ModelInfer(infer_request(photo), metadata=gateway.endpoint.metadata(), timeout=30)
         except grpc.RpcError as error:
             sent = dict([*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())])
             return error.code().name, error.details(), sent.get("retry-after", ""), time.monotonic() - begun
@@ -71,6 +86,8 @@ def send(gateway: Gateway, protocol: str) -> tuple[str, str, str, float]:
 
 GOOD = {"http": "200", "grpc": "OK"}
 REFUSED = {"http": "503", "grpc": "UNAVAILABLE"}
+# From this many bytes on, a body is large.
+LARGE = 5_000_000
 
 
 @protocols
@@ -93,13 +110,86 @@ def test_more_than_a_server_may_have_is_refused_at_once(tmp_path: Path, protocol
 
 
 @protocols
+def test_large_bodies_have_a_bound_of_their_own(tmp_path: Path, protocol: str) -> None:
+    """The server keeps each request for two seconds, and takes two large ones."""
+    with (
+        waiting_server(tmp_path, most_in_queue=1000) as server,
+        Gateway([ports_of(server)], {"SERVER_LARGE_BODIES": 2}) as gateway,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        accepted = [pool.submit(send, gateway, protocol, LARGE) for _ in range(2)]
+        time.sleep(0.7)
+        # Smaller ones pass, up to the last byte.
+        accepted += [pool.submit(send, gateway, protocol, length) for length in (0, LARGE - 300)]
+        for chunked in (False, True):
+            status, error, retry_after, seconds = send(gateway, protocol, LARGE, chunked=chunked)
+            assert (status, retry_after) == (REFUSED[protocol], "1")
+            assert error.endswith("[servers_busy]")
+            assert seconds < 1
+        assert [each.result()[0] for each in accepted] == [GOOD[protocol]] * 4
+        assert send(gateway, protocol, LARGE, chunked=True)[0] == GOOD[protocol]
+
+
+def test_bodies_that_may_be_long_are_bounded(quick: TritonServer) -> None:
+    """All keys together; a client that states a short length, and health checks over gRPC, are not affected."""
+    with Gateway([ports_of(quick)], {"OPEN_BODIES": 2}) as gateway, ExitStack() as open_bodies:
+        other = gateway.secrets("add", gateway.keys, "other").strip()
+        assert gateway.command("reload").returncode == 0
+        time.sleep(1)  # the old worker
+        for key, framing in ((gateway.endpoint.key, "Content-Length: 300000"), (other, "Transfer-Encoding: chunked")):
+            stream = open_bodies.enter_context(gateway.endpoint.stream())
+            stream.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n{framing}\r\n\r\n1".encode())
+        time.sleep(0.3)
+        for protocol, length, status in (
+            ("http", 300_000, "429"),
+            ("grpc", 0, "RESOURCE_EXHAUSTED"),
+            ("http", 0, "200"),
+            ("http", 299_999, "200"),
+        ):
+            got, error, retry_after, _ = send(gateway, protocol, length)
+            assert got == status
+            if status != "200":
+                assert retry_after == "1"
+                assert error.endswith("[too_many_requests]")
+        with gateway.endpoint.channel() as channel:
+            assert stub(channel).ServerReady(service_pb2.ServerReadyRequest()).ready
+
+
+def test_silent_connections_do_not_stop_a_gateway_with_few_open_files(quick: TritonServer) -> None:
+    """More connections than the soft limit: nginx raises it."""
+    with ExitStack() as stack:
+        few_files = [tool("prlimit", "util-linux"), "--nofile=1024:"]
+        gateway = stack.enter_context(Gateway([ports_of(quick)], {"CLIENT_TIMEOUT_S": 60}, run_by=few_files))
+        for _ in range(1500):
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.endpoint.port)))
+        for protocol in ("http", "grpc"):
+            assert send(gateway, protocol)[0] == GOOD[protocol]
+        log = (gateway.folder / "nginx.log").read_text()
+    assert "Too many open files" not in log
+    assert "worker_connections" not in log
+
+
+def test_too_low_hard_limit_of_open_files_is_named(quick: TritonServer) -> None:
+    few_files = [tool("prlimit", "util-linux"), "--nofile=1024:1024"]
+    with pytest.raises(AssertionError) as refused, Gateway([ports_of(quick)], run_by=few_files):
+        pass
+    assert "may open only 1024 files" in str(refused.value)
+    assert "LimitNOFILE" in str(refused.value)
+
+
+@protocols
 def test_full_queue_of_a_server_says_when_to_come_back(tmp_path: Path, protocol: str) -> None:
     with (
         waiting_server(tmp_path, most_in_queue=2) as server,
-        Gateway([ports_of(server)]) as gateway,
+        Gateway([ports_of(server)] * 2) as gateway,
         ThreadPoolExecutor(12) as pool,
     ):
         results = list(pool.map(lambda _: send(gateway, protocol), range(12)))
+        time.sleep(0.3)  # nginx writes a line after the response
+        servers = [line["server"] for line in gateway.log_lines() if line["path"].endswith("nfer")]
+    # It is not tried at the other entry of GATEWAY_SERVERS.
+    assert len(servers) == 12
+    assert not [each for each in servers if "," in each]
     refused = [result for result in results if result[0] != GOOD[protocol]]
     assert 1 <= len(refused) <= 11
     for status, error, retry_after, seconds in refused:
@@ -112,7 +202,7 @@ def test_full_queue_of_a_server_says_when_to_come_back(tmp_path: Path, protocol:
 @protocols
 @pytest.mark.timeout(600)
 def test_2000_connections_at_once_are_answered_or_refused(quick: TritonServer, protocol: str) -> None:
-    settings = {"OPEN_REQUESTS": 4000, "BURST": 10_000, "CLIENT_TIMEOUT_S": 60}
+    settings = {"OPEN_REQUESTS": 4000, "OPEN_BODIES": 4000, "BURST": 10_000, "CLIENT_TIMEOUT_S": 60}
     with Gateway([ports_of(quick)], settings) as gateway:
         assert send(gateway, protocol)[0] == GOOD[protocol]
         outcomes = storm(gateway, protocol, 2000, tiny_jpeg())

@@ -185,6 +185,18 @@ def test_reload_under_load_takes_new_keys(gateway: Gateway) -> None:
         time.sleep(0.1)
 
 
+def test_server_with_a_connection_left_stays_out_and_is_named(server: TritonServer, second: TritonServer) -> None:
+    with (
+        Gateway([ports_of(server), ports_of(second)], {"TIMEOUT_S": 1}) as gateway,
+        socket.create_connection(("127.0.0.1", second.options.http_port)),
+    ):
+        done = gateway.command("out", "2")
+        assert done.returncode == 1
+        # TIMEOUT_S, the idle time of a connection to a server, and 5 s.
+        assert "still has open connections after 10 s" in done.stderr
+        assert gateway.command("servers").stdout.splitlines()[1].endswith(" out")
+
+
 def test_only_server_cannot_be_taken_out(server: TritonServer) -> None:
     with Gateway([ports_of(server)]) as gateway:
         done = gateway.command("out", "1")

@@ -15,11 +15,13 @@ import helm_python
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
+from jpeg_contract import model_config
 from jpeg_serve import ServerOptions
 from support import ROOT, run_module
 
 CHART = ROOT / "deploy/kubernetes/chart"
 KSERVE = ROOT / "deploy/kubernetes/kserve"
+GATEWAY = ROOT / "deploy/gateway"
 VERSIONS = ["1.27.0", "1.30.0", "1.33.0", kubernetes_validate.latest_version()]
 
 Values = dict[str, Any]
@@ -64,10 +66,18 @@ EVERYTHING: Values = {
         "annotations": {"a": "b"},
         "grpc": {"enabled": True, "host": "grpc.example", "tlsSecretName": "tls", "annotations": {"a": "b"}},
     },
-    "route": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["images.example"]},
+    "route": {
+        "enabled": True,
+        "parentRefs": [{"name": "gateway"}],
+        "hostnames": ["images.example"],
+        "grpcHostnames": ["grpc.example"],
+        "backendTLS": {"hostname": "images.example", "caConfigMap": "ca"},
+    },
+    "gateway": {"settings": {"RATE": 100}, "keysSecret": "keys", "tlsSecret": "tls"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
 }
+NO_GATEWAY: Values = {"gateway": {"enabled": False}}
 NOTHING: Values = {
     "server": {
         "replicas": 0,
@@ -101,6 +111,7 @@ CASES: dict[str, Values] = {
             }
         }
     },
+    "no gateway": NO_GATEWAY,
     "closed": {"networkPolicy": {"clients": [], "prometheus": []}},
     "pools": {
         "server": {"autoscaling": SCALING},
@@ -168,8 +179,13 @@ def pod_of(deployment: Document) -> Document:
 
 
 def server_of(deployment: Document) -> Document:
-    (server,) = pod_of(deployment)["containers"]
-    return dict(server)
+    return dict(pod_of(deployment)["containers"][0])
+
+
+def gateway_of(deployment: Document) -> Document:
+    _, gateway = pod_of(deployment)["containers"]
+    assert gateway["name"] == "gateway"
+    return dict(gateway)
 
 
 def kserve(name: str) -> Document:
@@ -271,7 +287,6 @@ CUSTOM: dict[str, tuple[str, Document]] = {
             "hostnames": [],
             "rules": [
                 {
-                    "matches": [{"path": {"type": {}, "value": {}}, "method": {}}],
                     "backendRefs": [{"name": {}, "port": {}}],
                 }
             ],
@@ -288,6 +303,13 @@ CUSTOM: dict[str, tuple[str, Document]] = {
                     "backendRefs": [{"name": {}, "port": {}}],
                 }
             ],
+        },
+    ),
+    "BackendTLSPolicy": (
+        "gateway.networking.k8s.io/v1",
+        {
+            "targetRefs": [{"group": {}, "kind": {}, "name": {}, "sectionName": {}}],
+            "validation": {"hostname": {}, "caCertificateRefs": [{"group": {}, "kind": {}, "name": {}}]},
         },
     ),
     "ServingRuntime": (
@@ -419,10 +441,23 @@ def test_packaged_chart_renders_the_same(tmp_path: Path) -> None:
         ({"server": {"models": {"source": "claim"}}}, "models.claim.name"),
         ({"server": {"models": {"source": "objectStore"}}}, "models.objectStore"),
         ({"server": {"models": STORE}}, "networkPolicy.egress is empty"),
-        ({"server": {"preStopSeconds": 20}}, "grpcMaxConnectionAgeSeconds"),
+        ({"server": {"preStopSeconds": 30}}, "connectionAgeSeconds"),
         ({"server": {"startSeconds": 100}}, "loadSeconds"),
         ({"server": {"update": {"maxSurge": 0}}}, "update.maxUnavailable are both 0"),
         ({"server": {"tritonArgs": ["--http-port=80"]}}, "set by the chart"),
+        ({"server": {"tritonArgs": ["--http-address=0.0.0.0"]}}, "set by the chart"),
+        ({"server": {"extraArgs": ["--servers=2"]}}, "replicas"),
+        ({**NO_GATEWAY, "ingress": {"enabled": True, "host": "images.example"}}, "gateway.enabled"),
+        ({**NO_GATEWAY, "route": EVERYTHING["route"]}, "gateway.enabled"),
+        ({**NO_GATEWAY, "service": {"type": "LoadBalancer"}}, "gateway.enabled"),
+        ({**NO_GATEWAY, "service": {"type": "NodePort"}}, "gateway.enabled"),
+        ({"gateway": {"settings": {"RUN": "/x"}}}, "'RUN' not allowed"),
+        ({"gateway": {"settings": {"RATE": 0}}}, "/gateway/settings/RATE"),
+        ({"gateway": {"keysSecret": ""}}, "/gateway/keysSecret"),
+        ({"gateway": {"image": {"tag": "latest"}}}, "the tag latest"),
+        ({"route": {**EVERYTHING["route"], "backendTLS": {}}}, "route.backendTLS"),
+        ({"route": {**EVERYTHING["route"], "hostnames": []}}, "route.hostnames"),
+        ({"route": {**EVERYTHING["route"], "grpcHostnames": ["images.example"]}}, "must not share a host"),
         ({"server": {"extraArgs": ["--drain-s", "5"]}}, "/server/extraArgs/1"),
         ({"server": {"autoscaling": {"enabled": True, "max": 1}}}, "less than autoscaling.min"),
         ({"server": {"autoscaling": {"enabled": True, "inFlightRequests": 0}}}, "without a target"),
@@ -519,9 +554,9 @@ def test_pools_differ_in_their_own_values_only() -> None:
     documents = {d["metadata"]["name"]: d for d in of_kind(render(CASES["pools"]), "Deployment")}
     cpu, a100, mig = (documents[f"demo-triton-jpeg-classifier-{name}"] for name in ("cpu", "a100", "h100-mig"))
     assert [server_of(each)["image"].split(":")[1] for each in (cpu, a100, mig)] == ["cpu", "gpu", "gpu"]
-    assert server_of(cpu)["resources"]["limits"] == {"memory": "2Gi"}
-    assert server_of(a100)["resources"]["limits"] == {"memory": "2Gi", "nvidia.com/gpu": 1}
-    assert server_of(mig)["resources"]["limits"] == {"memory": "2Gi", "nvidia.com/mig-1g.10gb": 2}
+    assert server_of(cpu)["resources"]["limits"] == {"memory": "4Gi"}
+    assert server_of(a100)["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 1}
+    assert server_of(mig)["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/mig-1g.10gb": 2}
     assert pod_of(a100)["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
     assert "topologySpreadConstraints" in pod_of(a100)
     assert "topologySpreadConstraints" not in pod_of(mig)  # false and 0 override, too
@@ -547,52 +582,167 @@ def test_disruption_budgets_allow_draining_a_node() -> None:
 def test_ports_are_those_of_the_server() -> None:
     server = ServerOptions()
     ports = {"http": server.http_port, "grpc": server.grpc_port, "metrics": server.metrics_port}
-    for deployment in all_deployments():
+    for deployment in (one(render(NO_GATEWAY), "Deployment"), as_deployment(kserve("runtime"))):
         named = {
             port["name"].replace("http1", "http"): port["containerPort"] for port in server_of(deployment)["ports"]
         }
         assert named == ports
-    for service in of_kind(render(EVERYTHING), "Service"):
-        assert {port["name"]: port["port"] for port in service["spec"]["ports"]} == ports
+    published: dict[str, int] = {}
+    for service in of_kind(render({**NO_GATEWAY, "service": {"headless": True}}), "Service"):
+        published |= {port["name"]: port["port"] for port in service["spec"]["ports"]}
         assert all(port["targetPort"] == port["name"] for port in service["spec"]["ports"])
-    documents = render(EVERYTHING)
-    assert {
-        route["kind"]: route["spec"]["rules"][0]["backendRefs"][0]["port"]
-        for route in of_kind(documents, "HTTPRoute", "GRPCRoute")
-    } == {
-        "HTTPRoute": ports["http"],
-        "GRPCRoute": ports["grpc"],
-    }
-    services = {service["metadata"]["name"] for service in of_kind(documents, "Service")}
-    for ingress, port in zip(of_kind(documents, "Ingress"), ("http", "grpc"), strict=True):
-        for path in ingress["spec"]["rules"][0]["http"]["paths"]:
-            assert path["backend"]["service"]["port"]["name"] == port
-            assert path["backend"]["service"]["name"] in services
+    assert published == ports
     assert kserve("runtime")["spec"]["annotations"]["prometheus.kserve.io/port"] == str(ports["metrics"])
     assert kserve("runtime")["spec"]["containers"][0]["ports"][0]["name"] == "http1", (
         "KServe's Service routes to the first port"
     )
 
 
-def test_only_public_paths_are_routed() -> None:
+def test_everything_from_outside_leads_to_the_gateway() -> None:
     documents = render(EVERYTHING)
+    services = {service["metadata"]["name"]: service["spec"] for service in of_kind(documents, "Service")}
+    entrance = services["demo-triton-jpeg-classifier"]
+    assert entrance["type"] == "LoadBalancer"
+    for name, service in services.items():
+        (port,) = service["ports"]
+        if name.endswith("-metrics"):
+            assert (port["port"], service["type"]) == (ServerOptions().metrics_port, "ClusterIP")
+        else:
+            assert (port["name"], port["targetPort"], port["port"]) == ("https", "https", 443)
+    # The name of the port stands for one of the gateway's container, and the server's other ports are not even named.
+    deployment = one(documents, "Deployment")
+    (port,) = gateway_of(deployment)["ports"]
+    assert port == {"name": "https", "containerPort": 8443}
+    assert server_of(deployment)["ports"] == [{"name": "metrics", "containerPort": ServerOptions().metrics_port}]
     http, grpc = of_kind(documents, "Ingress")
-    paths = [path for ingress in (http, grpc) for path in ingress["spec"]["rules"][0]["http"]["paths"]]
-    assert {path["pathType"] for path in paths} == {"Exact"}
-    matches = one(documents, "HTTPRoute")["spec"]["rules"][0]["matches"]
-    assert {match["path"]["type"] for match in matches} == {"Exact"}
-    allowed = {match["path"]["value"] for match in matches}
-    assert allowed == {path["path"] for path in http["spec"]["rules"][0]["http"]["paths"]}
-    assert {path for path in allowed if not path.startswith("/v2/models/jpeg_classifier")} == {
-        "/v2/health/live",
-        "/v2/health/ready",
-    }
-    methods = {
-        f"/{m['method']['service']}/{m['method']['method']}"
-        for m in one(documents, "GRPCRoute")["spec"]["rules"][0]["matches"]
-    }
-    assert methods == {path["path"] for path in grpc["spec"]["rules"][0]["http"]["paths"]}
-    assert not [m for m in methods | allowed if re.search("repository|shared|trace|log|stat|load", m, re.IGNORECASE)]
+    for ingress, protocol in ((http, "HTTPS"), (grpc, "GRPCS")):
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+            assert path["backend"]["service"] == {"name": "demo-triton-jpeg-classifier", "port": {"name": "https"}}
+        assert ingress["metadata"]["annotations"] == {
+            "a": "b",
+            "nginx.ingress.kubernetes.io/backend-protocol": protocol,
+            "nginx.ingress.kubernetes.io/proxy-body-size": f"{gateway_default('MAX_BODY_MB')}m",
+        }
+    routes = of_kind(documents, "HTTPRoute", "GRPCRoute")
+    assert len(routes) == 2
+    for route in routes:
+        (rule,) = route["spec"]["rules"]
+        assert rule["backendRefs"] == [{"name": "demo-triton-jpeg-classifier", "port": 443}]
+    # The Gateway speaks TLS to this Service.
+    (target,) = one(documents, "BackendTLSPolicy")["spec"]["targetRefs"]
+    assert (target["kind"], target["name"]) == ("Service", "demo-triton-jpeg-classifier")
+
+
+def test_server_listens_on_loopback_behind_its_gateway() -> None:
+    """So no NetworkPolicy is needed for that, and no --behind-gateway."""
+    for case in ("defaults", "nothing", "pools", "everything"):
+        for deployment in of_kind(render(CASES[case]), "Deployment"):
+            own, triton = arguments_of(deployment)
+            assert "--address=127.0.0.1" in own
+            assert "--behind-gateway" not in own
+            assert triton["--metrics-address"] == "0.0.0.0"
+            assert not [name for name in triton if name in ("--http-address", "--grpc-address")]
+    ipv6 = one(render({"server": {"address": "::"}}), "Deployment")
+    own, triton = arguments_of(ipv6)
+    assert "--address=127.0.0.1" in own
+    assert triton["--metrics-address"] == "ipv6:::"
+    assert environment_of(gateway_of(ipv6))["GATEWAY_ADDRESS"] == "[::]"
+
+
+def environment_of(container: Document) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def gateway_default(name: str) -> str:
+    """Return the default of a setting of gateway.sh."""
+    found = re.search(rf": \"\${{GATEWAY_{name}:=([^}}]*)}}\"", (GATEWAY / "gateway.sh").read_text())
+    assert found is not None
+    return found[1]
+
+
+def test_gateway_gets_its_files_settings_and_secrets() -> None:
+    for case in ("defaults", "everything", "pools"):
+        documents = render(CASES[case])
+        (files,) = [each for each in of_kind(documents, "ConfigMap") if each["metadata"]["name"].endswith("-gateway")]
+        assert files["data"] == {
+            name: (GATEWAY / name).read_text() for name in ("gateway.sh", "nginx.conf.template")
+        }, "the chart's files are links to the gateway's"
+        for deployment in of_kind(documents, "Deployment"):
+            gateway, pod = gateway_of(deployment), pod_of(deployment)
+            assert [*gateway["command"], *gateway["args"]] == ["/opt/gateway/gateway.sh", "run"]
+            volumes = {volume["name"]: volume for volume in pod["volumes"]}
+            mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in gateway["volumeMounts"]}
+            assert mounts["/opt/gateway"]["configMap"] == {"name": files["metadata"]["name"], "defaultMode": 0o555}
+            assert mounts["/tmp"]["emptyDir"]["medium"] == "Memory"
+            environment = environment_of(gateway)
+            for name in ("KEYS", "CERTIFICATE", "CERTIFICATE_KEY"):
+                path = Path(environment[f"GATEWAY_{name}"])
+                # The group of the pod may read it, others may not.
+                assert mounts[str(path.parent)]["secret"]["defaultMode"] == 0o440
+            assert pod["securityContext"]["fsGroup"] == gateway["securityContext"]["runAsUser"]
+            server = ServerOptions()
+            assert environment["GATEWAY_SERVERS"] == f"127.0.0.1:{server.http_port}:{server.grpc_port}"
+            assert environment["GATEWAY_RUN"].startswith("/tmp/")
+            known = set(re.findall(r": \"\$\{(GATEWAY_[A-Z_]+):=", (GATEWAY / "gateway.sh").read_text()))
+            assert environment.keys() <= known
+    assert environment_of(gateway_of(one(render(EVERYTHING), "Deployment")))["GATEWAY_RATE"] == "100"
+
+
+def test_every_setting_of_the_gateway_is_the_users_or_the_charts() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    free = {f"GATEWAY_{name}" for name in schema["properties"]["gateway"]["properties"]["settings"]["properties"]}
+    fixed = environment_of(gateway_of(one(render({"gateway": {"settings": {"WORKERS": None}}}), "Deployment"))).keys()
+    assert not free & fixed
+    known = set(re.findall(r": \"\$\{(GATEWAY_[A-Z_]+):=", (GATEWAY / "gateway.sh").read_text()))
+    unused = {"GATEWAY_MODEL", "GATEWAY_WEB_ROOT", "GATEWAY_ACCESS_LOG", "GATEWAY_NGINX"}
+    assert known == free | fixed | unused
+
+
+def mib(quantity: str) -> float:
+    """Return a quantity of Kubernetes or Compose in MiB."""
+    units = {"Mi": 1, "Gi": 1024, "m": 1, "g": 1024}
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * units[unit]
+
+
+def worst_memory(servers: int) -> tuple[float, float]:
+    """Return the most that a server and the gateway may need, in MiB, by the formulas of docs/gateway.md."""
+    setting = {name: int(gateway_default(name)) for name in ("OPEN_BODIES", "SERVER_LARGE_BODIES", "MAX_BODY_MB")}
+    short = int(gateway_default("SERVER_OPEN_REQUESTS")) * 300_000 / 2**20
+    preprocess = model_config.read(ROOT / "model_repository/preprocess/config.pbtxt")
+    decode = int(preprocess.parameters["max_decode_mib"].string_value) * preprocess.instance_group[0].count
+    large = 2 * setting["SERVER_LARGE_BODIES"]
+    bodies = short + setting["OPEN_BODIES"] * 5_000_000 / 2**20 + large * setting["MAX_BODY_MB"]
+    workers = 2
+    passed = min(setting["OPEN_BODIES"], large * servers + workers)
+    gateway = 20 + 3 * short + (setting["OPEN_BODIES"] + 2 * passed) * setting["MAX_BODY_MB"]
+    return 300 + decode + 3.5 * bodies, gateway
+
+
+def test_memory_suffices_for_the_worst_that_the_gateway_lets_through() -> None:
+    server, gateway = worst_memory(1)
+    deployment = one(render({}), "Deployment")
+    assert mib(server_of(deployment)["resources"]["limits"]["memory"]) > server > 3000
+    assert mib(gateway_of(deployment)["resources"]["limits"]["memory"]) > gateway > 2500
+    assert environment_of(gateway_of(deployment))["GATEWAY_WORKERS"] == "2"
+    compose = yaml.safe_load(re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", (ROOT / "deploy/compose.yaml").read_text()))[
+        "services"
+    ]
+    for name, worst in (("server", server), ("gateway", worst_memory(2)[1])):
+        assert mib(compose[name]["deploy"]["resources"]["limits"]["memory"]) > worst
+    assert compose["gateway"]["environment"]["GATEWAY_WORKERS"] == "2"
+    for name in ("OPEN_BODIES", "SERVER_LARGE_BODIES"):
+        assert compose["gateway"]["environment"][f"GATEWAY_{name}"] == int(gateway_default(name))
+    # /dev/shm holds the bodies of the batches in work, half a GiB at the most in the measurement.
+    (shm,) = [volume for volume in pod_of(deployment)["volumes"] if volume["name"] == "shm"]
+    assert mib(shm["emptyDir"]["sizeLimit"]) == mib(compose["server"]["shm_size"]) >= 2 * 504
+
+
+def test_change_of_the_gateway_replaces_the_pods() -> None:
+    annotations = one(render({}), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert "checksum/gateway" in annotations
+    without = one(render(NO_GATEWAY), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert "checksum/gateway" not in without
 
 
 def test_network_policy_denies_by_default() -> None:
@@ -600,8 +750,10 @@ def test_network_policy_denies_by_default() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
     rules = {tuple(port["port"] for port in rule["ports"]): rule["from"] for rule in policy["ingress"]}
-    assert set(rules) == {("http", "grpc"), ("metrics",)}
+    assert set(rules) == {("https",), ("metrics",)}
     assert all(peers for peers in rules.values()), "a rule without peers allows all"
+    open_ports = [rule["ports"] for rule in one(render(NO_GATEWAY), "NetworkPolicy")["spec"]["ingress"]]
+    assert [[port["port"] for port in ports] for ports in open_ports] == [["http", "grpc"], ["metrics"]]
     assert one(render(CASES["closed"]), "NetworkPolicy")["spec"]["ingress"] is None
 
 
@@ -645,6 +797,9 @@ def test_writable_paths_are_volumes_with_a_size_limit() -> None:
             mount["name"] for c in [*pod["containers"], *pod.get("initContainers", [])] for mount in c["volumeMounts"]
         }
         assert used == set(volumes)
+        for container in pod["containers"]:
+            writable = [mount for mount in container["volumeMounts"] if not mount.get("readOnly")]
+            assert {mount["mountPath"] for mount in writable} <= {"/dev/shm", "/tmp", "/models"}
 
 
 def arguments_of(deployment: Document) -> tuple[list[str], dict[str, str]]:
@@ -674,12 +829,22 @@ def test_options_exist() -> None:
 
 def test_server_is_behind_a_gateway_where_a_network_policy_says_so() -> None:
     """Without one, jpeg-serve refuses a Triton that a single request can end."""
-    for values, expected in (({}, True), ({"networkPolicy": {"enabled": False}}, False)):
+    for policy, expected in (({}, True), ({"networkPolicy": {"enabled": False}}, False)):
+        values = {**NO_GATEWAY, **policy}
         own, _ = arguments_of(one(render(values), "Deployment"))
         assert ("--behind-gateway" in own) == expected
         assert bool([d for d in render(values) if d["kind"] == "NetworkPolicy"]) == expected
     own, _ = arguments_of(
-        one(render({"networkPolicy": {"enabled": False}, "server": {"extraArgs": ["--behind-gateway"]}}), "Deployment")
+        one(
+            render(
+                {
+                    **NO_GATEWAY,
+                    "networkPolicy": {"enabled": False},
+                    "server": {"extraArgs": ["--behind-gateway"]},
+                }
+            ),
+            "Deployment",
+        )
     )
     assert "--behind-gateway" in own
 
@@ -724,9 +889,20 @@ def test_termination_grace_period_covers_every_phase() -> None:
         pre_stop = int(command[1])
         # 10 s: TritonServer.stop waits this long for the models to unload after the drain.
         assert pod_of(deployment)["terminationGracePeriodSeconds"] > pre_stop + drain + 10
-        # gRPC adds a jitter of 10 % to the age; 5 s for the endpoints to propagate.
-        age = int(triton["--grpc-max-connection-age"]) / 1000
-        assert pre_stop >= 1.1 * age + 5
+        containers = pod_of(deployment)["containers"]
+        if len(containers) > 1:
+            gateway = gateway_of(deployment)
+            assert gateway["lifecycle"] == server_of(deployment)["lifecycle"]
+            # nginx waits for open requests at most this long (SHUTDOWN_S in gateway.sh).
+            open_s = int(gateway_default("TIMEOUT_S")) + int(gateway_default("CLIENT_TIMEOUT_S"))
+            assert pod_of(deployment)["terminationGracePeriodSeconds"] > pre_stop + open_s
+            age = float(environment_of(gateway)["GATEWAY_CONNECTION_AGE_S"])
+            assert "--grpc-max-connection-age" not in triton
+        else:
+            age = int(triton["--grpc-max-connection-age"]) / 1000
+        # gRPC adds a jitter of 10 % to the age, and the gateway half of it for idle connections; 5 s for the endpoints
+        # to propagate.
+        assert pre_stop >= 1.5 * age + 5
         assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
@@ -736,7 +912,9 @@ def test_termination_grace_period_covers_every_phase() -> None:
 @pytest.mark.parametrize("word", ["onnx", "openvino", "tensorrt", "torch_tensorrt", "tf_trt"])
 def test_classifier_changes_one_line_of_the_config(word: str) -> None:
     documents = render({"server": {"classifier": word}})
-    served = one(documents, "ConfigMap")["data"]["config.pbtxt"]
+    (served,) = [
+        each["data"]["config.pbtxt"] for each in of_kind(documents, "ConfigMap") if "config.pbtxt" in each["data"]
+    ]
     here = (ROOT / "model_repository/jpeg_classifier/config.pbtxt").read_text()
     changed = [(a, b) for a, b in zip(here.splitlines(), served.splitlines(), strict=True) if a != b]
     assert (
@@ -790,7 +968,7 @@ def test_kserve_files_are_consistent() -> None:
     assert {"name": "MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
     assert "MODEL_REPOSITORY" in (ROOT / "deploy/image/entrypoint.sh").read_text()
     # The server is the chart's.
-    chart = server_of(one(render({}), "Deployment"))
+    chart = server_of(one(render(NO_GATEWAY), "Deployment"))
     for part in (
         "image",
         "resources",

@@ -1,8 +1,8 @@
-"""A rolling update with the chart's settings, on two real servers under load.
+"""A rolling update with the chart's settings, on two real servers under load, with and without their gateways.
 
 There is no cluster here. `Service` stands in for kube-proxy: it routes new connections to the pods in its list and
-leaves open connections alone. The servers, their options from the chart, the sequence and times of a stop, and the
-clients are real.
+leaves open connections alone. The servers and gateways, their options from the chart, the sequence and times of a stop,
+and the clients are real.
 """
 
 from __future__ import annotations
@@ -11,33 +11,59 @@ import asyncio
 import contextlib
 import http.client
 import itertools
+import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import helm_python
+import pytest
 import yaml
+from gateway_support import Gateway, ports_of
 from jpeg_client import Client, JpegClientError
 from jpeg_serve import ServerOptions, TritonServer
 from support import ROOT, photo
 
 # Short times for a short test; the chart refuses a connection age that is too long for the sleep before the stop.
-TIMES = {"grpcMaxConnectionAgeSeconds": 1, "preStopSeconds": 7, "drainSeconds": 8}
+TIMES = {"connectionAgeSeconds": 1, "preStopSeconds": 7, "drainSeconds": 8}
 # Time until every node and gateway knows that a pod terminates. Usually well below a second; slow here.
 KNOWN_EVERYWHERE_S = 3.0
 
 
-def chart_arguments() -> tuple[list[str], list[str], float]:
-    """Return the options of jpeg-serve and of tritonserver in the chart's Deployment, and the sleep before the stop."""
+@dataclass(frozen=True)
+class Settings:
+    """What the chart sets.
+
+    Attributes:
+        own: Options of jpeg-serve.
+        triton: Options of tritonserver.
+        pre_stop: The sleep of both containers before they stop, in seconds.
+        age: GATEWAY_CONNECTION_AGE_S, None without a gateway.
+    """
+
+    own: list[str]
+    triton: list[str]
+    pre_stop: float
+    age: str | None
+
+
+def chart_settings(*, gateway: bool) -> Settings:
+    """Read the settings from the chart's Deployment."""
+    values = {"server": TIMES, "gateway": {"enabled": gateway}}
     with helm_python.Chart.load(ROOT / "deploy/kubernetes/chart") as chart:
-        text = chart.render({"server": TIMES}, name="demo")["triton-jpeg-classifier/templates/deployment.yaml"]
+        text = chart.render(values, name="demo")["triton-jpeg-classifier/templates/deployment.yaml"]
     (deployment,) = [document for document in yaml.safe_load_all(text) if document]
-    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    server, *others = deployment["spec"]["template"]["spec"]["containers"]
     split = server["args"].index("--")
     sleep = server["lifecycle"]["preStop"]["exec"]["command"]
-    return server["args"][:split], server["args"][split + 1 :], float(sleep[1])
+    assert all(other["lifecycle"] == server["lifecycle"] for other in others)
+    ages = [each["value"] for other in others for each in other["env"] if each["name"] == "GATEWAY_CONNECTION_AGE_S"]
+    assert len(ages) == gateway
+    return Settings(server["args"][:split], server["args"][split + 1 :], float(sleep[1]), ages[0] if ages else None)
 
 
 class Service:
@@ -72,10 +98,14 @@ class Service:
 
     async def _route(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self.pods[next(self._turn) % len(self.pods)].split(":")
-        with contextlib.suppress(OSError):
+        writers = [writer]
+        # Cancelled: the service ends with connections open.
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             from_pod, to_pod = await asyncio.open_connection(host, int(port))
+            writers.append(to_pod)
             await asyncio.gather(self._copy(reader, to_pod), self._copy(from_pod, writer))
-        writer.close()
+        for each in writers:
+            each.transport.abort()
 
     @staticmethod
     async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -106,11 +136,23 @@ class Load:
             thread.join(60)
 
 
-def over_grpc(address: str) -> Callable[[Load], None]:
+def over_grpc(address: str, gateway: Gateway | None) -> Callable[[Load], None]:
     """Keep one connection, as gRPC clients do, until the server closes it."""
 
     def run(load: Load) -> None:
-        with Client(f"grpc://{address}", timeout_s=20, retry=False) as client:
+        port = address.split(":")[1]
+        client = (
+            Client(f"grpc://{address}", timeout_s=20, retry=False)
+            if gateway is None
+            else Client(
+                f"grpcs://localhost:{port}",
+                timeout_s=20,
+                retry=False,
+                api_key=gateway.endpoint.key,
+                ca=gateway.endpoint.certificate,
+            )
+        )
+        with client:
             while load.running:
                 try:
                     (found,) = client.classify([photo("chelsea")])
@@ -123,15 +165,23 @@ def over_grpc(address: str) -> Callable[[Load], None]:
     return run
 
 
-def over_http(address: str) -> Callable[[Load], None]:
-    """Use each connection for one second: gateways have such a limit (nginx: keepalive_time)."""
+def over_http(address: str, gateway: Gateway | None) -> Callable[[Load], None]:
+    """Keep one connection until the gateway closes it; without a gateway, for one second, as other gateways do."""
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+    headers |= gateway.endpoint.headers if gateway else {}
+
+    def connect() -> http.client.HTTPConnection:
+        if gateway is None:
+            return http.client.HTTPConnection(address, timeout=20)
+        tls = ssl.create_default_context(cafile=str(gateway.endpoint.certificate))
+        return http.client.HTTPSConnection("localhost", int(address.split(":")[1]), timeout=20, context=tls)
 
     def run(load: Load) -> None:
         while load.running:
-            connection = http.client.HTTPConnection(address, timeout=20)
+            connection = connect()
             try:
-                limit = time.monotonic() + 1
+                # http.client opens a new connection where the last response said that this one ends.
+                limit = time.monotonic() + (1000 if gateway else 1)
                 while load.running and time.monotonic() < limit:
                     connection.request("POST", "/v2/models/jpeg_classifier/infer", photo("chelsea"), headers)
                     response = connection.getresponse()
@@ -147,58 +197,91 @@ def over_http(address: str) -> Callable[[Load], None]:
     return run
 
 
+@dataclass(frozen=True)
+class Pod:
+    """A server, and its gateway if it has one."""
+
+    server: TritonServer
+    gateway: Gateway | None
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The addresses for HTTP and gRPC."""
+        if self.gateway is None:
+            return self.server.http_address, self.server.grpc_address
+        address = f"127.0.0.1:{self.gateway.endpoint.port}"
+        return address, address
+
+    def stop(self) -> None:
+        """Send both containers their stop signals, and wait until both have ended."""
+        if self.gateway:
+            self.gateway.process.send_signal(signal.SIGQUIT)
+        self.server.terminate()
+        self.server.wait()
+        if self.gateway:
+            self.gateway.process.wait(60)
+
+
 @contextlib.contextmanager
-def pod(repository: Path, log: Path, own: list[str], triton: list[str]) -> Iterator[TritonServer]:
-    """Run a server with the chart's options, on free ports."""
-    drain = next(argument.split("=")[1] for argument in own if argument.startswith("--drain-s="))
-    options: dict[str, Any] = {"backends": ROOT / "backends", "drain_s": int(drain), "triton": tuple(triton)}
-    with (
-        log.open("wb") as sink,
-        TritonServer(
-            ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, **options), log=sink
-        ) as server,
-    ):
-        yield server
+def pod(repository: Path, log: Path, settings: Settings, secrets_of: Pod | None) -> Iterator[Pod]:
+    """Run a server with the chart's options, on free ports, and its gateway, with the Secrets of another pod's."""
+    drain = next(argument.split("=")[1] for argument in settings.own if argument.startswith("--drain-s="))
+    options: dict[str, Any] = {"backends": ROOT / "backends", "drain_s": int(drain), "triton": tuple(settings.triton)}
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("wb"))
+        served = ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, **options)
+        server = stack.enter_context(TritonServer(served, log=sink))
+        if settings.age is None:
+            yield Pod(server, None)
+            return
+        others = secrets_of.gateway if secrets_of else None
+        gateway = Gateway([ports_of(server)], {"CONNECTION_AGE_S": settings.age}, secrets_of=others)
+        yield Pod(server, stack.enter_context(gateway))
 
 
-def replace_under_load(repository: Path, folder: Path, triton: list[str], own: list[str], pre_stop: float) -> Load:
+def replace_under_load(repository: Path, folder: Path, settings: Settings) -> Load:
     """Run a rolling update of one pod with maxSurge 1 and maxUnavailable 0."""
     with contextlib.ExitStack() as stack:
-        old = stack.enter_context(pod(repository, folder / "old.log", own, triton))
-        http_service = stack.enter_context(Service([old.http_address]))
-        grpc_service = stack.enter_context(Service([old.grpc_address]))
-        clients = [over_grpc(grpc_service.address), over_grpc(grpc_service.address), over_http(http_service.address)]
-        load = stack.enter_context(Load(clients))
-        # The new pod first: it joins when it is ready.
-        new = stack.enter_context(pod(repository, folder / "new.log", own, triton))
-        http_service.pods.append(new.http_address)
-        grpc_service.pods.append(new.grpc_address)
+        old = stack.enter_context(pod(repository, folder / "old.log", settings, None))
+        # Here and not under load: gRPC's clients in this process do not survive the fork that starts a server.
+        new = stack.enter_context(pod(repository, folder / "new.log", settings, old))
+        services = [stack.enter_context(Service([address])) for address in old.addresses]
+        over = [over_http(services[0].address, old.gateway), *[over_grpc(services[1].address, old.gateway)] * 2]
+        load = stack.enter_context(Load(over))
+        time.sleep(1)
+        # The new pod joins first, and is ready.
+        for service, address in zip(services, new.addresses, strict=True):
+            service.pods.append(address)
         time.sleep(2)
         # The old pod terminates: its sleep begins, and meanwhile the endpoints propagate.
         terminating = time.monotonic()
         time.sleep(KNOWN_EVERYWHERE_S)
-        http_service.pods.remove(old.http_address)
-        grpc_service.pods.remove(old.grpc_address)
-        time.sleep(pre_stop - (time.monotonic() - terminating))
-        old.terminate()
-        old.wait()
+        for service in services:
+            del service.pods[0]
+        time.sleep(settings.pre_stop - (time.monotonic() - terminating))
+        old.stop()
         time.sleep(2)
         load.running = False
     return load
 
 
-def test_an_update_loses_no_request(built_repository: Path, tmp_path: Path) -> None:
-    own, triton, pre_stop = chart_arguments()
-    load = replace_under_load(built_repository, tmp_path, triton, own, pre_stop)
+@pytest.mark.parametrize("gateway", [True, False])
+def test_an_update_loses_no_request(built_repository: Path, tmp_path: Path, gateway: bool) -> None:
+    load = replace_under_load(built_repository, tmp_path, chart_settings(gateway=gateway))
     assert load.failures == []
     assert load.responses > 200
 
 
-def test_without_the_age_of_connections_an_update_loses_requests(built_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gateway", [True, False])
+def test_without_the_age_of_connections_an_update_loses_requests(
+    built_repository: Path, tmp_path: Path, gateway: bool
+) -> None:
     """The chart's options are necessary, and the test above can fail."""
-    own, triton, pre_stop = chart_arguments()
-    kept = [argument for argument in triton if "connection-age" not in argument]
-    assert len(kept) < len(triton)
-    load = replace_under_load(built_repository, tmp_path, kept, own, pre_stop)
+    settings = chart_settings(gateway=gateway)
+    kept = [argument for argument in settings.triton if "connection-age" not in argument]
+    assert gateway or len(kept) < len(settings.triton)
+    settings = replace(settings, triton=kept, age=settings.age and "3600")
+    load = replace_under_load(built_repository, tmp_path, settings)
     assert load.failures
-    assert all(failure.startswith("gRPC") for failure in load.failures)
+    if not gateway:
+        assert all(failure.startswith("gRPC") for failure in load.failures)

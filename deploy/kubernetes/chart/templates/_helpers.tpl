@@ -118,12 +118,19 @@ Contradictions between values, which the schema cannot express. Each message nam
 {{- end -}}
 {{- end -}}
 {{- range concat .extraArgs .tritonArgs -}}
-{{- if regexMatch "^--(model-repository|address|drain-s|ready-timeout-s|(http|grpc|metrics)-port|exit-timeout-secs|grpc-max-connection-age(-grace)?)(=|$)" . -}}
+{{- if regexMatch "^--(model-repository|address|drain-s|ready-timeout-s|(http|grpc|metrics)-(port|address)|exit-timeout-secs|grpc-max-connection-age(-grace)?)(=|$)" . -}}
 {{- fail (printf "%s: %s is set by the chart: use the chart's value instead (ports are fixed)" $where .) -}}
 {{- end -}}
 {{- end -}}
-{{- if gt (mulf 1.1 .grpcMaxConnectionAgeSeconds | addf 5) (float64 .preStopSeconds) -}}
-{{- fail (printf "%s: preStopSeconds (%v) must be at least 1.1 * grpcMaxConnectionAgeSeconds (%v) + 5: otherwise gRPC clients are still connected when the server stops, and their requests fail" $where .preStopSeconds .grpcMaxConnectionAgeSeconds) -}}
+{{- if gt (mulf 1.5 .connectionAgeSeconds | addf 5) (float64 .preStopSeconds) -}}
+{{- fail (printf "%s: preStopSeconds (%v) must be at least 1.5 * connectionAgeSeconds (%v) + 5: otherwise clients are still connected when the server stops, and their requests fail" $where .preStopSeconds .connectionAgeSeconds) -}}
+{{- end -}}
+{{- if $.Values.gateway.enabled -}}
+{{- range .extraArgs -}}
+{{- if regexMatch "^--servers(=|$)" . -}}
+{{- fail (printf "%s: the gateway of a pod has one server: use replicas instead of %s" $where .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if lt (int .startSeconds) (int .loadSeconds) -}}
 {{- fail (printf "%s: startSeconds (%v) is less than loadSeconds (%v): Kubernetes would restart the container during loading" $where .startSeconds .loadSeconds) -}}
@@ -146,9 +153,27 @@ Contradictions between values, which the schema cannot express. Each message nam
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if not .Values.gateway.enabled -}}
+{{- range $way, $open := dict "ingress.enabled" .Values.ingress.enabled "route.enabled" .Values.route.enabled (printf "service.type %s" .Values.service.type) (ne .Values.service.type "ClusterIP") -}}
+{{- if $open -}}
+{{- fail (printf "%s would lead to Triton itself, which has no keys, opens every model, and ends with some requests: set gateway.enabled" $way) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range list .Values.gateway.image -}}
+{{- if not (or .tag .digest) }}{{ fail "gateway.image has neither a tag nor a digest" }}{{ end -}}
+{{- if and (eq .tag "latest") (not .digest) }}{{ fail "gateway.image: the tag latest changes over time: use a fixed tag or a digest" }}{{ end -}}
+{{- end -}}
 {{- with .Values.ingress -}}
 {{- if and .enabled (not .host) }}{{ fail "ingress.enabled: set ingress.host; without one, the Ingress accepts requests for any host" }}{{ end -}}
 {{- if and .enabled .grpc.enabled (not .grpc.host) }}{{ fail "ingress.grpc.enabled: set ingress.grpc.host" }}{{ end -}}
 {{- end -}}
-{{- if and .Values.route.enabled (not .Values.route.parentRefs) }}{{ fail "route.enabled: set route.parentRefs to the Gateway" }}{{ end -}}
+{{- with .Values.route -}}
+{{- if .enabled -}}
+{{- if not .parentRefs }}{{ fail "route.enabled: set route.parentRefs to the Gateway" }}{{ end -}}
+{{- if not (and .backendTLS.hostname .backendTLS.caConfigMap) }}{{ fail "route.enabled: set route.backendTLS.hostname to a name in the gateway's certificate, and route.backendTLS.caConfigMap to a ConfigMap with the ca.crt that signed it" }}{{ end -}}
+{{- if and .grpcHostnames (not .hostnames) }}{{ fail "route.grpcHostnames: set route.hostnames, too: without them, the HTTPRoute takes all hosts, and the two routes must not share one" }}{{ end -}}
+{{- range .grpcHostnames }}{{ if has . $.Values.route.hostnames }}{{ fail (printf "route: %s is in hostnames and in grpcHostnames, but an HTTPRoute and a GRPCRoute must not share a host" .) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
