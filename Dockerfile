@@ -7,7 +7,7 @@
 
 # Any Debian or Ubuntu with Python 3.10 to 3.12, its libpython3.x.so and glibc 2.35 or later. Pin it as NAME@sha256:...
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
-# 26.07 is the first release without the vulnerabilities that SECURITY.md lists. 25.02 is the last release with the
+# 26.07 is the first release without the vulnerabilities that docs/threat-model.md lists. 25.02 is the last release with the
 # TensorFlow backend.
 ARG TRITON_TAG=26.10
 ARG TRITON=nvcr.io/nvidia/tritonserver:${TRITON_TAG}-py3
