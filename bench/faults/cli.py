@@ -113,6 +113,32 @@ def overload(
 
 
 @app.command
+def fairness(
+    *,
+    service: ServiceOptions = _SERVICE,
+    seconds: PositiveSeconds = 20.0,
+    senders: PositiveInteger = 64,
+    images: PositiveInteger = 1,
+) -> int:
+    """Send the most expensive images that are allowed; measure how long a client with a small one waits.
+
+    Args:
+        service: Service.
+        seconds: Length of the storm.
+        senders: Clients of the storm.
+        images: In each of their requests.
+    """
+    from faults.fairness import measure_fairness
+
+    with show_progress(COMMAND) as progress, _serving(service, progress) as (running, samples_for):
+        small = next(sample.data for sample in samples_for(running.target) if sample.is_good)
+        result = measure_fairness(
+            running.target, small, seconds=seconds, senders=senders, images=images, progress=progress
+        )
+    return _finish(service, "fairness", result, kept=all(result["verdict"].values()))
+
+
+@app.command
 def freeze(*, service: ServiceOptions = _SERVICE, rounds: PositiveInteger = 100) -> int:
     """Freeze the server, its workers and everything for 0.5 to 30 s, one after the other, and count the lies.
 
