@@ -6,6 +6,7 @@ Needs tritonclient, whose model_config_pb2 is Triton's own schema; the workers i
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,8 +59,14 @@ class ConfigError(ReasonedError):
 
 
 def parse(text: str) -> ModelConfig:
-    """Parse a config's text. Raises google.protobuf.text_format.ParseError, with line and column."""
-    return text_format.Parse(text, ModelConfig())
+    """Parse a config's text. Raises google.protobuf.text_format.ParseError, with line and column if known."""
+    try:
+        with warnings.catch_warnings():
+            # About an unknown escape sequence, which Triton refuses.
+            warnings.simplefilter("error", DeprecationWarning)
+            return text_format.Parse(text, ModelConfig())
+    except (ValueError, DeprecationWarning) as error:  # such as a number out of the range of its field
+        raise text_format.ParseError(str(error)) from error
 
 
 def read(path: Path) -> ModelConfig:

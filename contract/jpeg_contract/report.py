@@ -13,6 +13,9 @@ from jpeg_contract.errors import ReasonedError
 SCHEMA_VERSION = 2
 """Format 1, of version 0.1, was checked less strictly: its artefacts are built again."""
 
+# What msgspec raises for bytes that are no JSON, no UTF-8, or nested too deep.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class ReportError(ReasonedError):
     """There is no report that can be used; the message is a sentence without its subject.
@@ -206,7 +209,7 @@ def read_report(artefact: Path) -> Report:
         raise ReportError(f"cannot be read ({error.strerror}), {unknown}") from error
     try:
         schema = msgspec.json.decode(text, type=_Schema)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_JSON as error:
         raise ReportError(f"is not JSON that can be read, {unknown}") from error
     if schema.schema_version is None and schema.format is not None:
         raise ReportError(
@@ -224,6 +227,8 @@ def read_report(artefact: Path) -> Report:
         return msgspec.json.decode(text, type=Report)
     except msgspec.ValidationError as error:
         raise ReportError(f"is damaged ({error})") from error
+    except _NOT_JSON as error:  # in a part that the identifying fields do not need
+        raise ReportError(f"is not JSON that can be read, {unknown}") from error
 
 
 def find_report(artefact: Path) -> Report | None:

@@ -15,18 +15,19 @@ from PIL.JpegImagePlugin import JpegImageFile
 from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
-    END_OF_IMAGE,
     JPEG_LS_FRAME,
+    REFUSED,
     START,
     START_OF_SCAN,
     Frame,
     Structure,
+    header_segments,
     read_headers,
     read_structure,
     segments,
 )
 from jpeg_preprocess.other_formats import looks_like
-from jpeg_preprocess.repair import ended, without_applications
+from jpeg_preprocess.repair import ended, without_applications, without_endless_exif
 
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
@@ -142,6 +143,10 @@ def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes, Structure]
             "not_jpeg",
             f"not a JPEG: it does not begin with the bytes FF D8 FF{f', it looks like {guess}' if guess else ''}",
         )
+    header = header_segments(data)
+    if any(segment.marker in REFUSED for segment in header):
+        raise _undecodable(data)
+    data = without_endless_exif(data, header)
     try:
         # Not Image.open: that also warns of many pixels by a limit of its own, and opens other formats.
         image = JpegImageFile(io.BytesIO(data))
@@ -157,13 +162,13 @@ def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes, Structure]
         )
     structure = read_structure(data)
     if structure is None:
-        if any(segment.marker == END_OF_IMAGE for segment in segments(data)):
-            # libjpeg goes on behind an end marker if no image came before, and nothing there would be counted.
-            raise ImageError("corrupt", "corrupt JPEG: it ends before its image begins")
         raise _undecodable(data)
     # Before libjpeg sees it: for lossless images it ignores the scale, and Pillow before 13 writes beyond its rows.
     if feature := _unsupported(data, structure.frame):
         raise _refuse_unsupported(feature)
+    if image.size != (structure.frame.width, structure.frame.height):
+        # Pillow takes the last of several frames, libjpeg refuses them: the limits would be those of another one.
+        raise _undecodable(data)
     if structure.has_several and structure.scans > limits.max_scans:
         raise ImageError("too_many_scans", f"too many scans: the limit is {limits.max_scans}")
     return image, data, structure

@@ -52,13 +52,16 @@ NOTHING = DecodeCost(0.0, 0)
 
 
 def decode_cost(data: bytes, scale: Callable[[int, int], int]) -> DecodeCost:
-    """Estimate what it costs to decode an image; what is no JPEG costs nothing.
+    """Estimate what it costs to decode an image; what is no JPEG, or is refused for its header, costs nothing.
 
     Args:
         data: The encoded image.
         scale: Takes width and height in pixels, and returns n: it is decoded at 1/n of them.
     """
-    structure = read_structure(data)
+    try:
+        structure = read_structure(data)
+    except ImageError:
+        return NOTHING
     return NOTHING if structure is None else estimate(structure, len(data), scale)
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jpeg_contract.image_errors import ImageError
+
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN, TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
 APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
 START, END = b"\xff\xd8\xff", bytes((0xFF, END_OF_IMAGE))
@@ -14,7 +16,14 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15. Between them are DHT (C4), JPG (C8) and DAC (CC)."""
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 JPEG_LS_FRAME = 0xF7
+REFUSED = frozenset({0xC8, *range(0xF0, 0xFE)})
+"""JPG and JPG0 to JPG13: libjpeg refuses them in a header, and Pillow takes what is inside of them for segments."""
 ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+
+MOST_SEGMENTS = 10_000
+"""Of one file. EXIF, ICC and XMP data of the largest photos take some hundreds, 64 scans with their tables as many."""
+MOST_BYTES_BETWEEN = 2**18
+"""Outside of the segments of a header. Some writers fill up to a multiple of some kilobytes."""
 
 _NEAR_THE_END = 4096
 _STANDALONE = frozenset({TEMPORARY, START_OF_IMAGE, END_OF_IMAGE})
@@ -71,9 +80,15 @@ def segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments of a JPEG from behind its first marker on, the last one being END_OF_IMAGE.
 
     What is no marker between two segments is passed over, as libjpeg does. The data may end before the image does.
+
+    Raises:
+        ImageError: There are more than `MOST_SEGMENTS`: 20 MB of empty ones keep Python busy for half a minute.
     """
     position = 2
-    while (found := _MARKER.search(data, position)) is not None:
+    for _ in range(MOST_SEGMENTS):
+        found = _MARKER.search(data, position)
+        if found is None:
+            return
         start, body = found.span()
         marker = data[start + 1]
         if marker in _STANDALONE:
@@ -85,6 +100,32 @@ def segments(data: bytes) -> Iterator[Segment]:
         # A segment's length counts its own two bytes.
         position = body + int.from_bytes(data[body : body + 2], "big")
         yield Segment(marker, start, body + 2, position)
+    raise ImageError("too_much_work", f"too much work: it has more than {MOST_SEGMENTS} segments")
+
+
+def header_segments(data: bytes) -> list[Segment]:
+    """Return the segments up to the first scan's header, or all if there is no scan.
+
+    Raises:
+        ImageError: A reader that goes from byte to byte, as Pillow's in Python, would take long: there are too many
+            segments, or too many bytes outside of them. Or the image ends before its first scan.
+    """
+    found: list[Segment] = []
+    position, between = 2, 0
+    for segment in segments(data):
+        between += max(0, segment.start - position)
+        position = segment.end
+        found.append(segment)
+        if segment.marker == START_OF_SCAN:
+            break
+        if segment.marker == END_OF_IMAGE:
+            # libjpeg and Pillow go on behind an end marker if no image came before, and nothing there would be counted.
+            raise ImageError("corrupt", "corrupt JPEG: it ends before its image begins")
+    else:
+        between += max(0, len(data) - position)
+    if between > MOST_BYTES_BETWEEN:
+        raise ImageError("too_much_work", f"too much work: {between} bytes of its header are outside of its segments")
+    return found
 
 
 class Scan(NamedTuple):
@@ -122,13 +163,19 @@ class Structure(NamedTuple):
 
 def read_headers(data: bytes) -> tuple[Frame | None, Scan | None]:
     """Return the header of the first frame and that of the first scan; None for what is missing or cut short."""
+    frame, scan, _ = _read_headers(data)
+    return frame, scan
+
+
+def _read_headers(data: bytes) -> tuple[Frame | None, Scan | None, int]:
+    """Return what `read_headers` does, and where the data of the first scan begins."""
     frame = None
     for segment in segments(data):
         if segment.marker in FRAMES:
             frame = frame or _frame(segment.marker, data[segment.body : segment.end])
         if segment.marker == START_OF_SCAN:
-            return frame, read_scan(data, segment)
-    return frame, None
+            return frame, read_scan(data, segment), segment.end
+    return frame, None, len(data)
 
 
 def _frame(marker: int, content: bytes) -> Frame | None:
@@ -154,14 +201,17 @@ def read_structure(data: bytes) -> Structure | None:
 
     Returns:
         None if there is no frame before the first scan, no scan, or one is cut short.
+
+    Raises:
+        ImageError: There are too many segments.
     """
-    frame, scan = read_headers(data)
+    frame, scan, begin = _read_headers(data)
     if frame is None or scan is None:
         return None
     # libjpeg ends a sequential image once it has all components.
     has_several = frame.marker in PROGRESSIVE or len(scan.components) < len(frame.factors)
     # Near the end, where it nearly always is: looking through all of the data takes a tenth of the time of decoding it.
-    if not has_several and data.find(END, len(data) - _NEAR_THE_END) >= 0:
+    if not has_several and data.find(END, max(begin, len(data) - _NEAR_THE_END)) >= 0:
         return Structure(frame, has_several, scans=1, has_end=True)
     scans = marker = 0
     for segment in segments(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 from jpeg_preprocess.jpeg_segments import (
     APP0,
@@ -16,12 +17,18 @@ from jpeg_preprocess.jpeg_segments import (
     TEMPORARY,
     Frame,
     Scan,
+    Segment,
     read_headers,
     read_scan,
     segments,
 )
 
 _APPLICATION = range(APP0, APP0 + 16)
+_EXIF = b"Exif\0\0"
+# Entries of a photo's first directory have some kilobytes.
+_MOST_EXIF_BYTES = 2**22
+# By their number in TIFF 6.0: BYTE, ASCII, SHORT, LONG, SBYTE, UNDEFINED, SSHORT, SLONG, FLOAT, IFD; all others have 8.
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
 # DHT, DQT, DNL, DRI, COM and the applications': these and further scans may follow a scan.
 _BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, 0xFE, START_OF_SCAN, *_APPLICATION})
 # Fixed, without markers and stuffed bytes, and longer than what a decoder reads ahead.
@@ -46,10 +53,50 @@ def without_applications(data: bytes) -> bytes:
     return data
 
 
+def without_endless_exif(data: bytes, header: Sequence[Segment]) -> bytes:
+    """Return a JPEG without its EXIF data, if reading that would take a multiple of the memory of the file.
+
+    Each entry of a directory states where its value lies, and many may state the same place. Pillow before 13 copies
+    all of these values: of a file of 19 MB, hundreds of gigabytes.
+
+    Args:
+        data: The JPEG.
+        header: Of `header_segments`.
+    """
+    found = [segment for segment in header if segment.marker == APP1 and _is_exif(data, segment)]
+    if not found or _exif_value_bytes(b"".join(data[each.body + 6 : each.end] for each in found)) <= _MOST_EXIF_BYTES:
+        return data
+    # Without what is between the segments, too: with what follows, it could become a marker.
+    dropped = frozenset(found)
+    kept = (data[each.start : max(each.body, each.end)] for each in header if each not in dropped)
+    return b"".join([data[:2], *kept, data[header[-1].end :]])
+
+
+def _is_exif(data: bytes, segment: Segment) -> bool:
+    return data.startswith(_EXIF, segment.body) and segment.end - segment.body >= len(_EXIF)
+
+
+def _exif_value_bytes(exif: bytes) -> int:
+    """Return the bytes of all values that lie outside of the entries of the first directory, at most."""
+    # Pillow, too, passes over further introductions.
+    exif = exif.removeprefix(_EXIF)
+    order: Literal["little", "big"] = "little" if exif[:1] == b"I" else "big"
+    first = int.from_bytes(exif[4:8], order) + 2
+    entries = int.from_bytes(exif[first - 2 : first], order)
+    if entries * len(exif) <= _MOST_EXIF_BYTES:
+        return 0
+    size = 0
+    for at in range(first, min(first + 12 * entries, len(exif)), 12):
+        kind, count = int.from_bytes(exif[at + 2 : at + 4], order), int.from_bytes(exif[at + 4 : at + 8], order)
+        value = count * _VALUE_BYTES.get(kind, 8)
+        size += 0 if value <= 4 else min(value, len(exif))
+    return size
+
+
 def _is_needed(marker: int, content: bytes) -> bool:
     return (
         (marker == APP0 and content.startswith(b"JFIF\0") and len(content) >= 14)
-        or (marker == APP1 and content.startswith(b"Exif\0\0") and len(content) > 14)
+        or (marker == APP1 and content.startswith(_EXIF) and len(content) > 14)
         or (marker == APP14 and content.startswith(b"Adobe") and len(content) >= 12)
     )
 
