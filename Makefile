@@ -10,8 +10,8 @@ export VENV
 BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build check test test-faults fuzz lint configs format lock clean setup setup-dev build-tensorflow \
-  test-tensorflow image test-image bench up down audit
+.PHONY: help demo serve build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
+  build-tensorflow test-tensorflow image test-image bench up down audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-faults: setup-dev ## inject faults into a server under load, every answer c
 
 fuzz: setup-dev ## send requests that no client should to a real server. FUZZ="--minutes 60 --seed 1"
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
+
+fuzz-parsers: setup-dev ## fuzz what reads images, recipes, configs, reports. FUZZ="--target decode --minutes 60"
+	@PYTHONPATH=tests $(BIN)/python -m coverage_fuzz $(FUZZ)
 
 build-tensorflow: ## an environment of its own for --backend tf_trt: .venv-tensorflow/bin/jpeg-build and jpeg-serve
 	@VENV=$(TENSORFLOW_VENV) $(PYTHON) scripts/bootstrap.py tensorflow

@@ -6,6 +6,7 @@ Needs tritonclient, whose model_config_pb2 is Triton's own schema; the workers i
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,10 @@ CONFIG = "config.pbtxt"
 KIND_AUTO, KIND_CPU, KIND_GPU = (ModelInstanceGroup.Kind.Value(f"KIND_{kind}") for kind in ("AUTO", "CPU", "GPU"))
 
 
+# The warnings' filters are those of the process.
+_parsing = threading.Lock()
+
+
 class ConfigError(ReasonedError):
     """A config cannot be read.
 
@@ -61,7 +66,7 @@ class ConfigError(ReasonedError):
 def parse(text: str) -> ModelConfig:
     """Parse a config's text. Raises google.protobuf.text_format.ParseError, with line and column if known."""
     try:
-        with warnings.catch_warnings():
+        with _parsing, warnings.catch_warnings():
             # About an unknown escape sequence, which Triton refuses.
             warnings.simplefilter("error", DeprecationWarning)
             return text_format.Parse(text, ModelConfig())
