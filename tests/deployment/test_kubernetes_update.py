@@ -272,16 +272,8 @@ def test_an_update_loses_no_request(built_repository: Path, tmp_path: Path, gate
     assert load.responses > 200
 
 
-@pytest.mark.parametrize("gateway", [True, False])
-def test_without_the_age_of_connections_an_update_loses_requests(
-    built_repository: Path, tmp_path: Path, gateway: bool
-) -> None:
+def test_without_the_age_of_connections_an_update_loses_requests(built_repository: Path, tmp_path: Path) -> None:
     """The chart's options are necessary, and the test above can fail."""
-    settings = chart_settings(gateway=gateway)
-    kept = [argument for argument in settings.triton if "connection-age" not in argument]
-    assert gateway or len(kept) < len(settings.triton)
-    settings = replace(settings, triton=kept, age=settings.age and "3600")
+    settings = replace(chart_settings(gateway=True), age="3600")
     load = replace_under_load(built_repository, tmp_path, settings)
     assert load.failures
-    if not gateway:
-        assert all(failure.startswith("gRPC") for failure in load.failures)
