@@ -320,7 +320,7 @@ def _copy_from_package(package: str, cached: Path) -> None:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Let torch.load refuse code, also where torchvision asks it to run what is in the file."""
+    """Let torch.load refuse code, also where torchvision calls it to run what is in the file."""
     variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(variable)
     os.environ[variable] = "1"

@@ -199,7 +199,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def broken(faulty):
-    """The server, after a failed try to load the model `broken`; what the holder of the key is told."""
+    """The server, after a failed try to load the model `broken`; what the holder of the key gets to read."""
     running = state.find_at(faulty.http_address)
     assert running is not None
     with Management(faulty.grpc_address, running.keys, load_s=60) as management, pytest.raises(ReloadError) as caught:

@@ -151,7 +151,7 @@ def test_a_checkpoint_that_runs_code_is_refused(recipe, tmp_path, capsys, write,
 
 
 def test_weights_in_torchvisions_cache_that_run_code_are_refused(recipe, tmp_path, monkeypatch):
-    """torchvision itself asks torch to run what is in the file."""
+    """torchvision itself lets torch run what is in the file."""
     cached = tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     cached.parent.mkdir()
     write_legacy(Bomb(tmp_path / "exploded"), cached)
