@@ -8,13 +8,20 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
+from jpeg_runtime.worker import Worker
+
 log = logging.getLogger(__name__)
 
-_Model = TypeVar("_Model")
+
+class _HasWorker(Protocol):
+    _worker: Worker
+
+
+_Model = TypeVar("_Model", bound=_HasWorker)
 _Execute = Callable[[_Model, list[Any]], list[Any]]
 
 
@@ -24,17 +31,14 @@ def failed(model: str) -> str:
 
 
 def answers_every_request(execute: _Execute[_Model]) -> _Execute[_Model]:
-    """Decorate a Python model's `execute`: an exception becomes an error response to each request of its batch.
-
-    The model has its `Worker` in the attribute `_worker`.
-    """
+    """Decorate a Python model's `execute`: an exception becomes an error response to each request of its batch."""
 
     @functools.wraps(execute)
     def answering(model: _Model, requests: list[Any]) -> list[Any]:
         try:
             return execute(model, requests)
         except Exception:
-            name: str = model._worker.name  # type: ignore[attr-defined]
+            name = model._worker.name
             log.exception("%s failed on a batch of %d requests", name, len(requests))
             return _errors(failed(name), requests)
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jpeg_contract.folders import cache_folders
+from jpeg_contract.folders import cache_folders, make_own_cache, make_own_folder
 
 from jpeg_serve import COMMAND
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.locate import Installation
 from jpeg_serve.machine import ServedWith, installed_forms
 from jpeg_serve.models import PYTHON, PYTHON_MODEL
-from jpeg_serve.own_folder import make_own_folder, require_own_parent
 
 STUB = "triton_python_backend_stub"
 
@@ -77,9 +76,8 @@ def prepare_backends(
     for cache in cache_folders(COMMAND):
         folder = cache / name
         try:
-            # Below the temporary folder, another user may have been first: its content runs as this user.
-            make_own_folder(cache)
-            require_own_parent(cache)
+            # What lies there runs as this user.
+            make_own_cache(cache)
             if not folder.is_dir():
                 _make(folder, content)
             make_own_folder(folder)

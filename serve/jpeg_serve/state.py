@@ -16,13 +16,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from jpeg_contract.folders import cache_folders
+from jpeg_contract.folders import cache_folders, make_own_cache
 from jpeg_contract.run_folder import VARIABLE
 
 from jpeg_serve import COMMAND, shared_memory
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.machine import ServedWith
-from jpeg_serve.own_folder import make_own_folder, require_own_parent
 
 _FORMAT = 4
 _FOLDER = "servers"
@@ -123,8 +122,7 @@ def _in_first_folder(make: Callable[[Path], Path]) -> Path:
     refused: list[str] = []
     for folder in _folders():
         try:
-            make_own_folder(folder.parent)
-            require_own_parent(folder.parent)
+            make_own_cache(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
             if not _is_private(folder):
                 folder.chmod(0o700)  # fails if it is another user's

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
+import atheris
 
 from coverage_fuzz import targets
 from coverage_fuzz.check import Target

@@ -701,7 +701,9 @@ def test_every_setting_of_the_gateway_is_the_users_or_the_charts() -> None:
 def mib(quantity: str) -> float:
     """Return a quantity of Kubernetes or Compose in MiB."""
     units = {"Mi": 1, "Gi": 1024, "m": 1, "g": 1024}
-    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", quantity).groups()  # type: ignore[union-attr]
+    found = re.fullmatch(r"([0-9.]+)([A-Za-z]+)", quantity)
+    assert found is not None, quantity
+    number, unit = found.groups()
     return float(number) * units[unit]
 
 

@@ -5,11 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from jpeg_contract.folders import make_cache_folder, make_own_folder
 from jpeg_serve import state
 from jpeg_serve.backends import prepare_backends
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.locate import Installation
-from jpeg_serve.own_folder import make_own_folder
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -85,3 +85,11 @@ def test_a_folder_of_somebody_else_is_not_used(cache, installation, make, monkey
     with pytest.raises(PrerequisiteError) as refusal:
         make(installation)
     assert refusal.value.reason == "cache_not_writable"
+
+
+def test_the_cache_of_a_build_is_closed_and_not_exchanged(open_umask, cache):
+    assert make_cache_folder("jpeg-serve") == cache
+    assert not mode(cache) & OTHERS
+    cache.parent.chmod(0o777)
+    with pytest.raises(OSError):
+        make_cache_folder("jpeg-serve")
