@@ -407,7 +407,7 @@ def _serve(options: ServerOptions, servers: int) -> int:
     machine = this_machine(backends=backends, serve_with=options.serve_with)
     models, _ = read_models(options.model_repository)
     devices = place_servers(servers, served_models(models, options.load), machine)
-    if len(devices) > 1 and any(option.split("=")[0] == "--id" for option in options.triton):
+    if len(devices) > 1 and "--id" in options.names_of_triton:
         return fail(
             COMMAND,
             "--id names one server, and several run: omit it, or add --servers 1",

@@ -76,3 +76,8 @@ class ServerOptions(LoadOptions):
     max_waiting: Annotated[int, Parameter(validator=natural)] = 0
     behind_gateway: bool = False
     triton: Annotated[Sequence[str], Parameter(parse=False)] = ()
+
+    @property
+    def names_of_triton(self) -> frozenset[str]:
+        """The names of the options in `triton`."""
+        return frozenset(option.split("=")[0] for option in self.triton if option.startswith("--"))

@@ -41,6 +41,7 @@ from jpeg_serve.probe import DEFAULT_TIMEOUT_S, ProbeResult, probe
 from jpeg_serve.queue_bound import QueueBound
 from jpeg_serve.serving_backends import ServedClassifier
 from jpeg_serve.tracing import trace_arguments
+from jpeg_serve.triton_metrics import read_metrics
 
 __all__ = ["Member", "ServerOptions", "TritonServer"]
 
@@ -231,7 +232,7 @@ class TritonServer:
             ServerDied: The server ended, or took longer than `ready_timeout_s`.
         """
         begun = reported = time.monotonic()
-        while not self._is_ready():
+        while not self.is_ready():
             now = time.monotonic()
             status = self._running().poll()
             if is_ending():
@@ -253,6 +254,31 @@ class TritonServer:
         if not self._is_trial and self.run_folder is not None:
             self._queue_bound = QueueBound(self.run_folder, self.metrics_address, self.options.max_waiting)
             self._queue_bound.start()
+
+    def is_ready(self) -> bool:
+        """Whether the server responds, each of the models that it loads by name is ready, and it publishes metrics.
+
+        Triton opens the port of its metrics last, some milliseconds after the one for HTTP, and ends if it is taken.
+        """
+        paths = ["/v2/health/ready", *(f"/v2/models/{quote(name, safe='')}/ready" for name in self._models)]
+        connection = None
+        try:
+            connection = connect(self.http_address, self.server_id, timeout_s=2)
+            for path in paths:
+                connection.request("GET", path)
+                response = connection.getresponse()
+                response.read()
+                if response.status != 200:
+                    return False
+            if not self.options.names_of_triton & {"--allow-metrics", "--metrics-address", "--metrics-port"}:
+                read_metrics(self.metrics_address)
+        except (OSError, http.client.HTTPException):
+            return False
+        else:
+            return True
+        finally:
+            if connection is not None:
+                connection.close()
 
     def make_shared_memory_private(self) -> None:
         """Let nobody else read the photos in the workers' shared memory."""
@@ -414,26 +440,6 @@ class TritonServer:
             raise ServeError("the server was not started, or was stopped", reason="not_started")
         return self._process
 
-    def _is_ready(self) -> bool:
-        """Whether the server responds, and each of the models that it loads by name is ready."""
-        paths = ["/v2/health/ready", *(f"/v2/models/{quote(name, safe='')}/ready" for name in self._models)]
-        connection = None
-        try:
-            connection = connect(self.http_address, self.server_id, timeout_s=2)
-            for path in paths:
-                connection.request("GET", path)
-                response = connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    return False
-        except (OSError, http.client.HTTPException):
-            return False
-        else:
-            return True
-        finally:
-            if connection is not None:
-                connection.close()
-
     def _copy_log(self) -> None:
         stream = self._running().stdout
         assert stream is not None
@@ -519,14 +525,13 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *(trace_arguments(options.trace_to, options.trace_rate) if options.trace_to else ()),
     ]
-    given = {option.split("=")[0] for option in options.triton if option.startswith("--")}
     # A client that may load models may run any code, and a web page in a browser on this machine reaches loopback, too:
     # management needs a key, which `jpeg-serve reload` of this user finds. It keeps out web pages and other machines,
     # but not other users of this machine, who can read the command line. Users can set keys of their own.
     key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
     arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     # These may be repeated, and each sets something else.
-    replaceable = given - {"--backend-config", "--metrics-config", "--trace-config"}
+    replaceable = options.names_of_triton - {"--backend-config", "--metrics-config", "--trace-config"}
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,15 @@ from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.report import ArtefactFile, read_report, write_report
 from jpeg_serve import ServerOptions, TritonServer, state
 from jpeg_serve.locate import find_installation
+from jpeg_serve.ports import LOOPBACK, free_port
 from serve_command import gone
 from support import PHOTOS, ROOT, edit, photo, run_module, wait_for_batches
+
+
+def test_it_is_ready_only_with_its_metrics(server):
+    """Triton opens that port last: a scrape right after the start was refused once."""
+    without = TritonServer(replace(server.options, metrics_port=free_port(LOOPBACK)))
+    assert (server.is_ready(), without.is_ready()) == (True, False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
