@@ -8,16 +8,19 @@ compile() { # OUTPUT, then what to lock
   uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate \
     --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
 }
-all=(pyproject.toml --extra client --extra serve --extra torch)
-compile dev.txt "${all[@]}" --extra bench --group dev
+all=(pyproject.toml --extra client --extra serve --extra torch --extra web)
+compile dev.txt "${all[@]}" --extra bench --extra images --extra storage --extra parquet --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
+compile web.txt pyproject.toml --extra web --constraints requirements/dev.txt
 # The server images need these only: of Triton's wheel they use the server, none of its Python API.
 image=(cyclopts attrs docstring-parser rich rich-rst markdown-it-py mdurl pygments docutils msgspec platformdirs numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
-printf '%s\n' "${image[@]}" nvidia-pytriton onnxruntime openvino |
+# jpeg-web, over gRPC only.
+web=(annotated-doc annotated-types anyio click fastapi fastapi-offline h11 idna prometheus-client pydantic pydantic-core python-multipart sniffio stamina starlette tenacity typing-inspection uvicorn)
+printf '%s\n' "${image[@]}" "${web[@]}" nvidia-pytriton onnxruntime openvino |
   compile image.txt --no-deps --constraints requirements/dev.txt -
-printf '%s\n' "${image[@]}" onnx onnxruntime polygraphy flatbuffers sympy mpmath |
+printf '%s\n' "${image[@]}" "${web[@]}" onnx onnxruntime polygraphy flatbuffers sympy mpmath |
   compile image-gpu.txt --no-deps --constraints requirements/dev.txt -
 echo cyclonedx-bom | compile sbom.txt --constraints requirements/dev.txt -
 # TensorFlow has an environment of its own: its pins fit none of the above.

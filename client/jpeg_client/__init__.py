@@ -4,10 +4,10 @@ Example:
     from jpeg_client import Client
 
     with Client("grpc://localhost:8001") as client:
-        for prediction in client.classify(["photo.jpg"], k=3):
-            print(prediction.labels, prediction.scores)
+        prediction = client.classify("photo.jpg", k=3)
+        print(prediction.labels, prediction.scores)
 
-Through a gateway: Client("grpcs://HOST:8443", api_key=..., ca=...).
+`AsyncClient` is the same for asyncio. Through a gateway: Client("grpcs://HOST:8443", api_key=..., ca=...).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jpeg_client.client import Client, Image
+    from jpeg_client.async_client import AsyncClient
+    from jpeg_client.client import Client
+    from jpeg_client.description import ModelDescription
     from jpeg_client.errors import (
         CertificateRefused,
         InvalidArgument,
@@ -29,37 +31,46 @@ if TYPE_CHECKING:
         ServerUnavailable,
         TooManyRequests,
     )
-    from jpeg_client.prediction import Prediction
+    from jpeg_client.images import Image
+    from jpeg_client.prediction import Classified, Prediction, StepTimes
 
 _MODULES = {
+    "AsyncClient": "async_client",
     "CertificateRefused": "errors",
+    "Classified": "prediction",
     "Client": "client",
-    "Image": "client",
+    "Image": "images",
     "InvalidArgument": "errors",
     "InvalidResponse": "errors",
     "JpegClientError": "errors",
+    "ModelDescription": "description",
     "Prediction": "prediction",
     "ProtocolMismatch": "errors",
     "RequestLost": "errors",
     "RequestRefused": "errors",
     "ServerTimeout": "errors",
     "ServerUnavailable": "errors",
+    "StepTimes": "prediction",
     "TooManyRequests": "errors",
 }
 
 __all__ = [
+    "AsyncClient",
     "CertificateRefused",
+    "Classified",
     "Client",
     "Image",
     "InvalidArgument",
     "InvalidResponse",
     "JpegClientError",
+    "ModelDescription",
     "Prediction",
     "ProtocolMismatch",
     "RequestLost",
     "RequestRefused",
     "ServerTimeout",
     "ServerUnavailable",
+    "StepTimes",
     "TooManyRequests",
 ]
 

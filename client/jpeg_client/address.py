@@ -1,21 +1,14 @@
-"""Server addresses, and checks of the credentials for them."""
+"""Server addresses."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
-import re
-import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from jpeg_client.errors import InvalidArgument
 
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
-
-# The token after "Bearer ": RFC 6750, section 2.1.
-_KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True)
@@ -75,44 +68,6 @@ class Address:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
-
-    def check_key(self, key: str) -> None:
-        """Check an API key for this address.
-
-        Raises:
-            InvalidArgument: The key is malformed, or would travel unencrypted to another machine.
-        """
-        if not _KEY.fullmatch(key):
-            # Not shown: a key with a single wrong character is still a secret.
-            raise InvalidArgument(
-                "the API key is invalid: it consists of letters, digits and . _ ~ + / - with = only at the end",
-                reason="invalid_api_key",
-            )
-        if not self.tls and not self.is_this_machine:
-            raise InvalidArgument(
-                f"the API key would travel to {self.host} unencrypted: use {self.scheme}s://, or no key",
-                reason="unencrypted_api_key",
-            )
-
-    def check_ca(self, ca: str | os.PathLike[str]) -> None:
-        """Check a file of trusted certificates for this address.
-
-        Raises:
-            InvalidArgument: The file holds no certificate, or the scheme has no TLS.
-            OSError: The file cannot be read.
-        """
-        if not self.tls:
-            raise InvalidArgument(
-                f"trusted certificates (ca) require TLS: use {self.scheme}s:// instead of {self.scheme}://",
-                reason="ca_without_tls",
-            )
-        # An OSError from `ssl` does not name the file.
-        with Path(ca).open("rb"):
-            pass
-        try:
-            ssl.create_default_context(cafile=os.fspath(ca))
-        except ssl.SSLError as error:
-            raise InvalidArgument(f"{os.fspath(ca)} holds no certificate in PEM format", reason="invalid_ca") from error
 
 
 def _invalid_url(url: str) -> InvalidArgument:

@@ -1,45 +1,33 @@
-"""The client class."""
+"""The client whose calls block."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import BinaryIO, TypeVar
-
-from jpeg_contract.tensors import ENSEMBLE
+from typing import Any, TypeVar, overload
 
 from jpeg_client.address import Address
-from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from jpeg_client.error_responses import split_code
-from jpeg_client.errors import InvalidArgument, RequestRefused
-from jpeg_client.prediction import Prediction
+from jpeg_client.credentials import Credentials
+from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.images import Image, is_image, read_images
+from jpeg_client.prediction import Classified, Prediction
+from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan
 from jpeg_client.responses import EnsembleOutputs
-from jpeg_client.retries import call_with_retries
+from jpeg_client.retries import MAX_LOST, call_with_retries
+from jpeg_client.settings import ClientSettings, check_k
+from jpeg_client.streams import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, Order, Results, checked_number
+from jpeg_client.thread_stream import ThreadStream
 from jpeg_client.transport import Transport
 
-Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""A path, encoded bytes, or a file open in binary mode."""
-
-# Some servers stop reading an HTTP body at 64 MiB.
-MAX_REQUEST_BYTES = 48 * 2**20
-
-MAX_TIMEOUT_S = 86_400
-
-# The reason code of a request whose images take too long to decode together.
-_TOO_LONG = "request_too_long"
-# If all images of a request fail, the error has one such line for each (jpeg_contract.image_errors).
-_IMAGE_FAILURE = re.compile(r"^image \d+: (.*)$")
-
 _Response = TypeVar("_Response")
+_Image = TypeVar("_Image", bound=Image)
 
 
-class Client:
+class Client(ClientSettings):
     """A connection to one server address: use it in a `with` block, or close it.
 
-    Threads can share a client: over gRPC they share one connection, over HTTP each concurrent request has its own.
+    Threads can share a client: over gRPC they share one connection, over HTTP each concurrent request has its own. A
+    process that forks creates its client afterwards. `AsyncClient` is the same for asyncio.
 
     Within the timeout the client retries with back-off and jitter:
 
@@ -56,8 +44,11 @@ class Client:
     Args:
         url: grpc://HOST:PORT or http://HOST:PORT; with TLS, as for a gateway, grpcs://HOST:PORT or https://HOST:PORT.
         api_key: API key for a gateway. The client sends it over TLS or to this machine only.
+        headers: Further headers of each request, such as a trace or a tenant.
         ca: PEM file with the trusted certificates: the CA of the server, or its self-signed certificate. None trusts
             the public CAs. Requires TLS.
+        certificate: PEM file with the client's certificate, for mutual TLS.
+        certificate_key: PEM file with its private key, without a passphrase.
         timeout_s: Time limit per request in seconds, at most one day, including its retries.
         model: Name of the ensemble.
         retry: Whether to retry; False sends each request once, for measurements and for callers with retries of their
@@ -66,40 +57,13 @@ class Client:
             agree: a server whose clock is ahead by more than that refuses every request.
 
     Raises:
-        ValueError: The URL, timeout, key or CA file is invalid, or the key would travel unencrypted.
-        OSError: The CA file cannot be read.
+        ValueError: The URL, timeout, key, a header or a file is invalid, or the key would travel unencrypted.
+        OSError: A file cannot be read.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        api_key: str | None = None,
-        ca: str | os.PathLike[str] | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        model: str = ENSEMBLE,
-        retry: bool = True,
-        send_deadline: bool = False,
-    ) -> None:
-        if not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise InvalidArgument(
-                f"the timeout must be above 0 and at most {MAX_TIMEOUT_S} seconds, but is {timeout_s}",
-                reason="invalid_timeout",
-            )
-        address = Address.parse(url)
-        if api_key is not None:
-            address.check_key(api_key)
-        if ca is not None:
-            address.check_ca(ca)
-            ca = os.fspath(ca)
-        self.url, self.timeout_s, self.model, self.retry = url, timeout_s, model, retry
-        self._transport: Transport = (
-            _grpc_transport(address, api_key, ca)
-            if address.scheme in ("grpc", "grpcs")
-            else _http_transport(address, api_key, ca)
-        )
+    def _open(self, address: Address, credentials: Credentials, *, send_deadline: bool) -> None:
+        self._transport = open_transport(address, credentials)
         self._transport.sends_deadline = send_deadline
-        self._max_batch_size: int | None = None
 
     def __enter__(self) -> Client:
         return self
@@ -113,17 +77,52 @@ class Client:
         """Close the connections, those with open requests after the responses. A stopping server waits for them."""
         self._transport.close()
 
-    def classify(self, images: Sequence[Image], k: int | None = None) -> list[Prediction]:
-        """Classify images, in as few requests as the server's batch limit allows.
+    @overload
+    def classify(
+        self, images: Image, k: int | None = None, *, timeout_s: float | None = None, model: str | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def classify(
+        self,
+        images: list[Image] | tuple[Image, ...],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def classify(
+        self,
+        images: list[_Image],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> list[Prediction]: ...
+
+    def classify(
+        self,
+        images: Image | list[_Image] | list[Image] | tuple[Image, ...],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or several in as few requests as the server's batch limit allows.
 
         Args:
-            images: Encoded JPEGs.
+            images: An image, or a list of images: paths, encoded JPEGs, open files, arrays (H, W, 3) of uint8 RGB, or
+                images of Pillow.
             k: Labels per image, 1 to the number of classes. None takes the server's default: 5, or all classes if
                 there are fewer.
+            timeout_s: Time limit per request in seconds, including its retries; None takes that of the client.
+            model: Name of the ensemble; None takes that of the client.
 
         Returns:
-            One prediction per image, in order. An image that fails has `Prediction.error` set; the others keep their
-            labels.
+            The prediction of the image, or one prediction per image of the list, in order. An image that cannot be read
+            or classified has `Prediction.error` set; the others keep their labels.
 
         Raises:
             ServerUnavailable: No server responds, or it cannot take the request now, and no time remains for a retry.
@@ -133,92 +132,102 @@ class Client:
             CertificateRefused: The server's certificate is not trusted.
             RequestRefused: The server refuses a whole request, such as for k out of range or an unknown API key.
             TooManyRequests: The server limits the request rate, and no time remains for a retry.
-            OSError: A path cannot be read.
-            TypeError: `images` is not a list of images.
-            ValueError: k does not fit into 32 bits.
+            TypeError: An image is of another type.
+            ValueError: k does not fit into 32 bits, or the timeout is invalid.
         """
-        if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)):
-            raise TypeError("classify takes a list of images: write classify([image])")
-        if k is not None and not -(2**31) <= k < 2**31:
-            raise InvalidArgument(f"k must be from 1 to the number of classes, but is {k}", reason="invalid_k")
-        encoded = [_read(image) for image in images]
-        return [prediction for batch in self._batches(encoded) for prediction in self._classify_batch(batch, k)]
+        check_k(k)
+        limit_s = self._timeout(timeout_s)
+        encoded = read_images(images)
+        predictions = self._send(encoded, k, limit_s, model or self.model)
+        return predictions[0] if is_image(images) else predictions
 
-    def _classify_batch(self, images: Sequence[bytes], k: int | None) -> list[Prediction]:
-        try:
-            outputs = self._call(lambda left_s: self._transport.infer(self.model, images, k, left_s))
-        except RequestRefused as error:
-            if len(images) > 1 and error.reason == _TOO_LONG:
-                half = len(images) // 2
-                return [*self._classify_batch(images[:half], k), *self._classify_batch(images[half:], k)]
-            failure = _IMAGE_FAILURE.match(str(error).split("\n", 1)[0])
-            if failure is None:
-                raise
-            if len(images) == 1:
-                reason = None if error.reason == RequestRefused.reason else error.reason
-                return [Prediction((), (), (), error=failure[1], reason=reason)]
-            # All images failed, but the server lists the first causes only.
-            return [prediction for image in images for prediction in self._classify_batch([image], k)]
-        return _predictions(outputs)
+    def classify_stream(
+        self,
+        images: Iterable[Image],
+        k: int | None = None,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        order: Order = "input",
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> Iterator[Classified]:
+        """Classify images as they come, with several requests at a time, in memory that does not grow.
 
-    def _batches(self, images: Sequence[bytes]) -> Iterator[list[bytes]]:
-        """Split images into batches within the server's batch size and MAX_REQUEST_BYTES."""
-        batch: list[bytes] = []
-        size = 0
-        for image in images:
-            if batch and (len(batch) == self._batch_limit() or size + len(image) > MAX_REQUEST_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(image)
-            size += len(image)
-        if batch:
-            yield batch
+        A request takes the images that are there, so that a slow source gets its answers at once. An image that cannot
+        be read, or whose request fails, is that image's error, not the end: a lost request is repeated image by image,
+        and an image that is lost twice is not sent again.
 
-    def _batch_limit(self) -> int:
-        """Return the model's max_batch_size, read once; 1 for a model without batching."""
-        if self._max_batch_size is None:
-            self._max_batch_size = max(1, self._call(lambda left_s: self._transport.max_batch_size(self.model, left_s)))
-        return self._max_batch_size
+        Args:
+            images: Images, see `classify`; taken in a thread of its own, not far ahead of the results.
+            k: See `classify`.
+            concurrency: Requests at a time.
+            batch_size: Images per request; the server's limit applies, too.
+            order: "input" yields the results in the order of the images, "completion" as they come.
+            timeout_s: See `classify`.
+            model: See `classify`.
 
-    def _call(self, request: Callable[[float], _Response]) -> _Response:
+        Yields:
+            Position, image and prediction of each.
+
+        Raises:
+            ServerUnavailable: No server responds within the timeout, or many requests in a row failed. What was
+                answered before is yielded first. The other errors of `classify` end the stream, too.
+        """
+        check_k(k)
+        limit_s, name = self._timeout(timeout_s), model or self.model
+        concurrency = checked_number("concurrency", concurrency)
+        batch_size = checked_number("batch_size", batch_size)
+        results = Results(order, max_failures=2 * concurrency)
+
+        def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
+            return self._send(encoded, k, limit_s, name, is_stream=True)
+
+        return iter(ThreadStream(classify, images, results, concurrency, batch_size))
+
+    def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
+        """Describe an ensemble and its classifier. Raises the errors of `classify`."""
+        limit_s, name = self._timeout(timeout_s), model or self.model
+        ensemble = self._config(name, limit_s)
+        return describe(ensemble, self._config(classifier_name(ensemble), limit_s))
+
+    def _send(
+        self,
+        encoded: Sequence[bytes | Prediction],
+        k: int | None,
+        timeout_s: float,
+        model: str,
+        *,
+        is_stream: bool = False,
+    ) -> list[Prediction]:
+        def send(request: Request) -> EnsembleOutputs:
+            return self._call(
+                lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
+            )
+
+        limit = self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
+        return send_plan(classification(encoded, limit, is_stream=is_stream), send)
+
+    def _batch_limit(self, model: str, timeout_s: float) -> int:
+        """Return the images per request of a model, read once."""
+        if model not in self._batch_sizes:
+            self._batch_sizes[model] = max_batch_size(self._config(model, timeout_s))
+        return self._batch_sizes[model]
+
+    def _config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        return self._call(lambda left_s: self._transport.config(model, left_s), timeout_s)
+
+    def _call(self, request: Callable[[float], _Response], timeout_s: float, max_lost: int = MAX_LOST) -> _Response:
         """Send a request, with the retries of `jpeg_client.retries`. request: takes a time limit in seconds."""
-        return call_with_retries(request, self.timeout_s) if self.retry else request(self.timeout_s)
+        return call_with_retries(request, timeout_s, max_lost) if self.retry else request(timeout_s)
 
 
-def _grpc_transport(address: Address, api_key: str | None, ca: str | None) -> Transport:
-    from jpeg_client.grpc_transport import GrpcTransport  # here, so that one protocol is imported, not both
+def open_transport(address: Address, credentials: Credentials) -> Transport:
+    """Return the transport for the scheme of an address. One protocol is imported, not both."""
+    if address.scheme in ("grpc", "grpcs"):
+        from jpeg_client.grpc_transport import GrpcTransport
 
-    return GrpcTransport(address, api_key=api_key, ca=ca)
-
-
-def _http_transport(address: Address, api_key: str | None, ca: str | None) -> Transport:
+        return GrpcTransport(address, credentials)
     from jpeg_client.http_transport import HttpTransport
 
-    return HttpTransport(address, api_key=api_key, ca=ca)
-
-
-def _read(image: Image) -> bytes:
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return bytes(image)
-    if isinstance(image, (str, os.PathLike)):
-        return Path(image).read_bytes()
-    if not hasattr(image, "read"):
-        raise TypeError(f"an image must be a path, bytes or an open file, but is {type(image).__name__}")
-    data = image.read()
-    if not isinstance(data, bytes):
-        raise TypeError("the file is open in text mode: open it in binary mode, 'rb'")
-    return data
-
-
-def _predictions(outputs: EnsembleOutputs) -> list[Prediction]:
-    predictions = []
-    for labels, scores, indices, (error,) in zip(
-        outputs.labels, outputs.scores, outputs.indices, outputs.errors, strict=True
-    ):
-        if error:
-            message, reason = split_code(error.decode())
-            predictions.append(Prediction((), (), (), error=message, reason=reason))
-        else:
-            names = tuple(label.decode() for label in labels)
-            predictions.append(Prediction(names, tuple(scores.tolist()), tuple(indices.tolist())))
-    return predictions
+    return HttpTransport(address, credentials)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
+from jpeg_client.credentials import Credentials
 from jpeg_client.errors import JpegClientError
-from jpeg_client.triton_transport import TritonTransport
+from jpeg_client.triton_transport import SyncTritonTransport, TritonTransport
 
 # gRPC's messages for requests that it did not send, because it has no connection.
 _NOT_CONNECTED = re.compile(r"failed to connect|connections to all backends|\bDNS\b|name resolution|empty address list")
@@ -24,49 +25,8 @@ _LOST = re.compile(
 )
 
 
-class GrpcTransport(TritonTransport[Any]):
-    """gRPC: faster than HTTP, with one connection for all requests.
-
-    Args:
-        address: Address of the server.
-        api_key: API key for a gateway, or None.
-        ca: PEM file with the trusted certificates; None trusts the public CAs.
-    """
-
-    def __init__(self, address: Address, *, api_key: str | None, ca: str | None) -> None:
-        arguments = [
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", -1),
-            # Else a new channel would use the connection of the one that it replaces.
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        if address.is_this_machine:
-            # gRPC applies the proxy of the environment to localhost as well, and the key is not encrypted there.
-            arguments.append(("grpc.enable_http_proxy", 0))
-
-        def connect() -> Any:
-            return tritonclient.grpc.InferenceServerClient(
-                address.host_and_port,
-                ssl=address.tls,
-                # The same CAs as over HTTP; if the system has none, both libraries fall back to their own.
-                root_certificates=ca or ssl.get_default_verify_paths().cafile,
-                channel_args=arguments,
-            )
-
-        pool = ConnectionPool(connect, lambda client: client.close(), multiplexed=True)
-        super().__init__(tritonclient.grpc, pool, address, api_key)
-
-    def _send_inference(
-        self, connection: Any, model: str, options: dict[str, Any], timeout_s: float
-    ) -> Callable[[str], NDArray[Any] | None]:
-        read: Callable[[str], NDArray[Any] | None] = connection.infer(
-            model, **options, client_timeout=timeout_s, headers=dict(self._headers)
-        ).as_numpy
-        return read
-
-    def _read_max_batch_size(self, connection: Any, model: str, timeout_s: float) -> int:
-        response = connection.get_model_config(model, client_timeout=timeout_s, headers=dict(self._headers))
-        return int(response.config.max_batch_size)
+class GrpcErrors(TritonTransport[Any]):
+    """Exceptions of gRPC as the client's own."""
 
     def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
         if not isinstance(error, tritonclient.grpc.InferenceServerException):
@@ -89,6 +49,58 @@ class GrpcTransport(TritonTransport[Any]):
         if status == "DEADLINE_EXCEEDED" and message == "Deadline Exceeded":
             return self._timed_out(timeout_s)
         return self._response_error(status, message)
+
+
+class GrpcTransport(GrpcErrors, SyncTritonTransport[Any]):
+    """gRPC: faster than HTTP, with one connection for all requests.
+
+    Args:
+        address: Address of the server.
+        credentials: For it.
+    """
+
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        options = connection_options(address, credentials)
+        pool = ConnectionPool(
+            lambda: tritonclient.grpc.InferenceServerClient(**options), lambda client: client.close(), multiplexed=True
+        )
+        super().__init__(tritonclient.grpc, pool, address, credentials)
+
+    def _send_inference(
+        self, connection: Any, model: str, options: dict[str, Any], timeout_s: float
+    ) -> Callable[[str], NDArray[Any] | None]:
+        read: Callable[[str], NDArray[Any] | None] = connection.infer(
+            model, **options, client_timeout=timeout_s, headers=dict(self._headers)
+        ).as_numpy
+        return read
+
+    def _read_config(self, connection: Any, model: str, timeout_s: float) -> dict[str, Any]:
+        response = connection.get_model_config(
+            model, as_json=True, client_timeout=timeout_s, headers=dict(self._headers)
+        )
+        return dict(response["config"])
+
+
+def connection_options(address: Address, credentials: Credentials) -> dict[str, Any]:
+    """Return the arguments of tritonclient's clients, both of which take the same."""
+    arguments: list[tuple[str, int]] = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        # Else a new channel would use the connection of the one that it replaces.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if address.is_this_machine:
+        # gRPC applies the proxy of the environment to localhost as well, and the key is not encrypted there.
+        arguments.append(("grpc.enable_http_proxy", 0))
+    return {
+        "url": address.host_and_port,
+        "ssl": address.tls,
+        # The same CAs as over HTTP; if the system has none, both libraries fall back to their own.
+        "root_certificates": credentials.ca or ssl.get_default_verify_paths().cafile,
+        "certificate_chain": credentials.certificate,
+        "private_key": credentials.certificate_key,
+        "channel_args": arguments,
+    }
 
 
 def _is_lost(message: str) -> bool:

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
+from jpeg_client.credentials import Credentials
 from jpeg_client.errors import JpegClientError, ProtocolMismatch, ServerUnavailable
 from jpeg_client.responses import unreadable
-from jpeg_client.triton_transport import TritonTransport
+from jpeg_client.triton_transport import SyncTritonTransport
 
 _HEADER_LENGTH = "inference-header-content-length"
 _RETRY_AFTER = "retry-after"
@@ -43,19 +44,17 @@ _LOST = frozenset(
 _OTHER_PROTOCOL = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY})
 
 
-class HttpTransport(TritonTransport[pycurl.Curl]):
+class HttpTransport(SyncTritonTransport[pycurl.Curl]):
     """HTTP/1.1, with one connection per concurrent request.
 
     Args:
         address: Address of the server.
-        api_key: API key for a gateway, or None.
-        ca: PEM file with the trusted certificates; None trusts the public CAs.
+        credentials: For it.
     """
 
-    def __init__(self, address: Address, *, api_key: str | None, ca: str | None) -> None:
-        trusted = ca or ssl.get_default_verify_paths().cafile or certifi.where()
-        pool = ConnectionPool(lambda: _open_handle(trusted), lambda handle: handle.close(), multiplexed=False)
-        super().__init__(tritonclient.http, pool, address, api_key)
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        pool = ConnectionPool(lambda: _open_handle(credentials), lambda handle: handle.close(), multiplexed=False)
+        super().__init__(tritonclient.http, pool, address, credentials)
 
     def _send_inference(
         self, connection: pycurl.Curl, model: str, options: dict[str, Any], timeout_s: float
@@ -73,11 +72,11 @@ class HttpTransport(TritonTransport[pycurl.Curl]):
         read: Callable[[str], NDArray[Any] | None] = result.as_numpy
         return read
 
-    def _read_max_batch_size(self, connection: pycurl.Curl, model: str, timeout_s: float) -> int:
+    def _read_config(self, connection: pycurl.Curl, model: str, timeout_s: float) -> dict[str, Any]:
         response = self._send(connection, f"v2/models/{quote(model, safe='')}/config", timeout_s)
         try:
-            return int(json.loads(response.body)["max_batch_size"])
-        except (ValueError, KeyError, TypeError) as error:
+            return dict(json.loads(response.body))
+        except (ValueError, TypeError) as error:
             raise unreadable(str(self._address), error) from error
 
     def _send(
@@ -205,15 +204,19 @@ class _Exchange:
             self.headers[name.lower()] = value.strip()
 
 
-def _open_handle(trusted: str) -> pycurl.Curl:
-    """Return a libcurl handle, which keeps its connection open between requests. trusted: PEM file with the CAs."""
+def _open_handle(credentials: Credentials) -> pycurl.Curl:
+    """Return a libcurl handle, which keeps its connection open between requests."""
     handle = pycurl.Curl()
     handle.setopt(pycurl.NOSIGNAL, 1)  # signals belong to the main thread
     handle.setopt(pycurl.NOPROXY, "*")  # the key is not encrypted on this machine
     handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     handle.setopt(pycurl.USERAGENT, "jpeg_client")
+    trusted = credentials.ca or ssl.get_default_verify_paths().cafile or certifi.where()
     handle.setopt(pycurl.CAINFO, trusted)
     handle.unsetopt(pycurl.CAPATH)  # no other CA than those
+    if credentials.certificate is not None and credentials.certificate_key is not None:
+        handle.setopt(pycurl.SSLCERT, credentials.certificate)
+        handle.setopt(pycurl.SSLKEY, credentials.certificate_key)
     # libcurl calls it while it waits, which lets Python handle Ctrl-C.
     handle.setopt(pycurl.NOPROGRESS, 0)
     handle.setopt(pycurl.XFERINFOFUNCTION, lambda *_: 0)

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Time of the steps in the server for one image, in milliseconds.
+
+    Attributes:
+        preprocess_ms: From the start of preprocess to its end: decoding of the image and of those in its batch.
+        classify_ms: From there to the start of postprocess, with the queue of the classifier.
+        postprocess_ms: The labels of its batch.
+    """
+
+    preprocess_ms: float
+    classify_ms: float
+    postprocess_ms: float
 
 
 @dataclass(frozen=True)
@@ -15,6 +31,7 @@ class Prediction:
         indices: Class numbers, k of them.
         error: Cause of the failure; None on success. Otherwise labels, scores and indices are empty.
         reason: Its stable code, such as "truncated"; None on success, and from a server that sends none.
+        times: Time of the steps in the server; None for a failure, and from a server that does not measure them.
     """
 
     labels: tuple[str, ...]
@@ -22,3 +39,24 @@ class Prediction:
     indices: tuple[int, ...]
     error: str | None = None
     reason: str | None = None
+    times: StepTimes | None = None
+
+    @classmethod
+    def failed(cls, error: str, reason: str | None) -> Prediction:
+        """Return the prediction of an image without labels."""
+        return cls((), (), (), error=error, reason=reason)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """One result of a stream.
+
+    Attributes:
+        index: Position of the image in the input, from 0.
+        image: The image as it was given.
+        prediction: Its labels, or its error.
+    """
+
+    index: int
+    image: Any
+    prediction: Prediction

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jpeg_contract.checksum import checksum
-from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, SCORE
+from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, SCORE, TIMES
 from numpy.typing import NDArray
 
 from jpeg_client.errors import InvalidResponse, JpegClientError
@@ -23,12 +23,14 @@ class EnsembleOutputs:
         scores: FP32 [N, k].
         indices: INT32 [N, k].
         errors: BYTES [N, 1], empty for an image with labels.
+        times: FP32 [N, 3], the time of the steps in milliseconds; None from a server that does not measure them.
     """
 
     labels: NDArray[np.object_]
     scores: NDArray[np.float32]
     indices: NDArray[np.int32]
     errors: NDArray[np.object_]
+    times: NDArray[np.float32] | None = None
 
 
 def read_outputs(
@@ -47,11 +49,11 @@ def read_outputs(
         JpegClientError: The model has other outputs than the ensemble.
     """
     try:
-        found = {name: read(name) for name in (LABEL, SCORE, INDEX, ERROR, CHECKSUM)}
+        found = {name: read(name) for name in (LABEL, SCORE, INDEX, ERROR, CHECKSUM, TIMES)}
     except Exception as error:  # whatever tritonclient's parsers raise for damaged bytes
         raise unreadable(address, error) from error
-    # Servers of an earlier version have no checksums.
-    checksums = found.pop(CHECKSUM)
+    # Servers of an earlier version have no checksums and no times.
+    checksums, times = found.pop(CHECKSUM), found.pop(TIMES)
     outputs = {name: tensor for name, tensor in found.items() if tensor is not None}
     if missing := sorted(found.keys() - outputs.keys()):
         raise JpegClientError(
@@ -61,7 +63,9 @@ def read_outputs(
     _check_shapes(outputs, len(images), k, address)
     if checksums is not None:
         _check_checksums(checksums, images, address)
-    return EnsembleOutputs(outputs[LABEL], outputs[SCORE], outputs[INDEX], outputs[ERROR])
+    if times is not None and times.shape != (len(images), 3):
+        raise InvalidResponse(f"the response of {address} does not fit the request: {TIMES} {list(times.shape)}")
+    return EnsembleOutputs(outputs[LABEL], outputs[SCORE], outputs[INDEX], outputs[ERROR], times)
 
 
 def unreadable(address: str, error: Exception) -> InvalidResponse:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import stamina
 
@@ -36,34 +37,32 @@ _Response = TypeVar("_Response")
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-def call_with_retries(request: Callable[[float], _Response], timeout_s: float) -> _Response:
+def call_with_retries(request: Callable[[float], _Response], timeout_s: float, max_lost: int = MAX_LOST) -> _Response:
     """Send a request, and retry it with back-off and jitter until it succeeds or the time is over.
 
     Args:
         request: Sends the request with a time limit in seconds, the time that remains.
         timeout_s: Time limit for all attempts and the waits between them, in seconds.
+        max_lost: Attempts in all for a request that is lost.
 
     Raises:
         JpegClientError: The error of the last attempt; that of the one before if time was too short for the last one.
     """
-    backoff = _Backoff(timeout_s)
-    for attempt in stamina.retry_context(
-        backoff,
-        attempts=None,
-        timeout=None,  # the hook knows the deadline
-        wait_initial=min(WAIT_INITIAL_S, backoff.wait_max_s),
-        wait_jitter=WAIT_JITTER_S,
-        wait_max=backoff.wait_max_s,
-    ):
-        with attempt:
-            limit_s = backoff.remaining_s()
-            try:
-                return request(limit_s)
-            except ServerTimeout as late:
-                if backoff.retried is None or limit_s > timeout_s / 2 or backoff.has_time():
-                    raise
-                # Most of the time went into attempts with another cause.
-                raise backoff.retried from late
+    backoff = _Backoff(timeout_s, max_lost)
+    for attempt in backoff.attempts():
+        with attempt, backoff.limited() as limit_s:
+            return request(limit_s)
+    raise AssertionError("stamina ends with a response or an exception")
+
+
+async def call_with_retries_async(
+    request: Callable[[float], Awaitable[_Response]], timeout_s: float, max_lost: int = MAX_LOST
+) -> _Response:
+    """Do what `call_with_retries` does, between other tasks."""
+    backoff = _Backoff(timeout_s, max_lost)
+    async for attempt in backoff.attempts():
+        with attempt, backoff.limited() as limit_s:
+            return await request(limit_s)
     raise AssertionError("stamina ends with a response or an exception")
 
 
@@ -72,20 +71,43 @@ class _Backoff:
 
     Args:
         timeout_s: Time limit of the request in seconds.
+        max_lost: Attempts in all for a request that is lost.
 
     Attributes:
-        wait_max_s: Longest wait that stamina chooses, in seconds.
         retried: The error of the last attempt that is retried.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, timeout_s: float, max_lost: int) -> None:
+        self._timeout_s, self._max_lost = timeout_s, max_lost
         self._deadline = time.monotonic() + timeout_s
         self._lost = 0
-        self.wait_max_s = min(WAIT_MAX_S, timeout_s / 10)
+        self._wait_max_s = min(WAIT_MAX_S, timeout_s / 10)
         self.retried: ServerUnavailable | TooManyRequests | None = None
 
-    def remaining_s(self) -> float:
+    def attempts(self) -> Any:
+        """Return stamina's attempts, for a loop."""
+        return stamina.retry_context(
+            self,
+            attempts=None,
+            timeout=None,  # the hook knows the deadline
+            wait_initial=min(WAIT_INITIAL_S, self._wait_max_s),
+            wait_jitter=WAIT_JITTER_S,
+            wait_max=self._wait_max_s,
+        )
+
+    @contextmanager
+    def limited(self) -> Iterator[float]:
+        """Yield the time limit of one attempt in seconds, and let a cut attempt not hide the cause of the others."""
+        limit_s = self._remaining_s()
+        try:
+            yield limit_s
+        except ServerTimeout as late:
+            if self.retried is None or limit_s > self._timeout_s / 2 or self.has_time():
+                raise
+            # Most of the time went into attempts with another cause.
+            raise self.retried from late
+
+    def _remaining_s(self) -> float:
         """Return the time that remains in seconds, above 0; the whole time limit for the first attempt."""
         if self.retried is None:
             return self._timeout_s
@@ -103,7 +125,7 @@ class _Backoff:
             return False
         if isinstance(error, RequestLost):
             self._lost += 1
-            if self._lost == MAX_LOST:
+            if self._lost >= self._max_lost:
                 return False
         wait = self._wait_s(error)
         if wait is not False:
@@ -114,7 +136,7 @@ class _Backoff:
         left_s = self._deadline - time.monotonic()
         if isinstance(error, RequestLost) and error.wait_s:
             # An estimate: a shorter wait is better than none.
-            return min(error.wait_s + random.uniform(0, self.wait_max_s), left_s / 2)  # noqa: S311  # not a secret
+            return min(error.wait_s + random.uniform(0, self._wait_max_s), left_s / 2)  # noqa: S311  # not a secret
         spare_s = left_s - error.wait_s
         if spare_s <= MIN_ATTEMPT_S:
             return False
@@ -122,4 +144,4 @@ class _Backoff:
             # Jitter spreads the retries of many clients; half of the spare time is kept for the response.
             return error.wait_s + random.uniform(0, min(WAIT_JITTER_S, spare_s / 2))  # noqa: S311  # not a secret
         # Near the deadline, stamina's wait might be longer than the time that remains.
-        return True if left_s > self.wait_max_s else left_s / 2
+        return True if left_s > self._wait_max_s else left_s / 2

@@ -1,9 +1,9 @@
-"""What the client expects of a protocol."""
+"""What the clients expect of a protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from jpeg_client.responses import EnsembleOutputs
 
@@ -14,8 +14,8 @@ class Transport(Protocol):
     sends_deadline: bool
     """Whether requests carry the time after which nobody waits for them, by this machine's clock."""
 
-    def max_batch_size(self, model: str, timeout_s: float) -> int:
-        """Return the largest number of images per request."""
+    def config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """Return the config of a model, as in model_config.proto."""
         ...
 
     def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
@@ -23,7 +23,7 @@ class Transport(Protocol):
 
         Args:
             model: Name of the ensemble.
-            images: Encoded JPEGs, at most `max_batch_size`.
+            images: Encoded JPEGs, at most as many as the model's config allows.
             k: Labels per image; None takes the server's default.
             timeout_s: Time limit in seconds.
 
@@ -33,5 +33,23 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class AsyncTransport(Protocol):
+    """Connections to one server address, shared by the tasks of an event loop; see `Transport`."""
+
+    sends_deadline: bool
+
+    async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        ...
+
+    async def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+        """See Transport."""
+        ...
+
+    async def close(self) -> None:
         """Close the connections."""
         ...

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
+from jpeg_client.credentials import Credentials
 from jpeg_client.error_responses import certificate_error, response_error
 from jpeg_client.errors import (
     CertificateRefused,
@@ -29,27 +30,27 @@ _Connection = TypeVar("_Connection")
 
 
 class TritonTransport(ABC, Generic[_Connection]):
-    """Requests to Triton over a pool of connections; see `Transport`.
+    """Requests to Triton over a pool of connections, and their errors.
 
     Args:
         module: `tritonclient.grpc` or `tritonclient.http`.
         connections: The pool.
         address: Address of the server.
-        api_key: API key for a gateway, or None.
+        credentials: For it.
 
     Attributes:
         sends_deadline: See `Transport`.
     """
 
     def __init__(
-        self, module: Any, connections: ConnectionPool[_Connection], address: Address, api_key: str | None
+        self, module: Any, connections: ConnectionPool[_Connection], address: Address, credentials: Credentials
     ) -> None:
         self.sends_deadline = False
         self._module, self._connections, self._address = module, connections, address
-        self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._headers, self._has_key = credentials.request_headers, credentials.api_key is not None
 
-    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
-        """See Transport."""
+    def _options(self, images: Sequence[bytes], k: int | None, timeout_s: float) -> dict[str, Any]:
+        """Return the arguments of tritonclient for a request with these images."""
         tensor = self._module.InferInput(IMAGE, [len(images), 1], "BYTES")
         # dtype object: NumPy's bytes type drops trailing zero bytes.
         tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
@@ -62,18 +63,12 @@ class TritonTransport(ABC, Generic[_Connection]):
         if self.sends_deadline:
             # The server drops the request when nobody waits for it any more.
             options["parameters"]["deadline"] = int((time.time() + timeout_s) * 1000)
-        with self._attempt(timeout_s) as connection:
-            read = self._send_inference(connection, model, options, timeout_s)
-            return read_outputs(read, images, k, str(self._address))
+        return options
 
-    def max_batch_size(self, model: str, timeout_s: float) -> int:
-        """See Transport."""
-        with self._attempt(timeout_s) as connection:
-            return self._read_max_batch_size(connection, model, timeout_s)
-
-    def close(self) -> None:
-        """See Transport."""
-        self._connections.close()
+    def _outputs(
+        self, read: Callable[[str], NDArray[Any] | None], images: Sequence[bytes], k: int | None
+    ) -> EnsembleOutputs:
+        return read_outputs(read, images, k, str(self._address))
 
     @contextmanager
     def _attempt(self, timeout_s: float) -> Iterator[_Connection]:
@@ -87,15 +82,6 @@ class TritonTransport(ABC, Generic[_Connection]):
                 raise
             except Exception as error:
                 raise self._client_error(error, timeout_s) from error
-
-    @abstractmethod
-    def _send_inference(
-        self, connection: _Connection, model: str, options: dict[str, Any], timeout_s: float
-    ) -> Callable[[str], NDArray[Any] | None]:
-        """Send a request, and return the function that reads an output of the response by its name."""
-
-    @abstractmethod
-    def _read_max_batch_size(self, connection: _Connection, model: str, timeout_s: float) -> int: ...
 
     @abstractmethod
     def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
@@ -126,11 +112,38 @@ class TritonTransport(ABC, Generic[_Connection]):
         )
 
     def _response_error(self, status: str, message: str | None, retry_after: str | None = None) -> JpegClientError:
-        has_key = bool(self._headers)
-        return response_error(str(self._address), status, message, has_key=has_key, retry_after=retry_after)
+        return response_error(str(self._address), status, message, has_key=self._has_key, retry_after=retry_after)
 
     def _certificate_error(self, reason: str) -> CertificateRefused:
         return certificate_error(str(self._address), reason)
 
     def _unexpected(self, error: Exception) -> JpegClientError:
         return JpegClientError(f"{self._address}: {error}")
+
+
+class SyncTritonTransport(TritonTransport[_Connection]):
+    """A `Transport`: each request blocks its thread."""
+
+    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+        """See Transport."""
+        options = self._options(images, k, timeout_s)
+        with self._attempt(timeout_s) as connection:
+            return self._outputs(self._send_inference(connection, model, options, timeout_s), images, k)
+
+    def config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        with self._attempt(timeout_s) as connection:
+            return self._read_config(connection, model, timeout_s)
+
+    def close(self) -> None:
+        """See Transport."""
+        self._connections.close()
+
+    @abstractmethod
+    def _send_inference(
+        self, connection: _Connection, model: str, options: dict[str, Any], timeout_s: float
+    ) -> Callable[[str], NDArray[Any] | None]:
+        """Send a request, and return the function that reads an output of the response by its name."""
+
+    @abstractmethod
+    def _read_config(self, connection: _Connection, model: str, timeout_s: float) -> dict[str, Any]: ...

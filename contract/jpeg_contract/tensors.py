@@ -16,10 +16,13 @@ IMAGE = "IMAGE"
 PIXELS = "PIXELS"
 INPUT = "input__0"
 OUTPUT = "output__0"
-LABEL, SCORE, INDEX, ERROR, CHECKSUM = "LABEL", "SCORE", "INDEX", "ERROR", "CHECKSUM"
+LABEL, SCORE, INDEX, ERROR, CHECKSUM, TIMES = "LABEL", "SCORE", "INDEX", "ERROR", "CHECKSUM", "TIMES"
 
 # The ensemble's inner tensors.
 PIXELS_KEY, LOGITS_KEY, DECODE_ERRORS_KEY, CHECKSUMS_KEY = "pixels", "logits", "decode_errors", "checksums"
+
+STAMP_LENGTH = 3
+"""Elements per image of CHECKSUM between `preprocess` and `postprocess` (`jpeg_runtime.step_times`)."""
 
 MAX_BATCH_SIZE = 64
 
@@ -45,4 +48,5 @@ RESPONSE_TENSORS = (
     TensorSpec(INDEX, "TYPE_INT32", -1),
     TensorSpec(ERROR, "TYPE_STRING", 1),
     TensorSpec(CHECKSUM, "TYPE_UINT32", 1),
+    TensorSpec(TIMES, "TYPE_FP32", 3),
 )

@@ -30,7 +30,7 @@ from gateway_support import (
     stub,
 )
 from jpeg_client import Client
-from jpeg_client.client import MAX_REQUEST_BYTES
+from jpeg_client.requests import MAX_REQUEST_BYTES
 from jpeg_serve import TritonServer
 from support import ROOT, photo
 from tritonclient.grpc import service_pb2

@@ -15,8 +15,10 @@ from typing import BinaryIO
 import numpy as np
 import psutil
 import pytest
+from client_support import streamed
 from conftest import serve
 from jpeg_client import (
+    Classified,
     Client,
     InvalidResponse,
     JpegClientError,
@@ -354,6 +356,41 @@ def test_a_request_that_kills_its_server_kills_at_most_two(
                     running.restart()
 
         assert in_threads(1, work, seconds=10, meanwhile=restart_when_dead) == []
+    assert executions(repository, "kill the server") == 2
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("kind", "protocol"), [("sync", "http"), ("async", "grpc")])
+def test_a_stream_loses_nothing_and_an_image_that_kills_its_server_costs_no_other(
+    small_repository: Path, tmp_path: Path, kind: str, protocol: str, images: list[bytes], expected: list[Prediction]
+) -> None:
+    """The server is killed by an image in the middle of a stream, and once more by the same image alone."""
+    repository = faulty_repository(small_repository, tmp_path)
+    sent = [*images, asking(images[0], "kill the server"), *images]
+    over = threading.Event()
+    results: list[Classified] = []
+    with restarted(repository, tmp_path / "triton.log") as running:
+
+        def work(_: int) -> None:
+            try:
+                results.extend(
+                    streamed(kind, address_of(running.server, protocol), sent, k=3, batch_size=8, timeout_s=60)
+                )
+            finally:
+                over.set()
+
+        def restart_when_dead() -> None:
+            while not over.wait(0.1):
+                if not psutil.pid_exists(pid := running.server.pid) or psutil.Process(pid).status() == "zombie":
+                    running.restart()
+
+        assert in_threads(1, work, seconds=10, meanwhile=restart_when_dead) == []
+    assert [each.index for each in results] == list(range(len(sent)))
+    for each, answer in zip(results, [*expected, None, *expected], strict=True):
+        if answer is None:
+            assert each.prediction.reason == "request_lost"
+        else:
+            assert is_answer(each.prediction, answer), each
     assert executions(repository, "kill the server") == 2
 
 

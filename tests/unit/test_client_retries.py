@@ -36,21 +36,25 @@ class RefusingTransport:
         self.errors = list(errors)
         self.timeouts_s: list[float] = []
 
-    def max_batch_size(self, model: str, timeout_s: float) -> int:
+    def config(self, model: str, timeout_s: float) -> dict[str, int]:
         self.timeouts_s.append(timeout_s)
         if self.errors:
             raise self.errors.pop(0)
-        return 8
+        return {"max_batch_size": 8}
 
     def close(self) -> None:
         pass
+
+
+def batch_size(client: Client) -> int:
+    return client._batch_limit(client.model, client.timeout_s)
 
 
 def batch_limit(transport: RefusingTransport, timeout_s: float, *, retry: bool = True) -> int:
     client = Client("grpc://localhost:1", timeout_s=timeout_s, retry=retry)
     client.close()
     client._transport = transport  # type: ignore[assignment]
-    return client._batch_limit()
+    return batch_size(client)
 
 
 def test_it_waits_and_retries_within_the_timeout() -> None:
@@ -265,7 +269,7 @@ def test_over_http_a_request_is_sent_twice_at_most(kept: bool) -> None:
 
     with listener(respond) as (port, accepted), Client(f"http://127.0.0.1:{port}", timeout_s=20) as client:
         if kept:
-            assert client._batch_limit() == 8
+            assert batch_size(client) == 8
         with pytest.raises(RequestLost) as lost:
             client.classify([b"x" * 1000])
         assert lost.value.reason == "request_lost"
@@ -279,7 +283,7 @@ def test_over_http_the_connection_is_kept_until_a_failure() -> None:
         listener(respond_with(http_response(CONFIG), refused, full, full)) as (port, accepted),
         Client(f"http://127.0.0.1:{port}", timeout_s=1, retry=False) as client,
     ):
-        assert client._batch_limit() == 8
+        assert batch_size(client) == 8
         with pytest.raises(RequestRefused):
             client.classify([b"x"])
         with pytest.raises(ServerUnavailable) as unavailable:
@@ -303,7 +307,7 @@ def test_threads_that_end_leave_nothing_behind() -> None:
     ):
         before = -1
         for number in range(20):
-            thread = threading.Thread(target=lambda: client._transport.max_batch_size("any", 5))
+            thread = threading.Thread(target=lambda: client._transport.config("any", 5))
             thread.start()
             thread.join()
             if number == 0:

@@ -1,0 +1,171 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from jpeg_client.address import Address
+from jpeg_client.client import open_transport
+from jpeg_client.credentials import Credentials
+from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.images import Image, is_image, read_images
+from jpeg_client.prediction import Classified, Prediction
+from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan_async
+from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.retries import MAX_LOST, call_with_retries_async
+from jpeg_client.settings import ClientSettings, check_k
+from jpeg_client.streams import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, Order, Results, checked_number
+from jpeg_client.task_stream import TaskStream
+from jpeg_client.transport import AsyncTransport
+
+_Response = TypeVar("_Response")
+_Image = TypeVar("_Image", bound=Image)
+
+
+class AsyncClient(ClientSettings):
+    """`Client` for asyncio: the same arguments, methods, retries and errors, with `await` and `async with`.
+
+    The tasks of one event loop can share a client: over gRPC they share one connection, over HTTP each concurrent
+    request has its own, 64 at most. A cancelled task does not wait for its response.
+    """
+
+    def _open(self, address: Address, credentials: Credentials, *, send_deadline: bool) -> None:
+        self._transport = _open_transport(address, credentials)
+        self._transport.sends_deadline = send_deadline
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections, those with open requests after the responses. A stopping server waits for them."""
+        await self._transport.close()
+
+    @overload
+    async def classify(
+        self, images: Image, k: int | None = None, *, timeout_s: float | None = None, model: str | None = None
+    ) -> Prediction: ...
+
+    @overload
+    async def classify(
+        self,
+        images: list[Image] | tuple[Image, ...],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> list[Prediction]: ...
+
+    @overload
+    async def classify(
+        self,
+        images: list[_Image],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> list[Prediction]: ...
+
+    async def classify(
+        self,
+        images: Image | list[_Image] | list[Image] | tuple[Image, ...],
+        k: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or several: see `Client.classify`."""
+        check_k(k)
+        limit_s = self._timeout(timeout_s)
+        # In a thread: it reads files.
+        encoded = await asyncio.to_thread(read_images, images)
+        predictions = await self._send(encoded, k, limit_s, model or self.model)
+        return predictions[0] if is_image(images) else predictions
+
+    def classify_stream(
+        self,
+        images: Iterable[Image] | AsyncIterable[Image],
+        k: int | None = None,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        order: Order = "input",
+        timeout_s: float | None = None,
+        model: str | None = None,
+    ) -> AsyncIterator[Classified]:
+        """Classify images as they come: see `Client.classify_stream`.
+
+        Args:
+            images: Also an asynchronous iterable. A plain one is advanced in a thread.
+            k: See `Client.classify`.
+            concurrency: See `Client.classify_stream`, as the others.
+            batch_size: Images per request.
+            order: "input" or "completion".
+            timeout_s: See `Client.classify`.
+            model: See `Client.classify`.
+        """
+        check_k(k)
+        limit_s, name = self._timeout(timeout_s), model or self.model
+        concurrency = checked_number("concurrency", concurrency)
+        batch_size = checked_number("batch_size", batch_size)
+        results = Results(order, max_failures=2 * concurrency)
+
+        async def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
+            return await self._send(encoded, k, limit_s, name, is_stream=True)
+
+        return aiter(TaskStream(classify, images, results, concurrency, batch_size))
+
+    async def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
+        """Describe an ensemble and its classifier. Raises the errors of `Client.classify`."""
+        limit_s, name = self._timeout(timeout_s), model or self.model
+        ensemble = await self._config(name, limit_s)
+        return describe(ensemble, await self._config(classifier_name(ensemble), limit_s))
+
+    async def _send(
+        self,
+        encoded: Sequence[bytes | Prediction],
+        k: int | None,
+        timeout_s: float,
+        model: str,
+        *,
+        is_stream: bool = False,
+    ) -> list[Prediction]:
+        async def send(request: Request) -> EnsembleOutputs:
+            return await self._call(
+                lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
+            )
+
+        limit = await self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
+        return await send_plan_async(classification(encoded, limit, is_stream=is_stream), send)
+
+    async def _batch_limit(self, model: str, timeout_s: float) -> int:
+        """Return the images per request of a model, read once."""
+        if model not in self._batch_sizes:
+            self._batch_sizes[model] = max_batch_size(await self._config(model, timeout_s))
+        return self._batch_sizes[model]
+
+    async def _config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        return await self._call(lambda left_s: self._transport.config(model, left_s), timeout_s)
+
+    async def _call(
+        self, request: Callable[[float], Awaitable[_Response]], timeout_s: float, max_lost: int = MAX_LOST
+    ) -> _Response:
+        """Send a request, with the retries of `jpeg_client.retries`. request: takes a time limit in seconds."""
+        if self.retry:
+            return await call_with_retries_async(request, timeout_s, max_lost)
+        return await request(timeout_s)
+
+
+def _open_transport(address: Address, credentials: Credentials) -> AsyncTransport:
+    from jpeg_client.async_transports import AsyncGrpcTransport, ThreadedTransport
+
+    if address.scheme in ("grpc", "grpcs"):
+        return AsyncGrpcTransport(address, credentials)
+    return ThreadedTransport(open_transport(address, credentials))
