@@ -52,6 +52,14 @@ class AsyncGrpcTransport(GrpcErrors):
             )
             return dict(response["config"])
 
+    async def metadata(self, model: str | None, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        options = {"as_json": True, "client_timeout": timeout_s, "headers": dict(self._headers)}
+        with self._attempt(timeout_s) as connection:
+            if model is None:
+                return dict(await connection.get_server_metadata(**options))
+            return dict(await connection.get_model_metadata(model, **options))
+
     async def close(self) -> None:
         """See Transport."""
         self._connections.close()
@@ -95,6 +103,11 @@ class ThreadedTransport:
         """See Transport."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._transport.config, model, timeout_s)
+
+    async def metadata(self, model: str | None, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._transport.metadata, model, timeout_s)
 
     async def close(self) -> None:
         """See Transport."""

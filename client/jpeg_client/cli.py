@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jpeg_contract.command_line import FAILED, OK, WRONG_CALL, Parameter, fail, make_app, note, positive, run_app
+from jpeg_contract.command_line import (
+    FAILED,
+    OK,
+    WRONG_CALL,
+    Integer,
+    Parameter,
+    PositiveInteger,
+    PositiveSeconds,
+    fail,
+    make_app,
+    note,
+    positive,
+    print_json,
+    run_app,
+)
+from jpeg_contract.tensors import DEFAULT_K, ENSEMBLE
 
-from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.command.inputs import STANDARD_INPUT, SUFFIXES, Inputs
+from jpeg_client.command.rows import BY_SUFFIX, Format, Row
+from jpeg_client.command.sorting import Placement
+from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL
 from jpeg_client.errors import InvalidArgument, JpegClientError
 
 if TYPE_CHECKING:
     from jpeg_client.client import Client
-    from jpeg_client.prediction import Prediction
+    from jpeg_client.command.outputs import Output
 
 COMMAND = "jpeg-classify"
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-
-# Images per call: bounds the memory for folders of any size.
-GROUP_SIZE = 32
-
 KEY_VARIABLE = "JPEG_API_KEY"
+
+SERVER_GONE = 3
+"""Exit status if no server responds, or it refuses the requests: the run can be continued."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM, as of shells: the run can be continued."""
 
 # Keys have about fifty characters; the limit bounds the memory if the path names another file.
 _MAX_KEY_BYTES = 4096
@@ -36,12 +54,73 @@ app = make_app(
     COMMAND,
     "Classify JPEG images on a running server.",
     # One line per paragraph: the help wraps them to the terminal.
-    "Each image gets one line of output: its path, then its labels and their scores, best first.\n\n"
+    "PATH is a file, a folder, a pattern such as 'photos/**/*.jpg', - for an image on standard input, or a URL such as "
+    f"s3://BUCKET/FOLDER (also gs://, az://, hf://). Folders are searched for {', '.join(SUFFIXES)}.\n\n"
+    "A million photos: jpeg-classify FOLDER --to labels.jsonl --resume continues after any interruption, and sends no "
+    "image twice that has a row.\n\n"
     f"A gateway requires an API key. It comes from a file or from the environment variable {KEY_VARIABLE}. No option "
     "takes the key itself, because other users of this machine can read options in the process list.\n\n"
-    "Exit status: 0 every image has labels; 1 an image has none, or the request failed; 2 the call is invalid.",
+    "Exit status: 0 every image has labels; 1 images failed, the others have labels; 2 the call is invalid; 3 no "
+    "server responds, or it refuses the requests; 4 the output cannot be written; 130 interrupted.",
 )
-app.usage = f"Usage: {COMMAND} PATH... [OPTIONS]"
+app.usage = f"Usage: {COMMAND} [doctor] PATH... [OPTIONS]"
+
+OUTPUT_FAILED = 4
+"""Exit status if the output cannot be written: the run can be continued."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is.
+
+    Attributes:
+        url: Server: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT.
+        model: Name of the ensemble.
+        api_key_file: Text file with the API key for a gateway. By default JPEG_API_KEY holds the key, if any.
+        ca: PEM file with the server's CA or self-signed certificate, for TLS. By default the public CAs are trusted.
+        certificate: PEM file with this client's certificate, for mutual TLS. By default none.
+        certificate_key: PEM file with its private key. By default none.
+        timeout_s: Time limit per request in seconds, including retries while the server cannot take it.
+    """
+
+    url: str = DEFAULT_URL
+    model: str = ENSEMBLE
+    api_key_file: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    timeout_s: PositiveSeconds = DEFAULT_TIMEOUT_S
+
+    def open(self, *, retry: bool = True) -> Client:
+        """Open a client.
+
+        Raises:
+            InvalidArgument: An option is invalid.
+        """
+        if self.api_key_file is not None and (not self.api_key_file.exists() or self.api_key_file.is_dir()):
+            # Not repeated: the value may be the key.
+            raise InvalidArgument(
+                "--api-key-file does not name a file: it takes the path of a file, not the key itself",
+                reason="file_missing",
+            )
+        for file in (self.ca, self.certificate, self.certificate_key):
+            if file is not None and not file.exists():
+                raise InvalidArgument(f"no such file or folder: {file}", reason="file_missing")
+        from jpeg_client.client import Client
+
+        return Client(
+            self.url,
+            api_key=_read_key(self.api_key_file),
+            ca=self.ca,
+            certificate=self.certificate,
+            certificate_key=self.certificate_key,
+            timeout_s=self.timeout_s,
+            model=self.model,
+            retry=retry,
+        )
+
+
+_SERVER = Server()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,52 +139,165 @@ def main(arguments: Sequence[str] | None = None) -> int:
             WRONG_CALL,
             reason="invalid_call",
         )
-    return run_app(app, tokens, extra="client", statuses={InvalidArgument: WRONG_CALL, JpegClientError: FAILED})
+    return run_app(
+        app,
+        # Cyclopts takes - for an option.
+        [STANDARD_INPUT if each == "-" else each for each in tokens],
+        extra="client",
+        extras_of_packages={"fsspec": "storage", "s3fs": "storage", "gcsfs": "storage", "adlfs": "storage"}
+        | {"pyarrow": "parquet", "PIL": "images"},
+        statuses={InvalidArgument: WRONG_CALL, JpegClientError: SERVER_GONE},
+    )
+
+
+def _share(_kind: Any, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value} is not a score: give a number from 0 to 1")
 
 
 @app.default
 def classify(
-    *paths: Annotated[Path, Parameter(name="PATH", required=True)],
-    url: str = DEFAULT_URL,
-    api_key_file: Path | None = None,
-    ca: Path | None = None,
-    k: Annotated[int | None, Parameter(name=("--k", "-k"), validator=positive)] = None,
-    timeout_s: Annotated[float, Parameter(validator=positive)] = DEFAULT_TIMEOUT_S,
+    *paths: Annotated[str, Parameter(name="PATH")],
+    files_from: Annotated[tuple[str, ...], Parameter(show_default=False)] = (),
+    null: Annotated[bool, Parameter(name=("--null", "-0"))] = False,
+    server: Annotated[Server, Parameter(name="*")] = _SERVER,
+    k: Annotated[Integer | None, Parameter(name=("--k", "-k", "--top"), validator=positive)] = None,
+    min_score: Annotated[float, Parameter(validator=_share)] = 0.0,
+    output: Format | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
+    to: Path | None = None,
+    resume: bool = False,
+    sort_into: Path | None = None,
+    sort_by: Placement = "link",
+    concurrency: PositiveInteger = DEFAULT_CONCURRENCY,
+    batch_size: PositiveInteger = DEFAULT_BATCH_SIZE,
+    quiet: Annotated[bool, Parameter(name=("--quiet", "-q"))] = False,
 ) -> int:
-    """Classify files, print the predictions to stdout, and return the exit status.
+    """Classify images, write a row for each, and return the exit status.
 
     Args:
-        paths: Image files, or folders to search.
-        url: Server: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT.
-        api_key_file: Text file with the API key for a gateway. By default JPEG_API_KEY holds the key, if any.
-        ca: PEM file with the server's CA or self-signed certificate, for TLS. By default the public CAs are trusted.
+        paths: Image files, folders to search, patterns, URLs, or -.
+        files_from: File with one path per line, or - for standard input; can be repeated.
+        null: The paths in --files-from end with a zero byte, as find -print0 writes them.
+        server: See Server.
         k: Labels per image. By default the server decides: 5.
-        timeout_s: Time limit per request in seconds, including retries while the server cannot take it.
-        as_json: Print one JSON object per line instead of text.
+        min_score: Leave out labels with a lower score.
+        output: Format of the rows: table (text), jsonl, csv, parquet. By default as --to ends, or table.
+        as_json: Short for --output jsonl.
+        to: File for the rows. By default standard output.
+        resume: Continue the file of an interrupted run: images that have a row are not sent again.
+        sort_into: Folder in which each image is put into a folder of its best label.
+        sort_by: How: symbolic links, or copies.
+        concurrency: Requests at a time.
+        batch_size: Images per request, within the server's limit.
+        quiet: No progress and no summary on standard error.
     """
-    if api_key_file is not None and (not api_key_file.exists() or api_key_file.is_dir()):
-        # Not repeated: the value may be the key.
-        return fail(
-            COMMAND,
-            "--api-key-file does not name a file: it takes the path of a file, not the key itself",
-            WRONG_CALL,
-            reason="file_missing",
-        )
-    named = paths if ca is None else (*paths, ca)
-    if missing := [str(path) for path in named if not path.exists()]:
-        return fail(COMMAND, f"no such file or folder: {', '.join(missing)}", WRONG_CALL, reason="file_missing")
+    if not paths and not files_from:
+        raise InvalidArgument("name images: PATH... or --files-from FILE", reason="invalid_call")
+    inputs = Inputs(paths, files_from, null)
+    inputs.check()
+    form = _format("jsonl" if as_json else output, to)
+    if resume and to is None:
+        raise InvalidArgument("--resume continues a file: name it with --to FILE", reason="invalid_call")
+    if form == "parquet" and to is None:
+        raise InvalidArgument("Parquet needs a file: name it with --to FILE", reason="invalid_call")
 
-    from jpeg_client.client import Client
+    from jpeg_client.command.run import Run
+    from jpeg_client.command.sorting import Sorter
+    from jpeg_client.command.summary import Summary
 
+    def place(row: Row) -> None:
+        if sorter is not None:
+            sorter.place(row)
+
+    sorter = None if sort_into is None else Sorter(sort_into, sort_by)
     _report_retries()
-    with Client(url, api_key=_read_key(api_key_file), ca=ca, timeout_s=timeout_s) as client:
-        found, failed = _classify_files(client, _find_files(paths), k, as_json=as_json)
-    if not found:
+    summary = Summary(None if quiet or _reads_once(inputs) else Inputs(paths, files_from, null).__iter__)
+    try:
+        with server.open() as client, _opened(client, to, form, k, resume=resume) as rows, summary:
+            Run(client, inputs, rows, place, k, min_score, concurrency, batch_size, in_order=to is None).classify(
+                summary
+            )
+            status = FAILED if summary.failed or rows.failed_before else OK
+    except InvalidArgument:
+        raise
+    except JpegClientError as error:
+        status = fail(COMMAND, str(error), SERVER_GONE, reason=error.reason)
+    except KeyboardInterrupt:
+        status = fail(COMMAND, "interrupted", INTERRUPTED, reason="interrupted")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        cause = f"{error.filename or to or 'output'}: {error.strerror or error}"
+        status = fail(COMMAND, cause, OUTPUT_FAILED, reason="output_failed")
+    if not quiet and (summary.images > 1 or inputs.skipped):
+        note(COMMAND, summary.line(inputs.skipped))
+    if status not in (OK, FAILED) and to is not None:
+        note(COMMAND, f"the rows of {to} are kept: the same command with --resume continues")
+    if not summary.images and not summary.done_before and status == OK:
         return fail(
             COMMAND, f"no images found: folders are searched for {', '.join(SUFFIXES)}", FAILED, reason="no_images"
         )
-    return FAILED if failed else OK
+    return status
+
+
+@app.command
+def doctor(
+    *,
+    server: Annotated[Server, Parameter(name="*")] = _SERVER,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Examine what is reachable: address, server, model, a photo, the time of each step; and what to do.
+
+    Args:
+        server: See Server.
+        as_json: Print JSON instead of text.
+    """
+    from jpeg_client.command.doctor import Finding, examine
+
+    findings: list[Finding] = []
+
+    def report(finding: Finding) -> None:
+        findings.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.step}: {finding.detail}", flush=True)
+
+    with server.open(retry=False) as client:
+        is_well = examine(client, report)
+    if as_json:
+        print_json({"url": server.url, "ok": is_well, "findings": [finding.as_json() for finding in findings]})
+    if not is_well:
+        return fail(COMMAND, findings[-1].detail, SERVER_GONE, reason=findings[-1].reason)
+    return OK
+
+
+def _format(given: Format | None, to: Path | None) -> Format:
+    if given is not None:
+        return given
+    if to is None:
+        return "table"
+    if to.suffix.lower() not in BY_SUFFIX:
+        raise InvalidArgument(
+            f"the format of {to} is not clear: add --output table, jsonl, csv or parquet", reason="invalid_call"
+        )
+    return BY_SUFFIX[to.suffix.lower()]
+
+
+def _reads_once(inputs: Inputs) -> bool:
+    """Whether the names come from a stream, which cannot be read twice to count them."""
+    return any(not Path(file).is_file() for file in inputs.lists)
+
+
+@contextmanager
+def _opened(client: Client, to: Path | None, form: Format, k: int | None, *, resume: bool) -> Iterator[Output]:
+    from jpeg_client.command.outputs import StandardOutput, open_file
+
+    columns = k or (min(DEFAULT_K, client.describe().classes) if form == "csv" else DEFAULT_K)
+    if to is None:
+        yield StandardOutput(form, columns, COMMAND)
+        return
+    with open_file(to, form, columns, resume=resume) as rows:
+        yield rows
 
 
 def _report_retries() -> None:
@@ -123,43 +315,6 @@ def _report_retries() -> None:
     set_on_retry_hooks([report])
 
 
-def _classify_files(client: Client, files: Iterator[Path], k: int | None, *, as_json: bool) -> tuple[int, int]:
-    """Classify files and print the predictions.
-
-    Args:
-        client: Connection to the server.
-        files: Image files.
-        k: Labels per image; None takes the server's default.
-        as_json: Print JSON instead of text.
-
-    Returns:
-        Number of files, and number of files without labels.
-    """
-    found = failed = 0
-    while group := list(islice(files, GROUP_SIZE)):
-        readable = {path: data for path in group if (data := _read_image(path)) is not None}
-        predictions = dict(zip(readable, client.classify(list(readable.values()), k), strict=True))
-        for path in group:
-            found += 1
-            prediction = predictions.get(path)
-            if prediction is None or prediction.error is not None:
-                failed += 1
-            if prediction is not None:
-                _print_prediction(path, prediction, as_json=as_json)
-        sys.stdout.flush()
-    return found, failed
-
-
-def _print_prediction(path: Path, prediction: Prediction, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"image": str(path), **dataclasses.asdict(prediction)}))
-    elif prediction.error is not None:
-        fail(COMMAND, f"{path}: {prediction.error}", FAILED, reason=prediction.reason or "image_refused")
-    else:
-        pairs = zip(prediction.labels, prediction.scores, strict=True)
-        print(f"{path}: " + ", ".join(f"{label} {score:.3f}" for label, score in pairs))
-
-
 def _read_key(file: Path | None) -> str | None:
     """Read the API key from the file, or else from the environment; None if there is none."""
     if file is None:
@@ -167,21 +322,3 @@ def _read_key(file: Path | None) -> str | None:
     with file.open("rb") as stream:
         # latin-1 decodes any byte; the client refuses characters that a key cannot have.
         return stream.read(_MAX_KEY_BYTES).decode("latin-1").strip()
-
-
-def _read_image(path: Path) -> bytes | None:
-    """Read a file; report a failure on stderr and return None."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        fail(COMMAND, f"{path}: cannot read the file: {error.strerror}", FAILED, reason="file_unreadable")
-        return None
-
-
-def _find_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield files as given, and the JPEG files below folders, sorted by path."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        else:
-            yield path

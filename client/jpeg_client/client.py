@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from jpeg_client.address import Address
 from jpeg_client.credentials import Credentials
+from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
 from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
@@ -15,7 +16,7 @@ from jpeg_client.requests import Request, classification, needs_batch_limit, sen
 from jpeg_client.responses import EnsembleOutputs
 from jpeg_client.retries import MAX_LOST, call_with_retries
 from jpeg_client.settings import ClientSettings, check_k
-from jpeg_client.streams import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, Order, Results, checked_number
+from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.thread_stream import ThreadStream
 from jpeg_client.transport import Transport
 
@@ -189,7 +190,16 @@ class Client(ClientSettings):
         """Describe an ensemble and its classifier. Raises the errors of `classify`."""
         limit_s, name = self._timeout(timeout_s), model or self.model
         ensemble = self._config(name, limit_s)
-        return describe(ensemble, self._config(classifier_name(ensemble), limit_s))
+        return describe(
+            ensemble,
+            self._config(classifier_name(ensemble), limit_s),
+            self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
+        )
+
+    def server_version(self, *, timeout_s: float | None = None) -> str:
+        """Return the version of Triton. Raises the errors of `classify`."""
+        metadata = self._call(lambda left_s: self._transport.metadata(None, left_s), self._timeout(timeout_s))
+        return str(metadata["version"])
 
     def _send(
         self,

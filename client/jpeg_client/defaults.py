@@ -4,3 +4,9 @@ from __future__ import annotations
 
 DEFAULT_URL = "grpc://localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
+
+DEFAULT_CONCURRENCY = 8
+"""Requests of a stream at a time."""
+
+DEFAULT_BATCH_SIZE = 16
+"""Images per request of a stream, if the server takes as many."""

@@ -17,6 +17,7 @@ class ModelDescription:
 
     Attributes:
         name: Of the ensemble.
+        version: The newest of its versions in the server.
         max_batch_size: Images per request, at least 1.
         classifier: Name of the classifier's model.
         backend: Triton backend of the classifier, such as "onnxruntime".
@@ -25,6 +26,7 @@ class ModelDescription:
     """
 
     name: str
+    version: str
     max_batch_size: int
     classifier: str
     backend: str
@@ -54,11 +56,14 @@ def classifier_name(config: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def describe(ensemble: Mapping[str, Any], classifier: Mapping[str, Any]) -> ModelDescription:
-    """Describe an ensemble by its config and that of its classifier."""
+def describe(
+    ensemble: Mapping[str, Any], classifier: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> ModelDescription:
+    """Describe an ensemble by its config, that of its classifier, and the metadata of the ensemble."""
     logits = next(tensor for tensor in classifier["output"] if tensor["name"] == OUTPUT)
     return ModelDescription(
         name=str(ensemble["name"]),
+        version=max(map(str, metadata.get("versions", [])), key=lambda version: (len(version), version), default=""),
         max_batch_size=max_batch_size(ensemble),
         classifier=str(classifier["name"]),
         backend=str(classifier.get("backend") or classifier.get("platform")),

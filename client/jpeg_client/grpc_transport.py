@@ -80,6 +80,12 @@ class GrpcTransport(GrpcErrors, SyncTritonTransport[Any]):
         )
         return dict(response["config"])
 
+    def _read_metadata(self, connection: Any, model: str | None, timeout_s: float) -> dict[str, Any]:
+        options = {"as_json": True, "client_timeout": timeout_s, "headers": dict(self._headers)}
+        if model is None:
+            return dict(connection.get_server_metadata(**options))
+        return dict(connection.get_model_metadata(model, **options))
+
 
 def connection_options(address: Address, credentials: Credentials) -> dict[str, Any]:
     """Return the arguments of tritonclient's clients, both of which take the same."""

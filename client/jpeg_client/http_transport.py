@@ -73,7 +73,13 @@ class HttpTransport(SyncTritonTransport[pycurl.Curl]):
         return read
 
     def _read_config(self, connection: pycurl.Curl, model: str, timeout_s: float) -> dict[str, Any]:
-        response = self._send(connection, f"v2/models/{quote(model, safe='')}/config", timeout_s)
+        return self._read_json(connection, f"v2/models/{quote(model, safe='')}/config", timeout_s)
+
+    def _read_metadata(self, connection: pycurl.Curl, model: str | None, timeout_s: float) -> dict[str, Any]:
+        return self._read_json(connection, "v2" if model is None else f"v2/models/{quote(model, safe='')}", timeout_s)
+
+    def _read_json(self, connection: pycurl.Curl, path: str, timeout_s: float) -> dict[str, Any]:
+        response = self._send(connection, path, timeout_s)
         try:
             return dict(json.loads(response.body))
         except (ValueError, TypeError) as error:

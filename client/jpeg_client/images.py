@@ -25,6 +25,10 @@ JPEG_OPTIONS: dict[str, Any] = {"quality": 95, "subsampling": 0}
 """How arrays and Pillow's images are encoded: with full colour resolution."""
 
 
+MAX_IMAGE_BYTES = 48 * 2**20
+"""A file with more is not read: it fits into no request."""
+
+
 class ImageProblem(ReasonedError):
     """An image cannot be read or encoded: the error of this image alone."""
 
@@ -76,10 +80,14 @@ def _encoded(image: Any) -> bytes:
 
 
 def _file(path: str) -> bytes:
-    from jpeg_client.storage import read_file
+    from jpeg_client.storage import NotAFile, TooLarge, read_file
 
     try:
-        return read_file(path)
+        return read_file(path, MAX_IMAGE_BYTES)
+    except NotAFile as error:
+        raise ImageProblem(f"{path}: {error}", reason="not_a_file") from error
+    except TooLarge as error:
+        raise ImageProblem(f"{path}: {error}", reason="too_many_bytes") from error
     except FileNotFoundError as error:
         raise ImageProblem(f"{path}: no such file", reason="file_missing") from error
     except OSError as error:

@@ -18,12 +18,13 @@ from jpeg_client.errors import (
     ServerTimeout,
     TooManyRequests,
 )
+from jpeg_client.images import MAX_IMAGE_BYTES
 from jpeg_client.prediction import Prediction, StepTimes
 from jpeg_client.responses import EnsembleOutputs
 from jpeg_client.retries import MAX_LOST
 
 # Some servers stop reading an HTTP body at 64 MiB.
-MAX_REQUEST_BYTES = 48 * 2**20
+MAX_REQUEST_BYTES = MAX_IMAGE_BYTES
 
 # The reason codes of requests that take too long to decode together, or have too many bytes.
 _DIVISIBLE = ("request_too_long", "request_too_large")

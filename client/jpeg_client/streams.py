@@ -10,16 +10,10 @@ from jpeg_client.images import read_image
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import MAX_REQUEST_BYTES
 
-DEFAULT_CONCURRENCY = 8
-"""Requests at a time."""
-
-DEFAULT_BATCH_SIZE = 16
-"""Images per request, if the server takes as many."""
-
 Order = Literal["input", "completion"]
 
 # Reason codes of images that were not sent, and of requests that failed as a whole (jpeg_client.requests).
-_UNREADABLE = ("file_missing", "file_unreadable", "invalid_array", "invalid_image")
+_UNREADABLE = ("file_missing", "file_unreadable", "not_a_file", "invalid_array", "invalid_image")
 _FAILED_REQUEST = (
     "server_timeout",
     "request_lost",

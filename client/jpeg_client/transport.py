@@ -18,6 +18,10 @@ class Transport(Protocol):
         """Return the config of a model, as in model_config.proto."""
         ...
 
+    def metadata(self, model: str | None, timeout_s: float) -> dict[str, Any]:
+        """Return the metadata of a model, or of the server with None: names and versions."""
+        ...
+
     def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
         """Classify one batch in one attempt.
 
@@ -43,6 +47,10 @@ class AsyncTransport(Protocol):
     sends_deadline: bool
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        ...
+
+    async def metadata(self, model: str | None, timeout_s: float) -> dict[str, Any]:
         """See Transport."""
         ...
 

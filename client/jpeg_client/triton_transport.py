@@ -135,6 +135,11 @@ class SyncTritonTransport(TritonTransport[_Connection]):
         with self._attempt(timeout_s) as connection:
             return self._read_config(connection, model, timeout_s)
 
+    def metadata(self, model: str | None, timeout_s: float) -> dict[str, Any]:
+        """See Transport."""
+        with self._attempt(timeout_s) as connection:
+            return self._read_metadata(connection, model, timeout_s)
+
     def close(self) -> None:
         """See Transport."""
         self._connections.close()
@@ -147,3 +152,6 @@ class SyncTritonTransport(TritonTransport[_Connection]):
 
     @abstractmethod
     def _read_config(self, connection: _Connection, model: str, timeout_s: float) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _read_metadata(self, connection: _Connection, model: str | None, timeout_s: float) -> dict[str, Any]: ...

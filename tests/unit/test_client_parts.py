@@ -1,11 +1,12 @@
 import io
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 from jpeg_client import Client, RequestRefused
-from jpeg_client.cli import GROUP_SIZE, main
+from jpeg_client.cli import main
 from jpeg_client.errors import InvalidArgument
 from jpeg_client.requests import MAX_REQUEST_BYTES
 from jpeg_client.responses import EnsembleOutputs
@@ -125,7 +126,7 @@ def test_an_invalid_url_is_refused(url):
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_an_unreachable_server_is_reported_when_it_is_retried_and_at_the_end(scheme):
     done = run_module("jpeg_client", "--url", f"{scheme}://127.0.0.1:1", "--timeout-s", "1", __file__)
-    assert done.returncode == 1
+    assert done.returncode == 3
     retried, failed = done.stderr.splitlines()
     assert failed.startswith("jpeg-classify: error: ")
     assert failed.endswith("[server_unavailable]")
@@ -192,20 +193,12 @@ def test_failed_images_are_reported_on_stderr_and_the_others_are_printed(tmp_pat
     assert command(monkeypatch, transport, "-k", "1", tmp_path / "bad", "/proc/self/mem", tmp_path / "good") == 1
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path / 'good'}: good 1.000\n"
-    unreadable, broken = printed.err.splitlines()  # files are read before a request is sent
+    broken, unreadable, summary = printed.err.splitlines()
     assert "/proc/self/mem" in unreadable
     assert unreadable.endswith("[file_unreadable]")
     assert f"{tmp_path / 'bad'}: broken" in broken
     assert broken.endswith("[image_refused]")
-
-
-def test_files_are_sent_in_groups(tmp_path, monkeypatch, capsys):
-    for number in range(2 * GROUP_SIZE + 1):
-        (tmp_path / f"{number:03}.jpg").write_bytes(b"x")
-    transport = RecordingTransport()
-    assert command(monkeypatch, transport, tmp_path) == 0
-    assert [len(request) for request in transport.requests] == [GROUP_SIZE, GROUP_SIZE, 1]
-    assert len(capsys.readouterr().out.splitlines()) == 2 * GROUP_SIZE + 1
+    assert "1 answered, 1 file_unreadable, 1 image_refused" in summary
 
 
 WITHOUT = """\
@@ -243,6 +236,5 @@ def test_help_states_the_default_of_every_option():
     assert done.returncode == 0
     panel = done.stdout.partition("Parameters")[2].replace("│", "")
     options = [" ".join(part.split()) for part in panel.partition("╰")[0].split("\n --")[1:]]
-    assert [option.split()[0] for option in options] == ["url", "api-key-file", "ca", "k", "timeout-s", "json"]
     for option in options:
-        assert "default" in option or option.startswith("json "), option
+        assert re.search("default|^(json|resume|null|quiet|sort-into|files-from) ", option), option
