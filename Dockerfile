@@ -109,7 +109,7 @@ LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
 USER 10001:10001
 WORKDIR /
 VOLUME /models
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["jpeg-serve", "probe"]
 ENTRYPOINT ["/opt/triton-jpeg-classifier/deploy/image/entrypoint.sh"]
@@ -147,7 +147,7 @@ LABEL org.opencontainers.image.title="triton-jpeg-classifier" \
 USER 10001:10001
 WORKDIR /
 VOLUME /models
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 8080
 STOPSIGNAL SIGTERM
 # Building an engine takes minutes; the container's health is "starting" meanwhile.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30m --retries=3 CMD ["jpeg-serve", "probe"]

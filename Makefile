@@ -10,7 +10,7 @@ export VENV
 BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpeg-build $(RECIPE) > /dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
+.PHONY: help demo serve web build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
   build-tensorflow test-tensorflow image test-image bench up down audit
 
 help: ## list the targets
@@ -19,9 +19,12 @@ help: ## list the targets
 demo: setup ## build the demo classifier, serve it, classify photos, print their labels
 	@$(BIN)/python scripts/demo.py $(if $(filter file,$(origin RECIPE)),,$(RECIPE))
 
-serve: setup ## serve in the foreground until Ctrl-C; SERVE="--http-port 9000" passes options
+serve: setup ## serve in the foreground until Ctrl-C, with the page; SERVE="--http-port 9000" passes options
 	@$(BUILT)
-	@exec $(BIN)/jpeg-serve $(SERVE)
+	@exec $(BIN)/jpeg-serve --web $(SERVE)
+
+web: setup ## the page and its JSON API alone, in front of a running server; WEB="--url grpc://HOST:8001"
+	@exec $(BIN)/jpeg-web $(WEB)
 
 build: setup ## build the classifier of RECIPE (default mobilenet_v2) and check it against the network
 	@$(BIN)/jpeg-build $(RECIPE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from jpeg_contract.command_line import (
 )
 from jpeg_contract.tensors import DEFAULT_K, ENSEMBLE
 
+from jpeg_client.api_keys import KEY_VARIABLE, read_key
 from jpeg_client.command.inputs import STANDARD_INPUT, SUFFIXES, Inputs
 from jpeg_client.command.rows import BY_SUFFIX, Format, Row
 from jpeg_client.command.sorting import Placement
@@ -39,16 +39,11 @@ if TYPE_CHECKING:
 
 COMMAND = "jpeg-classify"
 
-KEY_VARIABLE = "JPEG_API_KEY"
-
 SERVER_GONE = 3
 """Exit status if no server responds, or it refuses the requests: the run can be continued."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, as of shells: the run can be continued."""
-
-# Keys have about fifty characters; the limit bounds the memory if the path names another file.
-_MAX_KEY_BYTES = 4096
 
 app = make_app(
     COMMAND,
@@ -110,7 +105,7 @@ class Server:
 
         return Client(
             self.url,
-            api_key=_read_key(self.api_key_file),
+            api_key=read_key(self.api_key_file),
             ca=self.ca,
             certificate=self.certificate,
             certificate_key=self.certificate_key,
@@ -313,12 +308,3 @@ def _report_retries() -> None:
             note(COMMAND, f"{message}: trying again")
 
     set_on_retry_hooks([report])
-
-
-def _read_key(file: Path | None) -> str | None:
-    """Read the API key from the file, or else from the environment; None if there is none."""
-    if file is None:
-        return os.environ.get(KEY_VARIABLE) or None
-    with file.open("rb") as stream:
-        # latin-1 decodes any byte; the client refuses characters that a key cannot have.
-        return stream.read(_MAX_KEY_BYTES).decode("latin-1").strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -31,7 +31,8 @@ class Prediction:
         indices: Class numbers, k of them.
         error: Cause of the failure; None on success. Otherwise labels, scores and indices are empty.
         reason: Its stable code, such as "truncated"; None on success, and from a server that sends none.
-        times: Time of the steps in the server; None for a failure, and from a server that does not measure them.
+        times: Time of the steps in the server, which comparisons ignore; None for a failure, and from a server that
+            does not measure them.
     """
 
     labels: tuple[str, ...]
@@ -39,7 +40,7 @@ class Prediction:
     indices: tuple[int, ...]
     error: str | None = None
     reason: str | None = None
-    times: StepTimes | None = None
+    times: StepTimes | None = field(default=None, compare=False)
 
     @classmethod
     def failed(cls, error: str, reason: str | None) -> Prediction:

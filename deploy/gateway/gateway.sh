@@ -22,6 +22,7 @@ set -eu
 : "${GATEWAY_CERTIFICATE:=/run/secrets/gateway_certificate}"
 : "${GATEWAY_CERTIFICATE_KEY:=/run/secrets/gateway_certificate_key}"
 : "${GATEWAY_WEB_ROOT:=/srv/web}"
+: "${GATEWAY_WEB:=off}"
 : "${GATEWAY_RUN:=/tmp/gateway}"
 : "${GATEWAY_ACCESS_LOG:=/dev/stdout}"
 : "${GATEWAY_MAX_BODY_MB:=49}"
@@ -84,6 +85,7 @@ check_variables() {
     must_match "GATEWAY_$name" "$value" "$path" "an absolute path without spaces"
   done
   must_match GATEWAY_ADDRESS "$GATEWAY_ADDRESS" '[0-9.]+|[[][0-9a-f:]+[]]' "an IPv4 address, or an IPv6 address in []"
+  must_match GATEWAY_WEB "$GATEWAY_WEB" 'off|([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+' "HOST:PORT of jpeg-web, or off"
   must_match GATEWAY_WORKERS "$GATEWAY_WORKERS" "auto|$whole" "auto or an integer"
   must_match GATEWAY_TRACE_CONTEXT "$GATEWAY_TRACE_CONTEXT" 'on|off' "on or off"
   must_match GATEWAY_MODEL "$GATEWAY_MODEL" '[A-Za-z0-9_-]+' "a model name: letters, digits, _ and -"
@@ -145,6 +147,28 @@ upstream() { # NAME NUMBER-LEFT-OUT
     [ "$protocol" = grpc ] || printf '    keepalive 32;\n    keepalive_timeout %ss;\n' "$IDLE_S"
     echo "  }"
   done
+}
+
+# Write the upstreams of the web application, which passes its images on to a server: one for large bodies, as for servers.
+web_upstreams() {
+  for group in "web:$GATEWAY_SERVER_OPEN_REQUESTS" "web_large:$GATEWAY_SERVER_LARGE_BODIES"; do
+    echo "  upstream ${group%:*} {"
+    echo "    zone ${group%:*} 64k;"
+    echo "    server $GATEWAY_WEB max_conns=${group#*:};"
+    printf '    keepalive 32;\n    keepalive_timeout %ss;\n' "$IDLE_S"
+    echo "  }"
+  done
+}
+
+# Remove the lines of the template that belong to the other value of GATEWAY_WEB.
+without_the_other() {
+  other=with
+  [ "$GATEWAY_WEB" = off ] || other=without
+  awk -v first="# only $other GATEWAY_WEB" '
+    { line = $0; sub(/^ +/, "", line) }
+    line == first { skips = 1 }
+    !skips { print }
+    line == "# end" { skips = 0 }'
 }
 
 taken_out() {
@@ -214,9 +238,19 @@ render() {
   PARAMETER_REFUSED="classification (class_count), shared memory and JSON data are refused: the output LABEL has the labels, the parameter k is their number, and images come in the request as binary data [parameter_refused]"
   UPSTREAMS=$(upstreams)
   TAKEN_OUT=$(taken_out)
+  # Headers of the web application that this gateway sets itself.
+  WEB_HIDDEN=""
+  if [ "$GATEWAY_WEB" != off ]; then
+    UPSTREAMS="$UPSTREAMS
+$(web_upstreams)"
+    for name in Cache-Control X-Content-Type-Options Referrer-Policy Cross-Origin-Opener-Policy; do
+      WEB_HIDDEN="$WEB_HIDDEN      proxy_hide_header $name;
+"
+    done
+  fi
   export FIELD_1 REFUSED_PARAMETER PARAMETER_REFUSED OPEN_FILES GATEWAY_CONNECTIONS
   export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN KEEPALIVE_S SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
-  export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT
+  export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT WEB_HIDDEN
   export GATEWAY_MODEL GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
   export GATEWAY_WEB_ROOT GATEWAY_RUN GATEWAY_ACCESS_LOG GATEWAY_MAX_BODY_MB GATEWAY_RATE GATEWAY_BURST
   export GATEWAY_OPEN_REQUESTS GATEWAY_OPEN_BODIES GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S
@@ -224,7 +258,7 @@ render() {
   # Names in braces are ours; nginx's variables have no braces in the template.
   # shellcheck disable=SC2016 # the names, not the values
   names=$(grep -o '\${[A-Z0-9_]*}' "$here/nginx.conf.template" | sort -u | tr '\n' ' ')
-  envsubst "$names" < "$here/nginx.conf.template" > "$conf.new"
+  without_the_other < "$here/nginx.conf.template" | envsubst "$names" > "$conf.new"
   mv "$conf.new" "$conf"
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,15 +35,18 @@ from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_serve import COMMAND
 from jpeg_serve.errors import PrerequisiteError, ReloadError, ServeError
+from jpeg_serve.logs import LogStream, chosen_format
 from jpeg_serve.machine import ServedWith
 from jpeg_serve.options import LoadOptions, ServerOptions, natural
 from jpeg_serve.probe import DEFAULT_TIMEOUT_S
+from jpeg_serve.web import DEFAULT_WEB_PORT
 
 if TYPE_CHECKING:
     from jpeg_serve.check import CheckResult
     from jpeg_serve.models import Problem
     from jpeg_serve.probe import ProbeResult, ProbeSkipped
     from jpeg_serve.supervisor import Supervisor
+    from jpeg_serve.web import WebApplication
 
 END_OF_OPTIONS = "--"
 
@@ -76,7 +80,7 @@ app = make_app(
 )
 # The last one counts: containers append the user's options to their own.
 app.default_parameter = Parameter.combine(app.default_parameter, Parameter(allow_repeating=True))
-app.usage = f"Usage: {COMMAND} [run | check | reload | restart | probe] [OPTIONS] [-- TRITON_OPTION...]"
+app.usage = f"Usage: {COMMAND} [run | check | reload | restart | probe | unit] [OPTIONS] [-- TRITON_OPTION...]"
 
 _LOAD, _SERVER = LoadOptions(), ServerOptions()
 
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if triton and own and own[0] in ("check", "reload", "restart", "probe"):
         return fail(
             COMMAND,
-            f"options of tritonserver, after --, are for run; {own[0]} takes none",
+            f"options of tritonserver, after --, are for run and unit; {own[0]} takes none",
             WRONG_CALL,
             reason="invalid_call",
         )
@@ -108,8 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reason="invalid_call",
         )
     reset = _triton_options.set(triton)
+    # A server writes a log; the other commands talk to a person.
+    is_run = not own or own[0] == "run" or own[0].startswith("-")
+    log = LogStream(sys.stderr, chosen_format(own)) if is_run and not {"--help", "-h", "--version"} & {*own} else None
     try:
-        return run_app(app, own, extra="serve", statuses={ServeError: FAILED})
+        with contextlib.redirect_stderr(log) if log is not None else contextlib.nullcontext():
+            return run_app(app, own, extra="serve", statuses={ServeError: FAILED})
     finally:
         _triton_options.reset(reset)
 
@@ -148,6 +156,8 @@ def run(
     options: Annotated[ServerOptions, Parameter(name="*")] = _SERVER,
     servers: Annotated[int, Parameter(validator=natural)] = 0,
     serve_with: ServeWith = (),
+    web: bool = False,
+    web_port: Annotated[int, Parameter(validator=port)] = DEFAULT_WEB_PORT,
 ) -> int:
     """Check the repository and serve it until Ctrl-C or SIGTERM.
 
@@ -157,6 +167,8 @@ def run(
             takes one for each GPU that the models use, otherwise one.
         serve_with: BACKEND=native or BACKEND=python: which backend serves, can be repeated; by default each classifier
             form decides.
+        web: Start jpeg-web, too: JSON over HTTP, and a page for the browser.
+        web_port: Its port; 0 takes a free one.
     """
     from jpeg_serve.tracing import collector_url
 
@@ -168,6 +180,7 @@ def run(
             triton=_triton_options.get(),
         ),
         servers,
+        web_port=web_port if web else None,
     )
 
 
@@ -376,6 +389,36 @@ def probe(
     return OK
 
 
+@app.command
+def unit(
+    *,
+    options: Annotated[ServerOptions, Parameter(name="*")] = _SERVER,
+    servers: Annotated[int, Parameter(validator=natural)] = 0,
+    serve_with: ServeWith = (),
+    web: bool = False,
+    web_port: Annotated[int, Parameter(validator=port)] = DEFAULT_WEB_PORT,
+    user: str | None = None,
+) -> int:
+    """Print a systemd unit that runs this installation with the given options.
+
+    Args:
+        options: See ServerOptions.
+        servers: See run.
+        serve_with: See run.
+        web: See run.
+        web_port: See run.
+        user: Who runs it. By default the user of this command; for root, one that systemd makes for it.
+    """
+    from jpeg_serve.machine import this_machine
+    from jpeg_serve.unit import unit_text
+
+    more = {"servers": servers, "serve_with": serve_with, "web": web, "web_port": web_port if web else 0}
+    options = replace(options, triton=_triton_options.get())
+    chosen = {name: value for name, value in more.items() if value}
+    print(unit_text(options, chosen, user=user, has_gpu=bool(this_machine().gpus.found)), end="")
+    return OK
+
+
 def _probe_or_skip(probe_server: Callable[[], ProbeResult]) -> ProbeResult | ProbeSkipped:
     """Probe a server; return why not where there is no classifier. Raises ProbeError."""
     from jpeg_serve.probe import ProbeSkipped
@@ -396,13 +439,17 @@ def _report_probe(result: ProbeResult | ProbeSkipped) -> None:
     note(COMMAND, f'probe: the photo is labelled "{result.label}"{compared}')
 
 
-def _serve(options: ServerOptions, servers: int) -> int:
+def _serve(options: ServerOptions, servers: int, *, web_port: int | None) -> int:
+    """Serve until a signal. web_port: of the web application, None for none."""
     from jpeg_serve.machine import backends_folder, this_machine
     from jpeg_serve.metrics_page import MetricsPage
     from jpeg_serve.models import read_models, served_models
     from jpeg_serve.placement import place_servers
     from jpeg_serve.supervisor import Supervisor
+    from jpeg_serve.web import WebApplication, require_web
 
+    if web_port is not None:
+        require_web(options, web_port)
     backends = backends_folder(options.model_repository, options.backends)
     machine = this_machine(backends=backends, serve_with=options.serve_with)
     models, _ = read_models(options.model_repository)
@@ -416,33 +463,23 @@ def _serve(options: ServerOptions, servers: int) -> int:
         )
     use_one_arena()
     supervisor = Supervisor(options, devices, progress=lambda step: note(COMMAND, step))
-    signals = 0
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            note(COMMAND, "stopping; open requests are finished first, Ctrl-C again ends them")
-            supervisor.end()
-        else:
-            supervisor.kill()
-
-    def on_restart(_number: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=supervisor.replace_all, name="restart", daemon=True).start()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
-    signal.signal(RESTART_SIGNAL, on_restart)
+    stop = _Stop(supervisor)
+    stop.on_signals()
     page = None
     try:
         supervisor.start()
         options = supervisor.options
-        if not signals:
+        if not stop.signals:
             page = MetricsPage(options.address, options.metrics_port, supervisor.keepers)
             page.start()
-            _report_start(supervisor)
+            if web_port is not None:
+                served = served_models(models, options.load)
+                stop.web = WebApplication(options, web_port, served, lambda step: note(COMMAND, step))
+                stop.web.start(lambda: bool(stop.signals))
+            _report_start(supervisor, stop.web)
             supervisor.wait()
     finally:
+        stop.end()
         supervisor.stop()
         if page is not None:
             page.stop()
@@ -450,7 +487,49 @@ def _serve(options: ServerOptions, servers: int) -> int:
     return OK
 
 
-def _report_start(supervisor: Supervisor) -> None:
+class _Stop:
+    """Stops the web application and the servers at the first signal, and ends them at once at the second one.
+
+    Args:
+        supervisor: Of the servers.
+
+    Attributes:
+        web: The web application, None for none.
+        signals: Number of signals so far.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.web: WebApplication | None = None
+        self.signals = 0
+
+    def on_signals(self) -> None:
+        """Handle the signals of this process."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        signal.signal(RESTART_SIGNAL, self._on_restart)
+
+    def end(self) -> None:
+        """Stop the web application first, because its open requests need the servers; then let those stop."""
+        if self.web is not None:
+            self.web.stop()
+        self._supervisor.end()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.signals += 1
+        if self.signals == 1:
+            note(COMMAND, "stopping; open requests are finished first, Ctrl-C again ends them")
+            threading.Thread(target=self.end, name="end", daemon=True).start()
+            return
+        if self.web is not None:
+            self.web.kill()
+        self._supervisor.kill()
+
+    def _on_restart(self, _number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=self._supervisor.replace_all, name="restart", daemon=True).start()
+
+
+def _report_start(supervisor: Supervisor, web: WebApplication | None) -> None:
     from jpeg_serve.ports import reachable
 
     first = supervisor.keepers[0]
@@ -469,5 +548,6 @@ def _report_start(supervisor: Supervisor) -> None:
         COMMAND,
         f"ready\n  HTTP     http://{supervisor.http_address}\n  gRPC     {supervisor.grpc_address}\n"
         f"  metrics  http://{reachable(options.address)}:{options.metrics_port}/metrics"
+        + (f"\n  web      {web.url}" if web is not None else "")
         + (f"\n  servers  {count} on the same ports" if count > 1 else ""),
     )

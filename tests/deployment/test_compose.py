@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
+from jpeg_web.cli import app
 from support import ROOT, run
 
 DEPLOY = ROOT / "deploy"
@@ -94,12 +95,26 @@ def test_only_the_gateway_is_reachable_from_other_machines(compose):
             assert not {"command", "entrypoint"} & set(service)
 
 
+def test_the_web_application_is_behind_the_gateway_and_its_command_valid(compose):
+    web, gateway = compose["services"]["web"], compose["services"]["gateway"]
+    assert web["networks"] == ["inside"]
+    assert "ports" not in web
+    assert gateway["environment"]["GATEWAY_WEB"] == "web:8080"
+    assert web["image"] == compose["services"]["server"]["image"]
+    command, *options = web["command"]
+    assert command == "jpeg-web"
+    _, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
+    assert bound.arguments["address"] == "0.0.0.0"
+    assert "port" not in bound.arguments  # 8080, as the gateway has it
+
+
 def test_services_wait_for_healthy_dependencies(compose):
     services = compose["services"]
     assert {name: list(service.get("depends_on", {})) for name, service in services.items()} == {
         "server": [],
         "server-2": ["server"],
-        "gateway": ["server", "server-2"],
+        "web": ["server"],
+        "gateway": ["server", "server-2", "web"],
         "prometheus": ["server"],
         "grafana": ["prometheus"],
     }

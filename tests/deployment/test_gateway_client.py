@@ -290,7 +290,7 @@ def test_the_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None:
     # The file takes precedence over the variable; an empty variable holds no key.
     assert done("--api-key-file", str(file), JPEG_API_KEY="a.wrong-one").stdout == right
     for without in (done(), done(JPEG_API_KEY="")):
-        assert without.returncode == 1
+        assert without.returncode == 3
         assert url(gateway, scheme) in without.stderr
         assert without.stderr.endswith(" [api_key_required]\n")
         assert without.stderr.count("\n") == 1
@@ -299,7 +299,7 @@ def test_the_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None:
 @schemes
 def test_the_command_reports_an_untrusted_certificate_in_one_line(gateway: Gateway, scheme: str) -> None:
     done = run(sys.executable, "-m", "jpeg_client", "--url", url(gateway, scheme), COFFEE)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert url(gateway, scheme) in done.stderr
     assert done.stderr.endswith(" [certificate_refused]\n")
     assert done.stderr.count("\n") == 1, done.stderr

@@ -33,26 +33,35 @@ def home() -> Iterator[Path]:
         yield Path(folder)
 
 
-def commands() -> list[str]:
-    """Return the commands of the first block; a line that ends with a backslash goes on."""
-    block = re.search(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    return [line.removeprefix("$ ") for line in re.split(r"(?<!\\)\n", block[1].strip())]
+def blocks() -> list[list[str]]:
+    """Return the commands of each console block; a line that ends with a backslash goes on."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        lines = re.split(r"(?<!\\)\n", block.strip())
+        found.append([line.removeprefix("$ ") for line in lines if line.startswith("$ ")])
+    return found
 
 
-def test_first_block_of_the_page_works(server: TritonServer, home: Path) -> None:
+def test_the_commands_of_the_page_work_in_order(server: TritonServer, home: Path) -> None:
     tool("nginx", "nginx")
     port = str(free_port("127.0.0.1"))
-    lines = commands()
-    for old, new in (("127.0.0.1:8000:8001", ports_of(server)), ("localhost:8443", f"localhost:{port}")):
+    lines = [line for block in blocks() for line in block]
+    # `out` and `in` need a second address, and no server there: no request is sent meanwhile.
+    first, second = ports_of(server), f"127.0.0.1:{free_port('127.0.0.1')}:{free_port('127.0.0.1')}"
+    for old, new in (
+        ("127.0.0.1:8000:8001", first),
+        ("127.0.0.1:9000:9001", second),
+        ("localhost:8443", f"localhost:{port}"),
+        (".venv/bin/", f"{Path(sys.executable).parent}/"),
+    ):
         assert any(old in line for line in lines)
         lines = [line.replace(old, new) for line in lines]
     # If the tests run as root, the scripts still run as a user.
     as_user = [f'{script}() {{ {shlex.join(as_nobody())} {script} "$@"; }}' for script in SCRIPTS if as_nobody()]
-    end = 'echo; ls -l "$SECRETS"; kill "$(cat "$GATEWAY_RUN/nginx.pid")"; wait'
+    end = 'echo; ls -l "$SECRETS"; deploy/gateway/gateway.sh servers; kill "$(cat "$GATEWAY_RUN/nginx.pid")"; wait'
     script = "\n".join(["set -eu", *as_user, *lines, end])
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "PATH": "/usr/bin:/bin",
         "HOME": str(home),
         "GATEWAY_PORT": port,
         "GATEWAY_RUN": str(home / "run"),
@@ -75,7 +84,10 @@ def test_first_block_of_the_page_works(server: TritonServer, home: Path) -> None
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert "espresso" in output, errors
-    (metadata,) = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert f"1 {first} in\n2 {second} in\n" in output, errors
+    assert output.endswith(f"1 {first} in\n2 {second} in\n"), errors
+    assert process.returncode == 0, errors
+    metadata, _ = json.JSONDecoder().raw_decode(output[output.index("{") :])
     assert metadata["name"] == "jpeg_classifier"
     # The secrets lie outside of the checkout, and only their owner reads them.
     assert {path.name for path in (home / ".jpeg-gateway").iterdir()} == {"certificate.key", "certificate.pem", "keys"}

@@ -77,7 +77,7 @@ def test_config_and_labels_of_the_image(image):
     assert config["User"] == f"{USER}:{USER}"
     assert config["StopSignal"] == "SIGTERM"
     assert list(config["Volumes"]) == ["/models"]
-    assert set(config["ExposedPorts"]) == {"8000/tcp", "8001/tcp", "8002/tcp"}
+    assert set(config["ExposedPorts"]) == {"8000/tcp", "8001/tcp", "8002/tcp", "8080/tcp"}
     assert health_check(image) == ["jpeg-serve", "probe"]
     labels = config["Labels"]
     assert labels["org.opencontainers.image.title"] == "triton-jpeg-classifier"

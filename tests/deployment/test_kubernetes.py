@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
+import jpeg_web.cli
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
@@ -112,6 +113,7 @@ CASES: dict[str, Values] = {
         }
     },
     "no gateway": NO_GATEWAY,
+    "web": {"web": {"enabled": True}},
     "closed": {"networkPolicy": {"clients": [], "prometheus": []}},
     "pools": {
         "server": {"autoscaling": SCALING},
@@ -183,7 +185,7 @@ def server_of(deployment: Document) -> Document:
 
 
 def gateway_of(deployment: Document) -> Document:
-    _, gateway = pod_of(deployment)["containers"]
+    _, gateway, *_ = pod_of(deployment)["containers"]
     assert gateway["name"] == "gateway"
     return dict(gateway)
 
@@ -451,6 +453,8 @@ def test_packaged_chart_renders_the_same(tmp_path: Path) -> None:
         ({**NO_GATEWAY, "route": EVERYTHING["route"]}, "gateway.enabled"),
         ({**NO_GATEWAY, "service": {"type": "LoadBalancer"}}, "gateway.enabled"),
         ({**NO_GATEWAY, "service": {"type": "NodePort"}}, "gateway.enabled"),
+        ({**NO_GATEWAY, "web": {"enabled": True}}, "gateway.enabled"),
+        ({"web": {"enabled": True, "args": ["--port=1"]}}, "web.args"),
         ({"gateway": {"settings": {"RUN": "/x"}}}, "'RUN' not allowed"),
         ({"gateway": {"settings": {"RATE": 0}}}, "/gateway/settings/RATE"),
         ({"gateway": {"keysSecret": ""}}, "/gateway/keysSecret"),
@@ -688,6 +692,24 @@ def test_gateway_gets_its_files_settings_and_secrets() -> None:
     assert environment_of(gateway_of(one(render(EVERYTHING), "Deployment")))["GATEWAY_RATE"] == "100"
 
 
+def test_the_web_application_is_behind_the_gateway_of_its_pod() -> None:
+    deployment = one(render({"web": {"enabled": True}}), "Deployment")
+    server, gateway, web = pod_of(deployment)["containers"]
+    assert web["name"] == "web"
+    assert web["image"] == server["image"]
+    assert environment_of(gateway)["GATEWAY_WEB"] == "127.0.0.1:8080"
+    assert "ports" not in web
+    command, *options = web["args"]
+    assert command == "jpeg-web"
+    _, bound, _ = jpeg_web.cli.app.parse_args(options, exit_on_error=False, print_error=False)
+    # The defaults are the server of the pod, and the port that the gateway has.
+    assert not {"url", "metrics_url", "address", "port"} & set(bound.arguments)
+    assert (jpeg_web.cli.DEFAULT_ADDRESS, jpeg_web.cli.DEFAULT_PORT) == ("127.0.0.1", 8080)
+    assert web["securityContext"] == server["securityContext"]
+    off = one(render({}), "Deployment")
+    assert environment_of(gateway_of(off))["GATEWAY_WEB"] == "off"
+
+
 def test_every_setting_of_the_gateway_is_the_users_or_the_charts() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     free = {f"GATEWAY_{name}" for name in schema["properties"]["gateway"]["properties"]["settings"]["properties"]}
@@ -721,6 +743,12 @@ def worst_memory(servers: int) -> tuple[float, float]:
     return 300 + decode + 3.5 * bodies, gateway
 
 
+def web_body_mib(arguments: list[str]) -> int:
+    """Return the longest body that the web application accepts."""
+    (option,) = [argument for argument in arguments if argument.startswith("--max-request-mib=")]
+    return int(option.partition("=")[2])
+
+
 def test_memory_suffices_for_the_worst_that_the_gateway_lets_through() -> None:
     server, gateway = worst_memory(1)
     deployment = one(render({}), "Deployment")
@@ -730,6 +758,12 @@ def test_memory_suffices_for_the_worst_that_the_gateway_lets_through() -> None:
     compose = yaml.safe_load(re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", (ROOT / "deploy/compose.yaml").read_text()))[
         "services"
     ]
+    # The web application passes on what its places in the gateway let through, within its own limit of a body.
+    short = int(gateway_default("SERVER_OPEN_REQUESTS")) * 300_000 / 2**20
+    longest = web_body_mib(pod_of(one(render({"web": {"enabled": True}}), "Deployment"))["containers"][2]["args"])
+    assert longest == web_body_mib(compose["web"]["command"])
+    server += 3.5 * (short + int(gateway_default("SERVER_LARGE_BODIES")) * longest)
+    assert mib(server_of(deployment)["resources"]["limits"]["memory"]) > server > 3800
     for name, worst in (("server", server), ("gateway", worst_memory(2)[1])):
         assert mib(compose[name]["deploy"]["resources"]["limits"]["memory"]) > worst
     assert compose["gateway"]["environment"]["GATEWAY_WORKERS"] == "2"

@@ -153,6 +153,14 @@ Contradictions between values, which the schema cannot express. Each message nam
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.web.enabled (not .Values.gateway.enabled) -}}
+{{- fail "web.enabled: the web application listens on 127.0.0.1 of its pod, and requires no key: set gateway.enabled" -}}
+{{- end -}}
+{{- range .Values.web.args -}}
+{{- if regexMatch "^--(url|metrics-url|address|port|drain-s)(=|$)" . -}}
+{{- fail (printf "web.args: %s is set by the chart" .) -}}
+{{- end -}}
+{{- end -}}
 {{- if not .Values.gateway.enabled -}}
 {{- range $way, $open := dict "ingress.enabled" .Values.ingress.enabled "route.enabled" .Values.route.enabled (printf "service.type %s" .Values.service.type) (ne .Values.service.type "ClusterIP") -}}
 {{- if $open -}}
