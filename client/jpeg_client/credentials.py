@@ -122,8 +122,8 @@ def _check_certificate(
     _require_readable(certificate)
     _require_readable(key)
     try:
-        # An empty password: OpenSSL would read one from the terminal.
-        ssl.create_default_context().load_cert_chain(os.fspath(certificate), os.fspath(key), password="")
+        # `str` returns no passphrase: OpenSSL would read one from the terminal.
+        ssl.create_default_context().load_cert_chain(os.fspath(certificate), os.fspath(key), password=str)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidArgument(
             f"{os.fspath(certificate)} and {os.fspath(key)} are not a certificate in PEM format and its private key "

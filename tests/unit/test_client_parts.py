@@ -29,6 +29,9 @@ class RecordingTransport:
     def config(self, model, timeout_s):
         return {"max_batch_size": self.limit}
 
+    def metadata(self, model, timeout_s):
+        return {"versions": ["1"]}
+
     def infer(self, model, images, k, timeout_s):
         self.requests.append(list(images))
         if message := self.refuse(images):

@@ -71,7 +71,7 @@ def test_images_that_cannot_be_read_keep_their_place(found: list[int], limit: in
     assert sum(server.sizes) == sum(number not in unreadable for number in found)
 
 
-def as_async(server: Fragile):  # type: ignore[no-untyped-def]
+def as_async(server: Fragile):
     async def send(request: Request) -> EnsembleOutputs:
         return server(request)
 

@@ -8,8 +8,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from web_command import SupervisedServer
 from support import ROOT
+from web_command import SupervisedServer
 
 README = (ROOT / "README.md").read_text()
 
