@@ -35,6 +35,7 @@ from jpeg_contract.tensors import (
     POSTPROCESS,
     PREPROCESS,
     RESPONSE_TENSORS,
+    STAMP_LENGTH,
     DataType,
 )
 
@@ -70,7 +71,7 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     _tensor(config.output, PIXELS, "TYPE_UINT8", [*recipe.geometry.crop_size, 3])
     _tensor(config.output, ERROR, "TYPE_STRING", [1])
-    _tensor(config.output, CHECKSUM, "TYPE_UINT32", [1])
+    _tensor(config.output, CHECKSUM, "TYPE_UINT32", [STAMP_LENGTH])
     config.dynamic_batching.SetInParent()
     set_parameters(config, settings.to_parameters())
     return config
@@ -82,7 +83,7 @@ def postprocess_config(recipe: Recipe) -> ModelConfig:
     config = _model(POSTPROCESS, backend="python")
     _tensor(config.input, OUTPUT, "TYPE_FP32", [recipe.classes])
     _tensor(config.input, ERROR, "TYPE_STRING", [1])
-    _tensor(config.input, CHECKSUM, "TYPE_UINT32", [1])
+    _tensor(config.input, CHECKSUM, "TYPE_UINT32", [STAMP_LENGTH])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
     config.dynamic_batching.SetInParent()
@@ -119,14 +120,11 @@ def ensemble_config(classifier: str) -> ModelConfig:
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
-    _step(config, PREPROCESS, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY})
+    passed_on = {ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY}
+    _step(config, PREPROCESS, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
     _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: LOGITS_KEY})
-    _step(
-        config,
-        POSTPROCESS,
-        {OUTPUT: LOGITS_KEY, ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY},
-        {tensor.name: tensor.name for tensor in RESPONSE_TENSORS},
-    )
+    answered = {tensor.name: tensor.name for tensor in RESPONSE_TENSORS}
+    _step(config, POSTPROCESS, {OUTPUT: LOGITS_KEY, **passed_on}, answered)
     return config
 
 

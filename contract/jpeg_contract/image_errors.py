@@ -11,6 +11,7 @@ Reason = Literal[
     "empty",
     "too_many_bytes",
     "not_jpeg",
+    "invalid_base64",
     "truncated",
     "too_many_pixels",
     "too_many_scans",

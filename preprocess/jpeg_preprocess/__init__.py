@@ -3,6 +3,7 @@
 Nothing here knows Triton, so that everything here can be tested and used without it.
 """
 
+from jpeg_preprocess.base64_text import unwrap
 from jpeg_preprocess.device_preprocessor import DevicePreprocessor, open_preprocessor
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 from jpeg_preprocess.requests import Preprocessed, PreprocessedBatch, Refused, preprocess_requests
@@ -18,4 +19,5 @@ __all__ = [
     "open_preprocessor",
     "preprocess_requests",
     "resize_and_crop",
+    "unwrap",
 ]

@@ -18,6 +18,7 @@ from jpeg_contract.settings import PreprocessSettings
 from PIL import Image
 
 from jpeg_preprocess.admission import DecodeLater, RequestTooLong, admit
+from jpeg_preprocess.base64_text import Unwrapped
 from jpeg_preprocess.decode_cost import MIB, DecodeCost
 from jpeg_preprocess.device_cost import device_cost, groups
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
@@ -72,18 +73,18 @@ class DevicePreprocessor:
             self.decode([_warm_up_jpeg()] * size)
 
     def admit(
-        self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
+        self, requests: Sequence[Sequence[Unwrapped]], may_be_large: Callable[[], bool]
     ) -> list[RequestTooLong | DecodeLater | None]:
         """Choose the requests of a batch that are decoded now: see `admission.admit`."""
         costs = [[self.cost(data) for data in images] for images in requests]
         return admit(costs, self.settings.limits, self._fallback.threads, may_be_large)
 
-    def cost(self, data: bytes) -> DecodeCost:
+    def cost(self, data: Unwrapped) -> DecodeCost:
         """Estimate what it costs to decode an image, on the GPU or on the CPU."""
         header = self._takes(data)
         return self._fallback.cost(data) if header is None else self._cost_on_device(header)
 
-    def decode(self, images: Sequence[bytes]) -> Decoded:
+    def decode(self, images: Sequence[Unwrapped]) -> Decoded:
         """As `Preprocessor.decode`, but the pixels of more than two images are a CuPy array.
 
         It is complete when this returns.
@@ -97,7 +98,10 @@ class DevicePreprocessor:
         with self._device, self._stream:
             pixels = self._cp.empty((len(images), height, width, 3), np.uint8)
             for group in groups(sizes, self._memory):
-                taken = {plain[place]: images[plain[place]] for place in group}
+                # Only bytes have a header.
+                taken = {
+                    place: image for place in map(plain.__getitem__, group) if isinstance(image := images[place], bytes)
+                }
                 try:
                     left -= self._decode_on_device(taken, headers, pixels)
                 except Exception:
@@ -158,9 +162,9 @@ class DevicePreprocessor:
     def _cost_on_device(self, header: PlainJpeg) -> DecodeCost:
         return device_cost(header, self._fallback.threads, self._memory)
 
-    def _takes(self, data: bytes) -> PlainJpeg | None:
+    def _takes(self, data: Unwrapped) -> PlainJpeg | None:
         limits = self.settings.limits
-        if len(data) > limits.max_image_bytes:
+        if isinstance(data, ImageError) or len(data) > limits.max_image_bytes:
             return None
         header = read_plain(data)
         return header if header is not None and header.width * header.height <= limits.max_pixels else None

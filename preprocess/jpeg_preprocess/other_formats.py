@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jpeg_preprocess.jpeg_segments import END, START
 
-_BASE64 = "base64: send the decoded bytes"
+_BASE64 = "base64 inside of base64: encode the JPEG once"
 _AS_TEXT = "a JPEG that was treated as text: read and send it as binary data"
 _STARTS = (
     (b"\x89PNG", "a PNG"),
@@ -36,7 +36,7 @@ _STARTS = (
     (b"b'\\xff\\xd8", "the text of a Python bytes object: send the bytes"),
     (b"[255", "a list of numbers in JSON: send the bytes"),
     (b"[object", "the name of a JavaScript object: send its bytes"),
-    (b"data:", "a data: URL: send the decoded bytes of its base64"),
+    (b"data:", "a data: URL inside of base64: encode the JPEG once"),
     (b"--", "multipart form data: send the bytes of the file alone"),
     (b"<", "a text (HTML, XML or SVG)"),
     (b"{", "a text (JSON)"),

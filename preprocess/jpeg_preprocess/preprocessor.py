@@ -16,6 +16,7 @@ from jpeg_contract.settings import PreprocessSettings
 from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
+from jpeg_preprocess.base64_text import Unwrapped, unwrap
 from jpeg_preprocess.decode import open_jpeg, scale
 from jpeg_preprocess.decode_cost import MIB, NOTHING, DecodeCost, decode_cost, refusal
 from jpeg_preprocess.resize import resize_and_crop
@@ -55,24 +56,29 @@ class Preprocessor:
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
         """Decode `images`, whatever their sizes, to the pixels and errors of `Decoded`. Never raises for an image."""
-        decoded = self.decode(images)
+        decoded = self.decode([unwrap(image, self.settings.limits) for image in images])
         return decoded.pixels, decoded.errors
 
     def admit(
-        self, requests: Sequence[Sequence[bytes]], may_be_large: Callable[[], bool]
+        self, requests: Sequence[Sequence[Unwrapped]], may_be_large: Callable[[], bool]
     ) -> list[RequestTooLong | DecodeLater | None]:
         """Choose the requests of a batch that are decoded now: see `admission.admit`."""
         costs = [[self.cost(data) for data in images] for images in requests]
         return admit(costs, self.settings.limits, self.threads, may_be_large)
 
-    def cost(self, data: bytes) -> DecodeCost:
+    def cost(self, data: Unwrapped) -> DecodeCost:
         """Estimate what it costs to decode an image: nothing, if it is refused before."""
+        if isinstance(data, ImageError):
+            return NOTHING
         settings = self.settings
         cost = decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
         return cost if refusal(cost, settings.limits) is None else NOTHING
 
-    def decode(self, images: Sequence[bytes]) -> Decoded:
-        """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image."""
+    def decode(self, images: Sequence[Unwrapped]) -> Decoded:
+        """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image.
+
+        An image that is an error already keeps it.
+        """
         height, width = self.settings.geometry.crop_size
         pixels = np.zeros((len(images), height, width, 3), np.uint8)
         seconds = [0.0] * len(images)
@@ -91,7 +97,9 @@ class Preprocessor:
         """Wait for what is being decoded, and end the threads."""
         self._pool.shutdown()
 
-    def _decode_into(self, pixels: NDArray[np.uint8], data: bytes) -> ImageError | None:
+    def _decode_into(self, pixels: NDArray[np.uint8], data: Unwrapped) -> ImageError | None:
+        if isinstance(data, ImageError):
+            return data
         settings = self.settings
         try:
             jpeg = open_jpeg(

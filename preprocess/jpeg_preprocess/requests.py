@@ -12,6 +12,7 @@ from jpeg_contract.image_errors import ImageError, describe_failures
 from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, RequestTooLong
+from jpeg_preprocess.base64_text import unwrap
 from jpeg_preprocess.device_preprocessor import DevicePreprocessor
 from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 
@@ -52,7 +53,7 @@ class PreprocessedBatch:
 
     Attributes:
         outcomes: Of each request.
-        images: That were decoded, of all requests.
+        images: That were decoded, of all requests, as they were sent.
         decoded: Of these.
     """
 
@@ -73,12 +74,17 @@ def preprocess_requests(
         requests: The images of each, or why it is refused already.
         may_be_large: See `admission.admit`.
     """
-    verdicts = preprocessor.admit([[] if isinstance(each, Refused) else each for each in requests], may_be_large)
+    limits = preprocessor.settings.limits
+    unwrapped = [
+        [] if isinstance(request, Refused) else [unwrap(image, limits) for image in request] for request in requests
+    ]
+    verdicts = preprocessor.admit(unwrapped, may_be_large)
     admitted = [
         request if verdict is None else _refused(verdict) for request, verdict in zip(requests, verdicts, strict=True)
     ]
     images = [image for each in admitted if not isinstance(each, Refused) for image in each]
-    decoded = preprocessor.decode(images)
+    taken = zip(unwrapped, admitted, strict=True)
+    decoded = preprocessor.decode([image for each, made in taken if not isinstance(made, Refused) for image in each])
     outcomes: list[Refused | Preprocessed] = []
     start = 0
     for each in admitted:

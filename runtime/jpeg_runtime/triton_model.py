@@ -13,6 +13,7 @@ from jpeg_runtime.client_errors import answers_every_request, failed
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ServingConfig
+from jpeg_runtime.triton_log import log_to_triton
 from jpeg_runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artefact. Called by Triton once for each instance."""
+        log_to_triton(pb_utils.Logger)
         self._config = ServingConfig.from_triton(args)
         self._classifier = open_classifier(self._config)
         self._worker = Worker(self._config.name, "classifier")

@@ -9,7 +9,17 @@ from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.model_config import KIND_CPU, ModelInstanceGroup, data_type
 from jpeg_contract.parameters import SettingsError, read_parameters
 from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
-from jpeg_contract.tensors import CHECKSUM, ERROR, IMAGE, INPUT, OUTPUT, PIXELS, RESPONSE_TENSORS, DataType
+from jpeg_contract.tensors import (
+    CHECKSUM,
+    ERROR,
+    IMAGE,
+    INPUT,
+    OUTPUT,
+    PIXELS,
+    RESPONSE_TENSORS,
+    STAMP_LENGTH,
+    DataType,
+)
 
 from jpeg_serve.config_check import dims_match, shape, type_name
 from jpeg_serve.models import Model, Problem
@@ -18,6 +28,9 @@ _ANY = -1
 
 # Settings that may be empty texts.
 _OPTIONAL_TEXTS = ("recipe", "recipe_sha256")
+
+# Also of a repository that an earlier version built: a build adds what it lacks, and keeps the user's choices.
+_REMEDY = "build the recipe again with jpeg-build (docs/contract.md)"
 
 
 class _Wanted(NamedTuple):
@@ -30,7 +43,7 @@ class _Wanted(NamedTuple):
 
 _IMAGE = _Wanted(IMAGE, "TYPE_STRING", (1,))
 _ERROR = _Wanted(ERROR, "TYPE_STRING", (1,))
-_CHECKSUM = _Wanted(CHECKSUM, "TYPE_UINT32", (1,))
+_CHECKSUM = _Wanted(CHECKSUM, "TYPE_UINT32", (STAMP_LENGTH,))
 _PIXELS = _Wanted(PIXELS, "TYPE_UINT8", (_ANY, _ANY, 3))
 _INPUT = _Wanted(INPUT, "TYPE_UINT8", (_ANY, _ANY, 3))
 _LOGITS = _Wanted(OUTPUT, "TYPE_FP32", (_ANY,))
@@ -120,7 +133,7 @@ def _check_tensors(model: Model, kind: str, wanted: Sequence[_Wanted]) -> Iterat
         tensor = tensors.get(each.name)
         if tensor is None:
             if tensors:  # else `config_check` reports it
-                yield Problem(model.where, f"has no {kind} {each.name}, see docs/contract.md", "tensor_missing")
+                yield Problem(model.where, f"has no {kind} {each.name}: {_REMEDY}", "tensor_missing")
             continue
         if tensor.data_type not in (0, data_type(each.data_type)):
             yield Problem(
@@ -131,7 +144,9 @@ def _check_tensors(model: Model, kind: str, wanted: Sequence[_Wanted]) -> Iterat
         if tensor.dims and 0 not in tensor.dims and not dims_match(tensor.dims, each.dims):
             expected = ",".join("ANY" if dim == _ANY else str(dim) for dim in each.dims)
             yield Problem(
-                model.where, f"{kind} {each.name} has dims {shape(tensor)}, but must have [{expected}]", "tensor_shape"
+                model.where,
+                f"{kind} {each.name} has dims {shape(tensor)}, but must have [{expected}]: {_REMEDY}",
+                "tensor_shape",
             )
 
 

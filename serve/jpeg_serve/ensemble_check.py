@@ -207,7 +207,9 @@ def _check_names(where: str, kind: str, step: str, mapping: Any, tensors: Iterab
             )
     for name, optional in known.items():
         if kind == "input" and name not in mapping and not optional:
-            yield Problem(where, f"step {step} gets nothing for its input {name}", "step_input_missing")
+            yield Problem(
+                where, f"step {step} gets nothing for its input {name}: map a tensor to it", "step_input_missing"
+            )
 
 
 def _check_edge(where: str, source: _Source, target: str, taken: Any, *, any_dims: bool = False) -> Iterator[Problem]:

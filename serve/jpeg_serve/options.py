@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from jpeg_contract.command_line import Parameter, port, positive
 from jpeg_contract.remedies import DEFAULT_REPOSITORY
 
+from jpeg_serve.logs import LogFormat
 from jpeg_serve.machine import ServedWith
 from jpeg_serve.ports import LOOPBACK
 from jpeg_serve.tracing import collector_url
@@ -63,6 +64,7 @@ class ServerOptions(LoadOptions):
             what the server begins in one second if that is more.
         behind_gateway: State that only a gateway, or a port published on 127.0.0.1, reaches this server: a single
             request can end a Triton before 26.07, which listens beyond loopback only with this.
+        log_format: Of the lines on stderr: text, or json with one object a line.
         triton: Further options of tritonserver; they come last and win.
     """
 
@@ -75,6 +77,7 @@ class ServerOptions(LoadOptions):
     trace_rate: Annotated[int, Parameter(validator=natural)] = 1
     max_waiting: Annotated[int, Parameter(validator=natural)] = 0
     behind_gateway: bool = False
+    log_format: LogFormat = "text"
     triton: Annotated[Sequence[str], Parameter(parse=False)] = ()
 
     @property

@@ -34,6 +34,7 @@ from jpeg_serve.drain import drain
 from jpeg_serve.errors import PortError, RepositoryProblems, ServeError, ServerDied
 from jpeg_serve.exposure import require_shelter
 from jpeg_serve.locate import Installation, find_installation
+from jpeg_serve.logs import OPTIONS_WITHOUT_GPU, expected_without_gpu, format_triton_line
 from jpeg_serve.machine import ServedWith, backends_folder, this_machine
 from jpeg_serve.management import restricted_protocols
 from jpeg_serve.options import ServerOptions
@@ -132,6 +133,7 @@ class TritonServer:
         self._state: Path | None = None
         self._models: list[str] = []
         self._served_with: dict[str, ServedWith] = {}
+        self._has_gpu = True
 
     def __enter__(self) -> TritonServer:
         try:
@@ -191,7 +193,8 @@ class TritonServer:
         self.options = options = self._settle_ports()
         self._shm_prefix = shared_memory.new_prefix()
         self.run_folder = state.new_run_folder()
-        arguments = _arguments(options, self._models, backends, self._shm_prefix)
+        self._has_gpu = bool(machine.gpus.found)
+        arguments = _arguments(options, self._models, backends, self._shm_prefix, has_gpu=self._has_gpu)
         environment = {**installation.environment(), run_folder.VARIABLE: str(self.run_folder)}
         if self.member is not None:
             arguments += [
@@ -441,14 +444,15 @@ class TritonServer:
         return self._process
 
     def _copy_log(self) -> None:
-        stream = self._running().stdout
-        assert stream is not None
+        process, log_format = self._running(), self.options.log_format
+        assert process.stdout is not None
         sink = self._log or sys.stderr.buffer
-        for line in stream:
-            self._lines.append(line)
+        for line in process.stdout:
+            entry = line if self._has_gpu else expected_without_gpu(line)
+            self._lines.append(entry)
             # A full disk or a closed terminal must not block the server on a full pipe.
             with contextlib.suppress(OSError, ValueError):
-                sink.write(line)
+                sink.write(format_triton_line(entry, process.pid, log_format))
                 sink.flush()
 
     def _died(self, message: str, reason: str) -> ServerDied:
@@ -497,7 +501,9 @@ def wait_until_free(address: str, port: int, option: str) -> None:
         time.sleep(0.1)
 
 
-def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, shm_prefix: str) -> list[str]:
+def _arguments(
+    options: ServerOptions, models: Sequence[str], backends: Path, shm_prefix: str, *, has_gpu: bool
+) -> list[str]:
     """Return the options of tritonserver; those that the user gives after -- replace ours."""
     address = options.address
     http_address = f"ipv6:{address}" if ":" in address else address
@@ -524,6 +530,7 @@ def _arguments(options: ServerOptions, models: Sequence[str], backends: Path, sh
         f"--grpc-header-forward-pattern={FORWARDED_HEADER}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *(trace_arguments(options.trace_to, options.trace_rate) if options.trace_to else ()),
+        *(() if has_gpu else OPTIONS_WITHOUT_GPU),
     ]
     # A client that may load models may run any code, and a web page in a browser on this machine reaches loopback, too:
     # management needs a key, which `jpeg-serve reload` of this user finds. It keeps out web pages and other machines,

@@ -750,12 +750,12 @@ def wrapped() -> Iterator[Case]:
     form = b'--%s\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n%s\r\n--%s--\r\n'
     for name, (sent, hint) in {
         "gzip": (gzip.compress(data, mtime=0), "gzip"),
-        "base64": (text, "base64"),
-        "base64-lines": (base64.encodebytes(data), "base64"),
-        "base64-url": (base64.urlsafe_b64encode(data), ""),
-        "base64-quoted": (b'"' + text + b'"', ""),
+        "base64-twice": (base64.b64encode(text), ""),
+        "base64-data-url-in-data-url": (b"data:;base64," + base64.b64encode(b"data:image/jpeg;base64," + text), "once"),
+        "base64-in-data-url": (b"data:;base64," + base64.b64encode(text), "once"),
+        "data-url-of-a-png": (b"data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n"), "PNG"),
+        "base64-of-a-png": (base64.b64encode(b"\x89PNG\r\n"), ""),
         "base64-json": (json.dumps({"b64": text.decode()}).encode(), "JSON"),
-        "data-url": (b"data:image/jpeg;base64," + text, "data: URL"),
         "multipart": (form % (boundary, data, boundary), "multipart"),
         "length-little": (struct.pack("<I", len(data)) + data, "length in 4 bytes"),
         "length-big": (struct.pack(">I", len(data)) + data, ""),
@@ -779,9 +779,49 @@ def wrapped() -> Iterator[Case]:
         "swapped": (bytes(itertools.chain.from_iterable(zip(data[1::2], data[::2], strict=False))), ""),
     }.items():
         yield Case(f"wrapped-{name}", sent, NOT_JPEG, hint=hint)
+    yield from _base64(data)
     yield Case("wrapped-crlf", data.replace(b"\n", b"\r\n"), "either")
     yield Case("wrapped-crlf-removed", (data + b"\r\n").replace(b"\r\n", b"\n"), "same", data)
     yield Case("wrapped-zeros-removed", data.replace(b"\0", b""), BROKEN)
     yield Case("wrapped-ones-removed", data[:3] + data[3:].replace(b"\xff", b""), BROKEN)
     # Sent in JSON and decoded twice, for example: some bytes have become question marks.
     yield Case("wrapped-question-marks", data[:20] + data[20:].replace(b"\xff", b"?"), BROKEN)
+
+
+def _base64(data: bytes) -> Iterator[Case]:
+    """Yield a JPEG as texts that are decoded, and as texts that are broken."""
+    text = base64.b64encode(data)
+    url_safe = base64.urlsafe_b64encode(data)
+    for name, sent in {
+        "base64": text,
+        "base64-lines": base64.encodebytes(data),
+        "base64-crlf": base64.encodebytes(data).replace(b"\n", b"\r\n"),
+        "base64-indented": b"  " + base64.encodebytes(data).replace(b"\n", b"\n  "),
+        "base64-url": url_safe,
+        "base64-without-padding": url_safe.rstrip(b"="),
+        "base64-quoted": b'"' + text + b'"',
+        "base64-quoted-line": b"'" + text + b"'\n",
+        "data-url": b"data:image/jpeg;base64," + text,
+        "data-url-of-no-type": b"data:;base64," + text,
+        "data-url-in-capitals": b"DATA:IMAGE/JPEG;BASE64," + text,
+        "data-url-with-parameters": b"data:image/jpeg;name=a.jpg;base64," + url_safe,
+        "data-url-quoted": b'"data:image/jpg;base64,' + text + b'"',
+    }.items():
+        yield Case(f"wrapped-{name}", sent, "same", data)
+    invalid: frozenset[Reason] = frozenset({"invalid_base64"})
+    for name, (sent, hint) in {
+        "base64-with-a-dot": (text[:100] + b"." + text[100:], "2E"),
+        "base64-with-a-zero": (text[:100] + b"\0" + text[100:], "00"),
+        "base64-with-padding-inside": (text[:100] + b"==" + text[100:], "3D"),
+        "base64-in-json": (text + b'"}', "alphabet"),
+        "base64-cut-inside-a-byte": (text[:101], "inside of a byte"),
+        "base64-percent-encoded": (text.replace(b"+", b"%2B").replace(b"=", b"%3D") + b"%0A", "percent"),
+        "data-url-percent-encoded": (b"data:image/jpeg,%FF%D8%FF%E0", "data: URL"),
+        "data-url-of-text": (b"data:text/plain,hello", "data: URL"),
+        "data-url-without-end": (b"data:" + b"a" * 1000, "data: URL"),
+        "data-url-scheme": (b"data:", "data: URL"),
+    }.items():
+        yield Case(f"wrapped-{name}", sent, invalid, hint=hint)
+    yield Case("wrapped-base64-cut", text[: len(text) // 8 * 4], TRUNCATED)
+    yield Case("wrapped-base64-start", b"/9j/", TRUNCATED)
+    yield Case("wrapped-base64-empty-data-url", b"data:image/jpeg;base64,", frozenset({"empty"}))

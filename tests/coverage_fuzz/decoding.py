@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,8 @@ from jpeg_contract.checksum import checksum
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError, Reason
 from jpeg_contract.settings import Decoder, Limits, PreprocessSettings
-from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests, resize_and_crop
+from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests, resize_and_crop, unwrap
+from jpeg_preprocess.jpeg_segments import START
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -37,6 +39,13 @@ LIMITS = Limits(
 GEOMETRY = Geometry(9, (8, 8))
 DECODERS: tuple[Decoder, ...] = ("full", "scaled")
 REASONS = frozenset(get_args(Reason)) - {"internal", "not_finite"}
+# As clients send JPEGs in JSON.
+_TEXTS: tuple[Callable[[bytes], bytes], ...] = (
+    base64.b64encode,
+    base64.encodebytes,
+    lambda data: base64.urlsafe_b64encode(data).rstrip(b"="),
+    lambda data: b'"data:image/jpeg;base64,' + base64.b64encode(data) + b'"',
+)
 # Of one core. Python that is instrumented is slow, and so is this machine at times.
 _CPU_S, _TIMES_THE_ESTIMATE = 0.4, 40
 _NOT_FOR_CLIENTS = re.compile(r"\b0x|/(?!form-data)|Traceback|PIL|object at")
@@ -49,6 +58,7 @@ class DecodeCheck:
     - A refusal has a reason code of the contract, and a message for clients.
     - An image has the same outcome alone and between others, and these have their own pixels.
     - `full` has the pixels that Pillow alone makes of the bytes, if it makes any; `scaled` decodes what `full` does.
+    - The base64 of a JPEG, and a data: URL with it, have the outcome of the JPEG.
     - Decoding costs no more time of a core than a multiple of the estimate.
     """
 
@@ -69,18 +79,35 @@ class DecodeCheck:
 
     def __call__(self, data: bytes) -> None:
         full = self._decode(data, "full")
+        self._compare_as_text(data, full)
         scaled = self._decode(data, "scaled")
         if isinstance(full, ImageError):
             return
         require(not isinstance(scaled, ImageError), f"scaled refuses what full decodes: {scaled}")
-        _compare_with_pillow(data, full)
+        image = unwrap(data, LIMITS)
+        assert isinstance(image, bytes), "what is decoded is no error"
+        _compare_with_pillow(image, full)
+
+    def _compare_as_text(self, data: bytes, full: Pixels | ImageError) -> None:
+        """Compare with the outcome as base64, in the form that the data chooses."""
+        if not data.startswith(START):
+            return
+        form = _TEXTS[checksum(data) % len(_TEXTS)]
+        decoded = self._preprocessors["full"].decode([unwrap(form(data), LIMITS)])
+        (error,), pixels = decoded.errors, decoded.pixels[0]
+        self._faults.raise_last()
+        if isinstance(full, ImageError):
+            require(error is not None and error.reason == full.reason, f"as text, {full.reason} is {error}")
+        else:
+            require(error is None and np.array_equal(pixels, full), f"as text it has other pixels: {error}")
 
     def _decode(self, data: bytes, decoder: Decoder) -> Pixels | ImageError:
         """Decode alone and with others, compare both, and return the pixels or the refusal."""
         preprocessor = self._preprocessors[decoder]
-        estimated = preprocessor.cost(data).seconds
+        image = unwrap(data, LIMITS)
+        estimated = preprocessor.cost(image).seconds
         begun = time.thread_time()
-        decoded = preprocessor.decode([data])
+        decoded = preprocessor.decode([image])
         spent = time.thread_time() - begun
         self._faults.raise_last()
         (error,), pixels = decoded.errors, decoded.pixels[0]

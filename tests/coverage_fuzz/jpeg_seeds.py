@@ -33,6 +33,7 @@ def other_formats() -> Iterator[bytes]:
     """Yield the beginnings of what is sent instead of a JPEG."""
     data = neighbours()[0]
     yield base64.b64encode(data)
+    yield b"data:image/jpeg;base64," + base64.b64encode(data)
     yield data.hex().encode()
     yield len(data).to_bytes(4, "little") + data
     yield b"\0\0\0\x18ftypheic"

@@ -6,6 +6,7 @@ of one colour encode which label belongs to them.
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import itertools
@@ -180,6 +181,12 @@ def broken_images() -> dict[str, bytes]:
         "broken exif": encode(picture, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
         "trailing zeros": good + bytes(100_000),
         "two images": good + good,
+        "base64": base64.b64encode(good),
+        "base64 in lines": base64.encodebytes(good),
+        "base64 for URLs": base64.urlsafe_b64encode(good).rstrip(b"="),
+        "broken base64": base64.b64encode(good)[:101],
+        "data URL": b"data:image/jpeg;base64," + base64.b64encode(good),
+        "percent-encoded data URL": b"data:image/jpeg,%FF%D8%FF%E0",
     }
 
 

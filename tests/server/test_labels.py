@@ -4,6 +4,7 @@
 import io
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,6 +183,24 @@ def test_k_as_grpc_metadata(server):
 
 
 @pytest.mark.parametrize("module", [grpcclient, httpclient])
+def test_each_image_has_the_times_of_the_steps(server, module):
+    images = [photo("coffee"), b"no image", photo("chelsea")]
+    tensor = module.InferInput("IMAGE", [3, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image] for image in images], dtype=object))
+    client = module.InferenceServerClient(server.grpc_address if module is grpcclient else server.http_address)
+    begun = time.perf_counter()
+    times = client.infer("jpeg_classifier", [tensor]).as_numpy("TIMES")
+    elapsed_ms = (time.perf_counter() - begun) * 1000
+    client.close()
+    assert (times.dtype, times.shape) == (np.float32, (3, 3))
+    # The steps follow each other within the request, and none takes no time at all.
+    assert (times > 0).all()
+    assert (times.sum(axis=1) < elapsed_ms).all()
+    # A request is one unit to each step.
+    assert (times == times[0]).all()
+
+
+@pytest.mark.parametrize("module", [grpcclient, httpclient])
 def test_the_public_model_describes_itself(server, module):
     address = server.grpc_address if module is grpcclient else server.http_address
     client = module.InferenceServerClient(address)
@@ -194,6 +213,7 @@ def test_the_public_model_describes_itself(server, module):
         ("INDEX", "INT32"),
         ("ERROR", "BYTES"),
         ("CHECKSUM", "UINT32"),
+        ("TIMES", "FP32"),
     }
 
 

@@ -45,7 +45,7 @@ def test_it_reports_that_it_is_ready_and_stops_on_a_signal(command, number):
     assert server.segments()
     server.process.send_signal(number)
     assert server.process.wait(30) == 0
-    assert server.text().endswith("jpeg-serve: stopped\n")
+    assert server.text().endswith(" jpeg-serve: stopped\n")
     assert server.output.read() == ""
     assert gone(family) == []
     assert server.segments() == []
@@ -201,7 +201,7 @@ def test_a_model_that_does_not_load_is_named_with_its_reason(command, repository
     server = command(repository=repository)
     assert server.process.wait(60) == 1
     *_, head, reason = server.text().splitlines()
-    assert head == "jpeg-serve: error: tritonserver ended before it was ready (exit status 1):"
+    assert head.endswith(" jpeg-serve: error: tritonserver ended before it was ready (exit status 1):")
     assert reason.startswith("  classifier_onnx: Internal: ModelLoadError: model.onnx cannot be loaded by ONNX Runtime")
     assert reason.endswith("[ended_early]")
     assert server.segments() == []
@@ -212,7 +212,7 @@ def test_a_repository_with_a_problem_is_not_served(command, repository):
     server = command(repository=repository)
     assert server.process.wait(60) == 1
     head, problem = server.text().splitlines()
-    assert head == f"jpeg-serve: error: {repository} cannot be served:"
+    assert head.endswith(f" jpeg-serve: error: {repository} cannot be served:")
     assert "preprocess/config.pbtxt: parameter decoder is 'quick'" in problem
     assert problem.endswith("[invalid_setting] [repository_problems]")
 
@@ -364,7 +364,7 @@ def test_the_command_line_classifies_files_and_folders(server):
     assert broken["error"].startswith("not a JPEG")
     assert good["labels"][0] == "espresso"
     refused = run_module("jpeg_client", "--url", url, "-k", "1001", PHOTOS / "coffee.jpg")
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert "from 1 to 1000" in refused.stderr
     assert refused.stderr.endswith("[request_refused]\n")
     unreadable = run_module("jpeg_client", "--url", url, "-k", "1", "/proc/self/mem", PHOTOS / "coffee.jpg")

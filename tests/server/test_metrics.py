@@ -46,6 +46,7 @@ def of_12_bits():
 BROKEN = {
     "empty": b"",
     "not_jpeg": b"hello",
+    "invalid_base64": b"/9j/4AAQ.",
     "truncated": photo("china")[:90_000],
     "corrupt": b"\xff\xd8\xff\xda" + bytes(200),
     "unsupported": of_12_bits(),
@@ -171,11 +172,11 @@ def test_images_that_the_classifier_spoils_are_counted(server):
         tensors = [
             grpcclient.InferInput("output__0", list(logits.shape), "FP32"),
             grpcclient.InferInput("ERROR", [len(errors), 1], "BYTES"),
-            grpcclient.InferInput("CHECKSUM", [len(errors), 1], "UINT32"),
+            grpcclient.InferInput("CHECKSUM", [len(errors), 3], "UINT32"),
         ]
         tensors[0].set_data_from_numpy(logits)
         tensors[1].set_data_from_numpy(np.array([[error] for error in errors], dtype=object))
-        tensors[2].set_data_from_numpy(np.zeros((len(errors), 1), np.uint32))
+        tensors[2].set_data_from_numpy(np.zeros((len(errors), 3), np.uint32))
         return client.infer("postprocess", tensors)
 
     infer_labels(logits, [b"", b"", b"why"])

@@ -13,7 +13,7 @@ from jpeg_build import build, parity
 from jpeg_build.errors import ParityError
 from jpeg_build.recipe import load_recipe
 from jpeg_client import Client, RequestRefused
-from jpeg_serve import ServeError
+from jpeg_serve import ServeError, check_repository
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from support import edit, encode, run_module
@@ -91,6 +91,24 @@ def server(built):
     yield from serve(built / "model_repository", built / "triton.log")
 
 
+def test_an_ensemble_of_a_version_without_times_is_served(built, tmp_path):
+    """It is the user's file: new steps serve it as it is, and a build adds what it lacks."""
+    repository = tmp_path / "model_repository"
+    shutil.copytree(built / "model_repository", repository)
+    config = repository / "jpeg_classifier" / "config.pbtxt"
+    now = config.read_text()
+    edit(config, 'output {\n  name: "TIMES"\n  data_type: TYPE_FP32\n  dims: [3]\n}\n', "")
+    edit(config, '    output_map {\n      key: "TIMES"\n      value: "TIMES"\n    }\n', "")
+    assert check_repository(repository) == []
+    red = encode(Image.new("RGB", (90, 60), COLOURS["red"]))
+    for server in serve(repository, tmp_path / "triton.log"):
+        with Client(f"http://{server.http_address}") as client:
+            assert client.classify(red).labels[0] == "red"
+    done = run_module("jpeg_build", built / "colours.toml", "--model-repository", repository)
+    assert done.returncode == 0, done.stderr
+    assert config.read_text() == now
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_labels_over_both_protocols(server, protocol):
     with Client(f"{protocol}://{getattr(server, f'{protocol}_address')}") as client:
@@ -118,7 +136,7 @@ IMAGE = np.array([encode(Image.new("RGB", (90, 60), "red"))], object)
             {
                 "output__0": np.zeros(4, np.float32),
                 "ERROR": np.array([b""], object),
-                "CHECKSUM": np.zeros(1, np.uint32),
+                "CHECKSUM": np.zeros(3, np.uint32),
             },
         ),
     ],

@@ -13,6 +13,7 @@ from corpus.public import libjpeg_turbo_images, pillow_images
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError, Reason
 from jpeg_contract.settings import Decoder, Limits
+from jpeg_preprocess.base64_text import unwrap
 from jpeg_preprocess.decode import DecodedImage, open_jpeg
 from PIL import Image, ImageOps
 
@@ -36,7 +37,12 @@ def pixels(data: bytes, decoder: Decoder, geometry: Geometry = GEOMETRY) -> Deco
     begin = time.monotonic()
     found: DecodedImage | ImageError
     try:
-        found = open_jpeg(data, geometry=geometry, decoder=decoder, limits=Limits(), exif_orientation=True).decode()
+        unwrapped = unwrap(data, Limits())
+        if isinstance(unwrapped, ImageError):
+            raise unwrapped
+        found = open_jpeg(
+            unwrapped, geometry=geometry, decoder=decoder, limits=Limits(), exif_orientation=True
+        ).decode()
     except ImageError as error:
         found = error
     assert time.monotonic() - begin < SECONDS

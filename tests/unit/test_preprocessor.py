@@ -1,3 +1,4 @@
+import base64
 import zlib
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_contract.geometry import Geometry
-from jpeg_contract.image_errors import describe_failures
+from jpeg_contract.image_errors import ImageError, describe_failures
 from jpeg_contract.settings import Limits, PreprocessSettings
-from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests
+from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests, unwrap
 from PIL import Image
 from support import encode, noise
 
@@ -77,6 +78,35 @@ def test_each_request_of_a_batch_has_its_own_outcome(preprocess):
     assert (broken.status, broken.reason) == ("INVALID_ARG", "no_usable_image")
     assert isinstance(alone, Preprocessed)
     assert np.array_equal(alone.pixels[0], mixed.pixels[0])
+
+
+def test_text_is_decoded_between_bytes_and_keeps_its_own_checksum_and_error(preprocess):
+    good = encode(noise(20, 30))
+    text, broken = base64.encodebytes(good), b"/9j/*"
+    (outcome,) = preprocess_requests(preprocess, [[good, text, broken]], lambda: True).outcomes
+    assert isinstance(outcome, Preprocessed)
+    assert outcome.checksums.ravel().tolist() == [zlib.crc32(image) for image in (good, text, broken)]
+    assert np.array_equal(outcome.pixels[0], outcome.pixels[1])
+    assert outcome.errors[:2].tolist() == [[b""], [b""]]
+    assert outcome.errors[2, 0].endswith(b"[invalid_base64]")
+
+
+def test_the_limit_on_bytes_holds_for_what_text_decodes_to():
+    good = encode(noise(20, 30))
+    text = base64.b64encode(good)
+
+    def reason(data, max_image_bytes):
+        unwrapped = unwrap(data, Limits(max_image_bytes=max_image_bytes))
+        return unwrapped.reason if isinstance(unwrapped, ImageError) else len(unwrapped)
+
+    assert reason(text, len(good)) == len(good)
+    # No text that is as long is decoded at all.
+    assert reason(text + b" " * len(text), len(good)) == "too_many_bytes"
+    preprocess = Preprocessor(PreprocessSettings(Geometry(32, (24, 24)), limits=Limits(max_image_bytes=len(good) - 1)))
+    _, (error,) = preprocess([text])
+    preprocess.close()
+    assert error is not None
+    assert error.reason == "too_many_bytes"
 
 
 def test_requests_that_are_too_long_or_come_again_are_refused():

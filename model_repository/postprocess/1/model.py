@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,13 @@ from jpeg_contract.image_errors import ImageError
 from jpeg_contract.inside import inside
 from jpeg_contract.labels import read_labels
 from jpeg_contract.settings import PostprocessSettings
-from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE
+from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE, STAMP_LENGTH, TIMES
 from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched, run_batch
 from jpeg_runtime.client_errors import answers_every_request, failed
+from jpeg_runtime.step_times import read_stamps
+from jpeg_runtime.triton_log import log_to_triton
 from jpeg_runtime.worker import Worker
 from numpy.typing import NDArray
 
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        log_to_triton(pb_utils.Logger)
         self._settings = PostprocessSettings.from_config(args["model_config"])
         logits = next(tensor for tensor in json.loads(args["model_config"])["input"] if tensor["name"] == OUTPUT)
         labels_file = inside(Path(args["model_repository"]), self._settings.labels_file)
@@ -43,45 +47,45 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        measured = metrics.Measurements()
+        measured, begun_ns = metrics.Measurements(), time.monotonic_ns()
         read = [self._read(request) for request in requests]
         outcomes = run_batch(self._postprocessor.run, [each.request for each in read])
         images = sum(len(each.decode_errors) for each in read)
         self._worker.take(images)
         measured.observe(metrics.BATCH_IMAGES, [images])
-        responses = [_respond(outcome, each, measured) for outcome, each in zip(outcomes, read, strict=True)]
+        responses = [_respond(outcome, each, begun_ns, measured) for outcome, each in zip(outcomes, read, strict=True)]
         self._metrics.add(measured)
         return responses
 
     def _read(self, request: pb_utils.InferenceRequest) -> _Read:
         decode_errors: list[bytes] = []
-        checksums = np.zeros((0, 1), np.uint32)
+        stamps = np.zeros((0, STAMP_LENGTH), np.uint32)
         try:
-            logits, checksums = _array(request, OUTPUT), _array(request, CHECKSUM)
+            logits, stamps = _array(request, OUTPUT), _array(request, CHECKSUM)
             check_batched(OUTPUT, logits.shape, 1)
             decode_errors = _array(request, ERROR).ravel().tolist()
             k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocessor.classes)
         except Exception as error:
-            return _Read(error, decode_errors, checksums)
-        return _Read(TopKRequest(logits, decode_errors, k), decode_errors, checksums)
+            return _Read(error, decode_errors, stamps)
+        return _Read(TopKRequest(logits, decode_errors, k), decode_errors, stamps)
 
 
 class _Read(NamedTuple):
-    """A request, or the exception that says what is wrong with it; and per image its decode error and checksum."""
+    """A request, or the exception that says what is wrong with it; and per image its decode error and stamp."""
 
     request: TopKRequest | Exception
     decode_errors: list[bytes]
-    checksums: NDArray[np.uint32]
+    stamps: NDArray[np.uint32]
 
 
 def _respond(
-    outcome: TopKResponse | Exception, read: _Read, measured: metrics.Measurements
+    outcome: TopKResponse | Exception, read: _Read, begun_ns: int, measured: metrics.Measurements
 ) -> pb_utils.InferenceResponse:
     decode_errors = read.decode_errors
     if isinstance(outcome, TopKResponse):
         measured.answered(decode_errors, outcome.errors.ravel().tolist())
         tensors = {LABEL: outcome.labels, SCORE: outcome.scores, INDEX: outcome.indices, ERROR: outcome.errors}
-        tensors[CHECKSUM] = read.checksums
+        tensors[CHECKSUM], tensors[TIMES] = read_stamps(read.stamps, begun_ns, time.monotonic_ns())
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
     if isinstance(outcome, InvalidTopK):
         measured.count(metrics.refused("bad_k"))

@@ -18,6 +18,8 @@ from jpeg_runtime.batching import NoBatchDimension, check_batched
 from jpeg_runtime.client_errors import answers_every_request, failed
 from jpeg_runtime.deadline import PASSED, has_passed
 from jpeg_runtime.large_lane import LargeLane, count_workers
+from jpeg_runtime.step_times import stamp
+from jpeg_runtime.triton_log import log_to_triton
 from jpeg_runtime.worker import STOPPING, Worker
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        log_to_triton(pb_utils.Logger)
         # Pillow warns of odd metadata in words that clients choose: nobody reads them, and Python keeps each for ever.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         settings = PreprocessSettings.from_config(args["model_config"])
@@ -56,7 +59,7 @@ class TritonPythonModel:
     def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         measured = metrics.Measurements()
         self._worker.wait_for_classifier()
-        now = time.time()
+        now, begun_ns = time.time(), time.monotonic_ns()
         try:
             read = [_images(request, now) for request in requests]
             batch = preprocess_requests(self._preprocess, read, self._lane.enter)
@@ -64,6 +67,7 @@ class TritonPythonModel:
             self._lane.leave()
         measured.decoded(batch.images, batch.decoded.errors, batch.decoded.seconds)
         self._worker.take(len(batch.images))
+        ended_ns = time.monotonic_ns()
         responses = []
         for outcome in batch.outcomes:
             if isinstance(outcome, Refused):
@@ -71,7 +75,8 @@ class TritonPythonModel:
                 responses.append(_error(outcome.message, getattr(pb_utils.TritonError, outcome.status)))
                 continue
             self._worker.pass_on(len(outcome.errors))
-            tensors = {PIXELS: outcome.pixels, ERROR: outcome.errors, CHECKSUM: outcome.checksums}
+            stamps = stamp(outcome.checksums, begun_ns, ended_ns)
+            tensors = {PIXELS: outcome.pixels, ERROR: outcome.errors, CHECKSUM: stamps}
             responses.append(pb_utils.InferenceResponse([_tensor(name, array) for name, array in tensors.items()]))
         self._metrics.add(measured)
         return responses
