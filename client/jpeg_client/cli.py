@@ -191,6 +191,8 @@ def classify(
         raise InvalidArgument("name images: PATH... or --files-from FILE", reason="invalid_call")
     inputs = Inputs(paths, files_from, null)
     inputs.check()
+    if sort_into is not None and STANDARD_INPUT in paths:
+        raise InvalidArgument("- has no file that --sort-into could place", reason="invalid_call")
     form = _format("jsonl" if as_json else output, to)
     if resume and to is None:
         raise InvalidArgument("--resume continues a file: name it with --to FILE", reason="invalid_call")

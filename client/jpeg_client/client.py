@@ -53,7 +53,7 @@ class Client(ClientSettings):
         timeout_s: Time limit per request in seconds, at most one day, including its retries.
         model: Name of the ensemble.
         retry: Whether to retry; False sends each request once, for measurements and for callers with retries of their
-            own.
+            own. A stream repeats a lost request image by image all the same.
         send_deadline: Let the server drop a request that it has not begun when `timeout_s` is over. For clocks that
             agree: a server whose clock is ahead by more than that refuses every request.
 

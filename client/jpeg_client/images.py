@@ -56,7 +56,8 @@ def read_image(image: Image) -> bytes | Prediction:
 
 def read_images(images: Any) -> list[bytes | Prediction]:
     """Read one image or several; see `read_image`."""
-    return [read_image(image) for image in ([images] if is_image(images) else images)]
+    several = not is_image(images) and hasattr(images, "__iter__")
+    return [read_image(image) for image in (images if several else [images])]
 
 
 def _encoded(image: Any) -> bytes:

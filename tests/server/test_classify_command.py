@@ -346,6 +346,7 @@ def test_exit_statuses(url: str, tmp_path: Path) -> None:
         ["a.jpg", "--to", "labels.xyz"],
         ["a.jpg", "--to", "labels.txt", "--resume"],
         ["a.jpg", "--min-score", "2"],
+        ["-", "--sort-into", "sorted"],
         ["a.jpg", "--concurrency", "0"],
     ],
 )

@@ -85,7 +85,7 @@ def test_an_image_that_cannot_be_read_is_its_own_error(kind: str, url: str, tmp_
     assert reasons == [
         "file_missing",
         None,
-        "file_unreadable",
+        "not_a_file",
         "file_missing",
         "file_missing",
         "invalid_array",

@@ -69,7 +69,12 @@ def test_images_are_paths_bytes_or_open_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("images", "fact"),
-    [([None], "NoneType"), (io.StringIO("text"), "binary mode"), ([io.StringIO("text")], "binary mode")],
+    [
+        (None, "NoneType"),
+        ([None], "NoneType"),
+        (io.StringIO("text"), "binary mode"),
+        ([io.StringIO("text")], "binary mode"),
+    ],
 )
 def test_other_types_than_images_raise_a_type_error(images, fact):
     with pytest.raises(TypeError, match=fact):

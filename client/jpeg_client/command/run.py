@@ -22,7 +22,7 @@ class Run:
         client: Connection to the server.
         inputs: The images.
         output: Takes the rows.
-        place: Gets each row after it is written, such as `Sorter.place`.
+        place: Gets each row before it is written, such as `Sorter.place`.
         k: Labels per image; None takes the server's default.
         min_score: Labels with less are left out.
         concurrency: Requests at a time.
@@ -78,8 +78,9 @@ class Run:
             self._write(_unreadable(source), summary)
 
     def _write(self, row: Row, summary: Summary) -> None:
-        self.output.write(row)
+        # In this order: an image with a row is not placed by a run that continues this one.
         self.place(row)
+        self.output.write(row)
         summary.add(row)
 
 
