@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -46,8 +47,8 @@ def install(folder: Path, wheel: Path, extras: str) -> Path:
 
 @pytest.fixture(scope="session")
 def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that builds ONNX recipes, serves and classifies."""
-    return install(tmp_path_factory.mktemp("full"), wheel, "build,serve,client")
+    """An environment that builds ONNX recipes, serves and classifies, over the web, too."""
+    return install(tmp_path_factory.mktemp("full"), wheel, "build,serve,client,web")
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def test_the_wheel_carries_what_its_packages_need(wheel):
     assert "jpeg_contract/probe.jpg" in names
     assert not [name for name in names if "comparison" in name or "__pycache__" in name or name.startswith("tests")]
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    rooms = ("contract", "preprocess", "postprocess", "runtime", "build", "serve", "client", "bench")
+    for file in (ROOT / "client" / "jpeg_web" / "static").iterdir():
+        assert f"jpeg_web/static/{file.name}" in names
+    rooms = ("contract", "preprocess", "postprocess", "runtime", "build", "serve", "client", "web", "bench")
     assert tops == {f"jpeg_{room}" for room in rooms}
 
 
@@ -91,6 +94,13 @@ def test_a_recipe_is_built_checked_served_and_classified_in_an_empty_folder(comm
         assert len(lines) == 1
         assert lines[0].split(": ")[1].split()[0] in ("one", "two", "three")
         call("jpeg-serve", "probe", "--http-port", addresses["HTTP"].rpartition(":")[2])
+        with urllib.request.urlopen(
+            f"{addresses['web']}classify?k=1", (PHOTOS / "coffee.jpg").read_bytes()
+        ) as response:
+            (result,) = json.load(response)["results"]
+        assert result["predictions"][0]["label"] in ("one", "two", "three")
+        with urllib.request.urlopen(addresses["web"]) as response:
+            assert b"<script" in response.read()
 
 
 class served:  # noqa: N801  # reads as a phrase
@@ -101,20 +111,24 @@ class served:  # noqa: N801  # reads as a phrase
         self._log = folder / "serve.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [commands / "jpeg-serve", *ports], cwd=folder, env=environment, stdout=log, stderr=log
+                [commands / "jpeg-serve", *ports, "--web", "--web-port", "0"],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
 
     def __enter__(self) -> dict[str, str]:
         limit = time.monotonic() + 60
-        while "metrics  http" not in (text := self._log.read_text()):
+        while "  web  " not in (text := self._log.read_text()):
             assert self._process.poll() is None, text
             assert time.monotonic() < limit, text
             time.sleep(0.1)
         lines = [line.split() for line in text.splitlines()]
-        found = {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in ("HTTP", "gRPC")}
+        found = {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in ("HTTP", "gRPC", "web")}
         with urllib.request.urlopen(f"{found['HTTP']}/v2/health/ready") as response:
             assert response.status == 200
-        return {"HTTP": found["HTTP"], "gRPC": f"grpc://{found['gRPC']}"}
+        return {**found, "gRPC": f"grpc://{found['gRPC']}"}
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
@@ -144,14 +158,24 @@ def test_a_client_is_light_and_the_other_commands_name_their_extras(client_only,
     site = next(client_only.parent.glob("lib/python3.*/site-packages"))
     for package in ("torch", "onnx", "onnxruntime", "openvino", "pytriton", "PIL"):
         assert not (site / package).exists()
-    for command, extra in (("jpeg-serve", "serve"), ("jpeg-build", "build"), ("jpeg-bench", "bench")):
+    for command, extra in (
+        ("jpeg-serve", "serve"),
+        ("jpeg-build", "build"),
+        ("jpeg-bench", "bench"),
+        ("jpeg-web", "web"),
+    ):
         done = run(client_only / command, "--help", cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
-        arguments = {"jpeg-serve": ["check"], "jpeg-build": ["x"], "jpeg-bench": ["ceiling"]}[command]
+        arguments = {
+            "jpeg-serve": ["check"],
+            "jpeg-build": ["x"],
+            "jpeg-bench": ["ceiling"],
+            "jpeg-web": ["--port", "0"],
+        }[command]
         done = run(client_only / command, *arguments, cwd=tmp_path, env=environment)
         assert done.returncode != 0
         if "package_missing" in done.stderr:
             assert f"triton-jpeg-classifier[{extra}" in done.stderr
     done = run(client_only / "jpeg-classify", "--url", "grpc://127.0.0.1:1", PHOTOS / "coffee.jpg", env=environment)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "[server_unavailable]" in done.stderr
