@@ -249,7 +249,9 @@ class Running:
 
     def __init__(self, target: Path, *arguments: str | Path) -> None:
         self.target = target
-        command = [sys.executable, "-m", "jpeg_client", *map(str, arguments), "--to", str(target)]
+        # A shell lets its background jobs ignore SIGINT, and so does what they start, such as these tests.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "jpeg_client"]
+        command += [*map(str, arguments), "--to", str(target)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def wait_for_rows(self, count: int) -> None:
