@@ -12,6 +12,7 @@ from jpeg_client.client import open_transport
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.gates import AsyncGate
 from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan_async
@@ -116,10 +117,10 @@ class AsyncClient(ClientSettings):
         limit_s, name = self._timeout(timeout_s), model or self.model
         concurrency = checked_number("concurrency", concurrency)
         batch_size = checked_number("batch_size", batch_size)
-        results = Results(order, max_failures=2 * concurrency)
+        results, gate = Results(order, max_failures=2 * concurrency), AsyncGate()
 
         async def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
-            return await self._send(encoded, k, limit_s, name, is_stream=True)
+            return await self._send(encoded, k, limit_s, name, gate=gate)
 
         return aiter(TaskStream(classify, images, results, concurrency, batch_size))
 
@@ -145,15 +146,21 @@ class AsyncClient(ClientSettings):
         timeout_s: float,
         model: str,
         *,
-        is_stream: bool = False,
+        gate: AsyncGate | None = None,
     ) -> list[Prediction]:
-        async def send(request: Request) -> EnsembleOutputs:
+        async def attempt(request: Request) -> EnsembleOutputs:
             return await self._call(
                 lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
             )
 
+        async def send(request: Request) -> EnsembleOutputs:
+            if gate is None:
+                return await attempt(request)
+            async with gate.alone() if request.is_suspect else gate.together():
+                return await attempt(request)
+
         limit = await self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
-        return await send_plan_async(classification(encoded, limit, is_stream=is_stream), send)
+        return await send_plan_async(classification(encoded, limit, is_stream=gate is not None), send)
 
     async def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

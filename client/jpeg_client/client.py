@@ -10,6 +10,7 @@ from jpeg_client.address import Address
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.gates import Gate
 from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan
@@ -179,10 +180,10 @@ class Client(ClientSettings):
         limit_s, name = self._timeout(timeout_s), model or self.model
         concurrency = checked_number("concurrency", concurrency)
         batch_size = checked_number("batch_size", batch_size)
-        results = Results(order, max_failures=2 * concurrency)
+        results, gate = Results(order, max_failures=2 * concurrency), Gate()
 
         def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
-            return self._send(encoded, k, limit_s, name, is_stream=True)
+            return self._send(encoded, k, limit_s, name, gate=gate)
 
         return iter(ThreadStream(classify, images, results, concurrency, batch_size))
 
@@ -208,15 +209,21 @@ class Client(ClientSettings):
         timeout_s: float,
         model: str,
         *,
-        is_stream: bool = False,
+        gate: Gate | None = None,
     ) -> list[Prediction]:
-        def send(request: Request) -> EnsembleOutputs:
+        def attempt(request: Request) -> EnsembleOutputs:
             return self._call(
                 lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
             )
 
+        def send(request: Request) -> EnsembleOutputs:
+            if gate is None:
+                return attempt(request)
+            with gate.alone() if request.is_suspect else gate.together():
+                return attempt(request)
+
         limit = self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
-        return send_plan(classification(encoded, limit, is_stream=is_stream), send)
+        return send_plan(classification(encoded, limit, is_stream=gate is not None), send)
 
     def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

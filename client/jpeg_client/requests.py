@@ -39,10 +39,12 @@ class Request:
     Attributes:
         images: Encoded images, at least one.
         max_lost: How often it may be sent in all, if it is lost.
+        is_suspect: Whether it is sent alone: its image was in a request that was lost.
     """
 
     images: list[bytes]
     max_lost: int = MAX_LOST
+    is_suspect: bool = False
 
 
 Plan = Generator[Request, EnsembleOutputs, list[Prediction]]
@@ -60,14 +62,14 @@ def classification(images: Sequence[bytes | Prediction], max_batch_size: int, *,
         images: Encoded images; the prediction of one that cannot be read.
         max_batch_size: Images per request.
         is_stream: Whether a request that fails costs its own images only. A request of several images that is lost is
-            then repeated image by image, so that the image that ends a server costs no other.
+            then repeated image by image, each alone, so that the image that ends a server costs no other.
     """
     predictions = [image if isinstance(image, Prediction) else None for image in images]
     readable = [number for number, prediction in enumerate(predictions) if prediction is None]
     for numbers in _batches(readable, images, max_batch_size):
         batch = [image for number in numbers if isinstance(image := images[number], bytes)]
         if is_stream:
-            found = yield from _isolated(Request(batch, 1 if len(batch) > 1 else MAX_LOST))
+            found = yield from _isolated(Request(batch, max_lost=1))
         else:
             found = yield from _whole(Request(batch))
         for number, prediction in zip(numbers, found, strict=True):
@@ -121,7 +123,9 @@ def _isolated(request: Request) -> Plan:
     except JpegClientError as error:
         if not _is_of_the_images(error):
             raise
-        if len(images) > 1 and (isinstance(error, RequestLost) or _is_divisible(error)):
+        if isinstance(error, RequestLost) and not request.is_suspect:
+            return (yield from _one_by_one(_isolated, images, 1, is_suspect=True))
+        if _is_divisible(error) and len(images) > 1:
             return (yield from _one_by_one(_isolated, images, 1))
         return [Prediction.failed(str(error), error.reason)] * len(images)
 
@@ -134,10 +138,12 @@ def _is_divisible(error: JpegClientError) -> bool:
     return isinstance(error, RequestRefused) and error.reason in _DIVISIBLE
 
 
-def _one_by_one(classify: Callable[[Request], Plan], images: Sequence[bytes], max_lost: int) -> Plan:
+def _one_by_one(
+    classify: Callable[[Request], Plan], images: Sequence[bytes], max_lost: int, *, is_suspect: bool = False
+) -> Plan:
     predictions: list[Prediction] = []
     for image in images:
-        predictions += yield from classify(Request([image], max_lost))
+        predictions += yield from classify(Request([image], max_lost, is_suspect))
     return predictions
 
 

@@ -213,6 +213,12 @@ class RestartedServer:
         self.server.stop() if gently else self.stop()
         self.server = self._start(self._ports)
 
+    def restart_when_dead(self, over: threading.Event) -> None:
+        """Start the server again whenever it has died, until it is over."""
+        while not over.wait(0.1):
+            if not psutil.pid_exists(pid := self.server.pid) or psutil.Process(pid).status() == "zombie":
+                self.restart()
+
     def stop(self) -> None:
         self.server.kill()
         self.server.clean_up()
@@ -350,12 +356,7 @@ def test_a_request_that_kills_its_server_kills_at_most_two(
             finally:
                 over.set()
 
-        def restart_when_dead() -> None:
-            while not over.wait(0.1):
-                if not psutil.pid_exists(pid := running.server.pid) or psutil.Process(pid).status() == "zombie":
-                    running.restart()
-
-        assert in_threads(1, work, seconds=10, meanwhile=restart_when_dead) == []
+        assert in_threads(1, work, seconds=10, meanwhile=lambda: running.restart_when_dead(over)) == []
     assert executions(repository, "kill the server") == 2
 
 
@@ -379,12 +380,7 @@ def test_a_stream_loses_nothing_and_an_image_that_kills_its_server_costs_no_othe
             finally:
                 over.set()
 
-        def restart_when_dead() -> None:
-            while not over.wait(0.1):
-                if not psutil.pid_exists(pid := running.server.pid) or psutil.Process(pid).status() == "zombie":
-                    running.restart()
-
-        assert in_threads(1, work, seconds=10, meanwhile=restart_when_dead) == []
+        assert in_threads(1, work, seconds=10, meanwhile=lambda: running.restart_when_dead(over)) == []
     assert [each.index for each in results] == list(range(len(sent)))
     for each, answer in zip(results, [*expected, None, *expected], strict=True):
         if answer is None:

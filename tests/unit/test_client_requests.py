@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_client.errors import RequestLost, RequestRefused, ServerTimeout, ServerUnavailable
+from jpeg_client.gates import Gate
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, send_plan, send_plan_async
 from jpeg_client.responses import EnsembleOutputs
@@ -145,3 +150,36 @@ def test_a_stream_ends_after_many_failures_in_a_row() -> None:
     with pytest.raises(ServerUnavailable) as ended:
         results.add([(0, "")], [late])
     assert ended.value.reason == "server_timeout"
+
+
+def test_a_suspect_is_sent_alone() -> None:
+    """Eight threads, and one image that ends the server with everything that it has open."""
+    lock, numbered, opened, lost = threading.Lock(), count(), set[int](), Counter[int]()
+    gate = Gate()
+    deadly = b"7"
+
+    def attempt(request: Request) -> EnsembleOutputs:
+        number = next(numbered)
+        with lock:
+            opened.add(number)
+        time.sleep(0.002)
+        with lock:
+            if deadly in request.images:
+                lost.update(opened)
+                opened.clear()
+            opened.discard(number)
+            if lost[number]:
+                raise RequestLost("gone")
+        return outputs(request.images)
+
+    def send(request: Request) -> EnsembleOutputs:
+        with gate.alone() if request.is_suspect else gate.together():
+            return attempt(request)
+
+    def classify(start: int) -> list[Prediction]:
+        images = [b"%d" % number for number in range(start, start + 5)]
+        return send_plan(classification(images, 5, is_stream=True), send)
+
+    with ThreadPoolExecutor(8) as threads:
+        found = [each for part in threads.map(classify, range(0, 200, 5)) for each in part]
+    assert [number for number, each in enumerate(found) if each.error] == [7]
