@@ -372,7 +372,7 @@ def test_the_command_line_classifies_files_and_folders(server):
     assert "/proc/self/mem" in unreadable.stderr
     assert "espresso" in unreadable.stdout
     swapped = run_module("jpeg_client", "--url", f"http://{server.grpc_address}", PHOTOS / "coffee.jpg")
-    assert swapped.returncode == 1
+    assert swapped.returncode == 3
 
 
 def test_a_timeout_is_an_error_of_its_own():
