@@ -15,6 +15,13 @@ from support import run, run_module
 MOST_EXPOSURE = 2.0
 
 
+@pytest.fixture
+def installed_in_opt(monkeypatch):
+    """This installation may lie in a folder that a unit has to leave visible, such as /tmp."""
+    monkeypatch.setattr(sys, "prefix", "/opt/jpeg")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+
+
 def settings(text):
     found = {}
     for line in text.splitlines():
@@ -64,7 +71,7 @@ def test_a_gpu_stays_visible(tmp_path):
     assert not {"PrivateDevices", "ProtectClock"} & settings(unit_text(options, {}, has_gpu=True)).keys()
 
 
-def test_tmp_is_private_unless_something_is_read_there():
+def test_tmp_is_private_unless_something_is_read_there(installed_in_opt):
     assert settings(unit_text(ServerOptions(model_repository=Path("/srv/models")), {}))["PrivateTmp"] == "yes"
     assert "PrivateTmp" not in settings(unit_text(ServerOptions(model_repository=Path("/tmp/models")), {}))
 
@@ -74,7 +81,7 @@ def test_the_user_can_be_chosen():
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian's package systemd)")
-def test_systemd_takes_the_unit_and_finds_it_little_exposed(tmp_path):
+def test_systemd_takes_the_unit_and_finds_it_little_exposed(installed_in_opt, tmp_path):
     unit = tmp_path / "jpeg-serve.service"
     unit.write_text(unit_text(ServerOptions(model_repository=Path("/srv/models")), {}, user="daemon"))
     verified = run("systemd-analyze", "verify", unit)
