@@ -20,7 +20,14 @@ from typing import Any, TypeVar
 
 import stamina
 
-from jpeg_client.errors import ProtocolMismatch, RequestLost, ServerTimeout, ServerUnavailable, TooManyRequests
+from jpeg_client.errors import (
+    JpegClientError,
+    ProtocolMismatch,
+    RequestLost,
+    ServerTimeout,
+    ServerUnavailable,
+    TooManyRequests,
+)
 
 WAIT_INITIAL_S, WAIT_JITTER_S, WAIT_MAX_S = 0.1, 1.0, 2.0
 """Exponential back-off and its jitter, as stamina defines them; at most a tenth of the time limit."""
@@ -48,18 +55,31 @@ def call_with_retries(request: Callable[[float], _Response], timeout_s: float, m
     Raises:
         JpegClientError: The error of the last attempt; that of the one before if time was too short for the last one.
     """
-    backoff = _Backoff(timeout_s, max_lost)
-    for attempt in backoff.attempts():
-        with attempt, backoff.limited() as limit_s:
-            return request(limit_s)
-    raise AssertionError("stamina ends with a response or an exception")
+    try:
+        return _retried(request, _Backoff(timeout_s, max_lost))
+    except JpegClientError as error:
+        # The frames of the retries hold the error, and its frames the call of gRPC, with its connection.
+        raise error.with_traceback(None) from error.__cause__
 
 
 async def call_with_retries_async(
     request: Callable[[float], Awaitable[_Response]], timeout_s: float, max_lost: int = MAX_LOST
 ) -> _Response:
     """Do what `call_with_retries` does, between other tasks."""
-    backoff = _Backoff(timeout_s, max_lost)
+    try:
+        return await _retried_async(request, _Backoff(timeout_s, max_lost))
+    except JpegClientError as error:
+        raise error.with_traceback(None) from error.__cause__
+
+
+def _retried(request: Callable[[float], _Response], backoff: _Backoff) -> _Response:
+    for attempt in backoff.attempts():
+        with attempt, backoff.limited() as limit_s:
+            return request(limit_s)
+    raise AssertionError("stamina ends with a response or an exception")
+
+
+async def _retried_async(request: Callable[[float], Awaitable[_Response]], backoff: _Backoff) -> _Response:
     async for attempt in backoff.attempts():
         with attempt, backoff.limited() as limit_s:
             return await request(limit_s)

@@ -81,6 +81,8 @@ class TritonTransport(ABC, Generic[_Connection]):
             except JpegClientError:
                 raise
             except Exception as error:
+                # gRPC's frames hold the call, and it the connection, until the garbage collector finds them.
+                error.__traceback__ = error.__context__ = None
                 raise self._client_error(error, timeout_s) from error
 
     @abstractmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from client_support import KINDS, classified, streamed, top
 from jpeg_client import AsyncClient, Classified, Client, InvalidArgument, JpegClientError, RequestRefused
@@ -266,3 +267,21 @@ def test_headers_are_sent_and_checked(url: str) -> None:
         with pytest.raises(InvalidArgument) as refused:
             Client(url, headers=headers)
         assert refused.value.reason == "invalid_header"
+
+
+def test_a_closed_client_leaves_no_connection(server: TritonServer) -> None:
+    """A refused request, too: the exception that the caller keeps holds no call."""
+    kept = []
+    for kind in KINDS:
+        with pytest.raises(RequestRefused) as refused:
+            streamed(kind, f"grpc://{server.grpc_address}", [COFFEE] * 3, k=1001)
+        kept.append(refused)
+        streamed(kind, f"grpc://{server.grpc_address}", [b"broken"] * 40)
+    limit = time.monotonic() + 10
+    while connections := [
+        each
+        for each in psutil.Process().net_connections("tcp")
+        if each.status == psutil.CONN_ESTABLISHED and each.raddr and each.raddr.port == server.options.grpc_port
+    ]:
+        assert time.monotonic() < limit, connections
+        time.sleep(0.05)
