@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 KEY_VARIABLE = "JPEG_API_KEY"
 
+NO_KEY_OPTION = (
+    "there is no option --api-key, because other users can read options in the process list: use "
+    f"--api-key-file FILE, or the environment variable {KEY_VARIABLE}"
+)
+
 # Keys have about fifty characters; the limit bounds the memory if the path names another file.
 _MAX_KEY_BYTES = 4096
+
+
+def names_key(tokens: Sequence[str]) -> bool:
+    """Whether a command line gives a key. To be checked first: the error for an unknown option repeats its value."""
+    return any(token.partition("=")[0] == "--api-key" for token in tokens)
 
 
 def read_key(file: Path | None) -> str | None:

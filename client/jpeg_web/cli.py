@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jpeg_client.api_keys import KEY_VARIABLE, read_key
+from jpeg_client.api_keys import KEY_VARIABLE, NO_KEY_OPTION, names_key, read_key
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from jpeg_client.errors import InvalidArgument, JpegClientError
 from jpeg_contract.command_line import (
@@ -63,15 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None takes sys.argv.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    # Checked here, because the general error for an unknown option repeats its value.
-    if any(token.partition("=")[0] == "--api-key" for token in tokens):
-        return fail(
-            COMMAND,
-            "there is no option --api-key, because other users can read options in the process list: use "
-            f"--api-key-file FILE, or the environment variable {KEY_VARIABLE}",
-            WRONG_CALL,
-            reason="invalid_call",
-        )
+    if names_key(tokens):
+        return fail(COMMAND, NO_KEY_OPTION, WRONG_CALL, reason="invalid_call")
     return run_app(
         app, tokens, extra="web", statuses={InvalidArgument: WRONG_CALL, PortTaken: FAILED, JpegClientError: FAILED}
     )

@@ -7,7 +7,6 @@ import http.client
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -166,8 +165,8 @@ def _whole(value: float | None) -> int | None:
 
 def _only_used(text: str) -> str:
     """Keep the lines of the metrics that are read: the parser needs milliseconds for all."""
-    starts: Callable[[str], bool] = lambda line: line.removeprefix("# TYPE ").startswith(tuple(_NAMES))  # noqa: E731
-    lines: Iterable[str] = filter(starts, text.splitlines())
+    names = tuple(_NAMES)
+    lines = [line for line in text.splitlines() if line.removeprefix("# TYPE ").startswith(names)]
     return "\n".join(lines) + "\n"
 
 

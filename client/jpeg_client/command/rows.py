@@ -8,12 +8,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from jpeg_client.prediction import Prediction
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
-FORMATS: tuple[str, ...] = get_args(Format)
 
 # The format that a file's name stands for.
 BY_SUFFIX: dict[str, Format] = {
