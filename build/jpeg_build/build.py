@@ -175,7 +175,7 @@ def build(request: Request, progress: Progress) -> Built:
                 except ParityError as error:
                     raise ParityError(f"{error}. Nothing was put in place.", reason=error.reason) from error
             report = _stage_artefact(request, inputs, chosen, folder, speeds)
-        stage_repository(request, folder, inputs.network.labels, chosen.emitted)
+        stage_repository(request, folder, inputs.network.labels, chosen)
         repository.place(folder, request.repository)
     return Built(report, [*chosen.emitted.notes, *_notes(request)], _warnings(request, inputs, report))
 
@@ -260,7 +260,7 @@ def _make_checked(
 
 def _check(request: Request, inputs: ParityInputs, precision: str, emitted: Emitted) -> Candidate:
     """Run the artefact as it will be served, and compare. Raises BuildError, ParityError."""
-    config = _classifier_config(request, emitted)
+    config = _classifier_config(request, precision, emitted)
     args = serving_args(config, emitted.artefact.parent)
     judged = parity.judged_as(precision, inputs.network)
     outputs, probe = run_as_served(request.recipe, config, args, inputs, request.options.opt_batch)
@@ -431,23 +431,31 @@ def _settings(request: Request, emitted: Emitted) -> ConfigSettings:
     )
 
 
-def _apply_settings(request: Request, emitted: Emitted) -> Callable[[ModelConfig], None]:
+def _apply_settings(request: Request, precision: str, emitted: Emitted) -> Callable[[ModelConfig], None]:
     before = served_report(request.repository, request.form)
     return functools.partial(
         configs.apply_settings,
+        precision=precision,
         settings=_settings(request, emitted),
         before=None if before is None else before.config,
     )
 
 
-def _classifier_config(request: Request, emitted: Emitted) -> ModelConfig:
+def _version_to_serve(request: Request) -> int:
+    """Return the version that Triton serves once this one is in place."""
+    existing = repository.read_config(request.repository, request.form.model)
+    newest = repository.newest_version(request.repository, request.form.model) or 0
+    return (pinned_version(existing) if existing is not None else None) or max(newest, request.settled_version)
+
+
+def _classifier_config(request: Request, precision: str, emitted: Emitted) -> ModelConfig:
     """Return the config that serves the artefact, with the user's edits."""
     built = configs.classifier_config(request.recipe, request.form)
     existing = repository.read_config(request.repository, request.form.model)
-    return repository.merged_config(existing, built, _apply_settings(request, emitted))
+    return repository.merged_config(existing, built, _apply_settings(request, precision, emitted))
 
 
-def stage_repository(request: Request, folder: Path, labels: Sequence[str], emitted: Emitted | None = None) -> None:
+def stage_repository(request: Request, folder: Path, labels: Sequence[str], chosen: Candidate | None = None) -> None:
     """Stage everything but the artefact: configs, labels, and the Python models where they are missing."""
     recipe, form = request.recipe, request.form
     built = {
@@ -460,11 +468,9 @@ def stage_repository(request: Request, folder: Path, labels: Sequence[str], emit
         )
     }
     adjust = {}
-    existing = repository.read_config(request.repository, form.model)
-    served = pinned_version(existing) if existing is not None else None
     # A version that is not served leaves the config to the one that is.
-    if emitted is not None and served in (None, request.settled_version):
-        adjust[form.model] = _apply_settings(request, emitted)
+    if chosen is not None and request.settled_version == _version_to_serve(request):
+        adjust[form.model] = _apply_settings(request, chosen.precision, chosen.emitted)
     repository.stage_configs(request.repository, folder, built, adjust)
     repository.stage_sources(request.repository, folder)
     for model in (form.model, POSTPROCESS):

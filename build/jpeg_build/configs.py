@@ -10,6 +10,7 @@ from jpeg_contract.forms import ClassifierForm, form_of_model
 from jpeg_contract.model_config import (
     KIND_AUTO,
     KIND_GPU,
+    PRECISION_TAG,
     ModelConfig,
     ModelInstanceGroup,
     chosen_classifier,
@@ -105,6 +106,7 @@ def classifier_config(recipe: Recipe, form: ClassifierForm) -> ModelConfig:
     if form.takes_device_tensors:
         # A tensor that is on the GPU already stays there, as the native backends do without a parameter.
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    config.metric_tags[PRECISION_TAG] = form.precisions[0]
     # Runs the network once before the model counts as ready: the first user does not wait, and a network that cannot
     # run does not load.
     warmup = config.model_warmup.add(name="one black image", batch_size=1)
@@ -152,7 +154,9 @@ def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig
     return merged
 
 
-def apply_settings(config: ModelConfig, settings: ConfigSettings, before: ConfigSettings | None = None) -> None:
+def apply_settings(
+    config: ModelConfig, precision: str, settings: ConfigSettings, before: ConfigSettings | None = None
+) -> None:
     """Put what an artefact decides into its classifier's config; number and devices of instances stay the user's.
 
     max_batch_size follows the engine if it did before, and is never more than the engine takes: a smaller number is the
@@ -160,9 +164,11 @@ def apply_settings(config: ModelConfig, settings: ConfigSettings, before: Config
 
     Args:
         config: It is changed.
+        precision: Of the artefact.
         settings: Of the artefact.
         before: Of the artefact that the config was for until now.
     """
+    config.metric_tags[PRECISION_TAG] = precision
     form = form_of_model(config.name)
     for name in form.artefact_parameters if form is not None else ():
         if name in config.parameters:

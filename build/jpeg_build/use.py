@@ -58,7 +58,7 @@ def use(root: Path, form: ClassifierForm, version: str | None) -> list[str]:
         # What the config says for the artefact is that version's.
         before = served_report(root, form)
         was = None if before is None else before.config
-        configs.apply_settings(pinned, _settings(root, form, version, report), was)
+        configs.apply_settings(pinned, report.precision, _settings(root, form, version, report), was)
         if pinned != classifier:
             repository.write_config(root, form.model, configs.to_text(pinned))
             changes.append(f"{form.model} now serves {_which(version)}")

@@ -21,6 +21,7 @@ from jpeg_contract.tensors import OUTPUT
 
 __all__ = [
     "CONFIG",
+    "PRECISION_TAG",
     "ConfigError",
     "ModelConfig",
     "ModelInstanceGroup",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 CONFIG = "config.pbtxt"
+
+PRECISION_TAG = "precision"
+"""Entry of a classifier's `metric_tags`: clients read it there; Triton's metrics have it as the label _precision."""
 
 KIND_AUTO, KIND_CPU, KIND_GPU = (ModelInstanceGroup.Kind.Value(f"KIND_{kind}") for kind in ("AUTO", "CPU", "GPU"))
 

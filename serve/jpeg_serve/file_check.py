@@ -12,6 +12,7 @@ from typing import Any
 
 from jpeg_contract.artefacts import artefact_sha256, report_path
 from jpeg_contract.labels import LabelFileError, read_labels
+from jpeg_contract.model_config import PRECISION_TAG
 from jpeg_contract.parameters import SettingsError, read_parameters
 from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report, ReportError, find_report, read_report
@@ -247,6 +248,15 @@ def _check_artefact(
         conflict = ""  # `contract_check` reports it
     if conflict:
         yield Problem(model.where, conflict, "parameter_conflict")
+    stated_precision = model.config.metric_tags.get(PRECISION_TAG, report.precision)
+    if stated_precision != report.precision and version == model.served()[-1]:
+        yield Problem(
+            model.where,
+            f"metric_tags states the precision {stated_precision} to clients and metrics, but the artefact is in "
+            f"{report.precision}: {use_command(form.name, model.folder.parent, version=version.number)}, or correct "
+            "the entry",
+            "precision_differs",
+        )
     if gpus is None:
         gpus = context.gpus_of(model, report)
     served_with = context.served_with.get(form.backend)

@@ -92,6 +92,7 @@ def add_classifier(
     )
     settings = model_config.read(onnx / CONFIG)
     settings.name, settings.backend, settings.platform = name, record.backend, record.platform
+    settings.metric_tags[model_config.PRECISION_TAG] = report.get("precision", record.precisions[0])
     text_format.Merge(config, settings)
     for place, content in files.items():
         (folder / version / place).parent.mkdir(parents=True, exist_ok=True)

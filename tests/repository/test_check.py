@@ -327,6 +327,22 @@ def test_all_versions_that_are_served_come_from_one_recipe(repository):
     )
 
 
+def test_the_precision_in_the_config_is_that_of_the_newest_served_version(repository):
+    for number in ("2", "3"):
+        path = add_version(repository, number, "") / "model.json"
+        edit_report(path, precision="fp16")
+        (found,) = problems(repository)
+        assert (found.where, found.reason) == (f"{CLASSIFIER}/config.pbtxt", "precision_differs")
+        assert f"jpeg-build use onnx --version {number}" in found.message
+    # Of several, the newest counts; and who states none claims none.
+    append(CLASSIFIER, "version_policy { all { } }")(repository)
+    assert [each.reason for each in problems(repository)] == ["precision_differs"]
+    edit(repository / CLASSIFIER / "config.pbtxt", 'value: "fp32"', 'value: "fp16"')
+    assert problems(repository) == []
+    edit(repository / CLASSIFIER / "config.pbtxt", 'key: "precision"', 'key: "team"')
+    assert problems(repository) == []
+
+
 def of_another_recipe(repository, *, shape=True):
     """Let preprocess and postprocess come from another recipe: other pixels, other classes."""
     for name in (PREPROCESS, POSTPROCESS):
@@ -366,6 +382,7 @@ def test_an_artefact_of_another_recipe_is_built_from_the_repositorys_recipe(repo
     merge(CLASSIFIER, "", clear="model_warmup")(repository)
     (repository / CLASSIFIER / "labels.txt").write_text("cat\ndog\n")
     edit_report(repository / CLASSIFIER / "1/model.json", precision="int8")
+    edit(repository / CLASSIFIER / "config.pbtxt", 'value: "fp32"', 'value: "int8"')
     build = f"jpeg-build mine --backend onnx --precision int8 --model-repository {repository}"
     (found,) = problems(repository)
     assert found.message.endswith(f": build from mine: {build}")
@@ -450,6 +467,7 @@ def test_parameters_that_do_not_go_with_the_precision_are_refused(repository):
     (found,) = problems(repository)
     assert (found.where, found.reason) == ("classifier_openvino/config.pbtxt", "parameter_conflict")
     edit_report(version / "model.json", precision="fp32")
+    edit(version.parent / "config.pbtxt", 'value: "int8"', 'value: "fp32"')
     assert problems(repository) == []
 
 

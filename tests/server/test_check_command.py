@@ -203,5 +203,6 @@ def test_a_network_of_another_class_is_no_problem_of_the_check(changed):
     make_network(artefact, best=BEST + 1)
     make_report(artefact)
     assert check(changed).returncode == 0
-    edit(changed / CLASSIFIER / "1" / "model.json", '"fp32"', '"fp16"')
+    for file in (changed / CLASSIFIER / "1" / "model.json", changed / CLASSIFIER / "config.pbtxt"):
+        edit(file, '"fp32"', '"fp16"')
     assert check(changed, "--static").returncode == 0

@@ -126,6 +126,7 @@ def test_a_model_is_described(kind: str, url: str) -> None:
 
         found, other = asyncio.run(describe())
     assert (found.name, found.classifier, found.backend) == ("jpeg_classifier", "classifier_onnx", "onnxruntime")
+    assert found.precision == "fp32"
     assert (found.max_batch_size, found.classes) == (64, 1000)
     assert other.value.reason == "not_an_ensemble"
 

@@ -252,6 +252,7 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
                 management.load(model)
         classify_many(server, 10)
         grown(server, {}, ours(40 + PROBE_IMAGES, 1), "model", "version")
+        server.stop()
     log = (tmp_path / "triton.log").read_text()
     assert "metrics could not be updated" not in log
     assert "no metrics of its own" not in log
@@ -260,4 +261,16 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
 def test_a_server_without_metrics_serves(built_repository, tmp_path):
     for server in serve(built_repository, tmp_path / "triton.log", triton=["--allow-metrics=false"]):
         classify_many(server, 5)
+        server.stop()
     assert "Traceback" not in (tmp_path / "triton.log").read_text()
+
+
+def test_the_classifiers_own_metrics_have_its_precision(server):
+    stated = {
+        sample.labels["model"]: sample.labels.get("_precision")
+        for family in families(server)
+        for sample in family.samples
+        if sample.name.startswith("nv_inference_request_success")
+    }
+    assert stated["classifier_onnx"] == "fp32"
+    assert stated["preprocess"] is None

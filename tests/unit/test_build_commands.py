@@ -252,6 +252,24 @@ def test_going_back_to_a_version_of_another_precision_restores_its_settings(reci
     assert hint() == "YES"
 
 
+def test_the_config_states_the_precision_of_the_version_that_is_served(recipe, repository):
+    def stated():
+        return config_of(repository, "classifier_onnx").metric_tags["precision"]
+
+    where = ["--model-repository", str(repository)]
+    assert build(recipe, repository) == 0
+    assert stated() == "fp32"
+    assert build(recipe, repository, "--version", "2", "--precision", "fp16") == 0
+    assert stated() == "fp16"
+    # The newest is served, not the one that was built last.
+    assert build(recipe, repository, "--version", "1") == 0
+    assert stated() == "fp16"
+    assert main(["use", "onnx", "--version", "1", *where]) == 0
+    assert stated() == "fp32"
+    assert main(["use", "onnx", "--version", "newest", *where]) == 0
+    assert stated() == "fp16"
+
+
 def test_auto_goes_on_without_a_precision_that_cannot_be_built(recipe, repository, capsys, monkeypatch):
     from jpeg_build import precision
     from jpeg_build.errors import NetworkError

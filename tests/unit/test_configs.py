@@ -228,9 +228,9 @@ def test_engines_by_gpu_are_kept_beside_each_other_and_one_for_all_replaces_them
     config = configs.classifier_config(MOBILENET, FORMS["tensorrt"])
     for capability in ("8.0", "9.0"):
         engines = {capability: f"model_sm{capability.replace('.', '')}.plan"}
-        configs.apply_settings(config, ConfigSettings(on_gpu=True, max_batch=64, engines=engines))
+        configs.apply_settings(config, "fp32", ConfigSettings(on_gpu=True, max_batch=64, engines=engines))
     assert dict(config.cc_model_filenames) == {"8.0": "model_sm80.plan", "9.0": "model_sm90.plan"}
-    configs.apply_settings(config, ConfigSettings(on_gpu=True, max_batch=64))
+    configs.apply_settings(config, "fp32", ConfigSettings(on_gpu=True, max_batch=64))
     assert not config.cc_model_filenames
 
 
@@ -238,14 +238,14 @@ def test_an_engine_moves_its_instances_to_the_gpu_and_a_plain_network_back():
     config = configs.classifier_config(MOBILENET, FORMS["torch_tensorrt"])
     config.instance_group[0].count = 3
     engine, plain = ConfigSettings(on_gpu=True, max_batch=32), ConfigSettings()
-    configs.apply_settings(config, engine)
+    configs.apply_settings(config, "fp16", engine)
     assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, KIND_GPU)
     config.instance_group[0].gpus.append(1)
-    configs.apply_settings(config, plain, engine)
+    configs.apply_settings(config, "fp32", plain, engine)
     assert (config.instance_group[0].count, config.instance_group[0].kind) == (3, KIND_AUTO)
     # A classifier that may run on either stays where the user put it.
     config.instance_group[0].kind = KIND_GPU
-    configs.apply_settings(config, plain, plain)
+    configs.apply_settings(config, "fp32", plain, plain)
     assert config.instance_group[0].kind == KIND_GPU
 
 
@@ -265,7 +265,7 @@ def test_max_batch_size_follows_the_engine_unless_it_is_the_users(found, before,
     config = configs.classifier_config(MOBILENET, FORMS["tensorrt"])
     config.max_batch_size = found
     configs.apply_settings(
-        config, ConfigSettings(max_batch=now), None if before is None else ConfigSettings(max_batch=before)
+        config, "fp32", ConfigSettings(max_batch=now), None if before is None else ConfigSettings(max_batch=before)
     )
     assert config.max_batch_size == wanted
 
@@ -273,9 +273,9 @@ def test_max_batch_size_follows_the_engine_unless_it_is_the_users(found, before,
 def test_an_artefacts_parameters_come_and_go_with_it():
     config = configs.classifier_config(MOBILENET, FORMS["openvino"])
     config.parameters["NUM_STREAMS"].string_value = "2"
-    configs.apply_settings(config, ConfigSettings(parameters={"HINT_BF16": "YES"}))
+    configs.apply_settings(config, "fp32", ConfigSettings(parameters={"HINT_BF16": "YES"}))
     assert config.parameters["HINT_BF16"].string_value == "YES"
-    configs.apply_settings(config, ConfigSettings())
+    configs.apply_settings(config, "fp32", ConfigSettings())
     assert model_config.parameters(config) == {"NUM_STREAMS": "2"}
 
 
@@ -283,10 +283,10 @@ def test_a_parameter_that_was_edited_since_is_the_users():
     before = ConfigSettings(parameters={"PERFORMANCE_HINT": "LATENCY"})
     for text, kept in (("LATENCY", {}), ("THROUGHPUT", {"PERFORMANCE_HINT": "THROUGHPUT"})):
         config = configs.classifier_config(MOBILENET, FORMS["openvino"])
-        configs.apply_settings(config, before)
+        configs.apply_settings(config, "fp32", before)
         assert model_config.parameters(config) == {"PERFORMANCE_HINT": "LATENCY"}
         config.parameters["PERFORMANCE_HINT"].string_value = text
-        configs.apply_settings(config, ConfigSettings(), before)
+        configs.apply_settings(config, "fp32", ConfigSettings(), before)
         assert model_config.parameters(config) == kept
 
 

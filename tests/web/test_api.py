@@ -132,6 +132,7 @@ def test_the_models_are_described(http):
     assert model["name"] == ENSEMBLE
     assert model["ready"] is True
     assert (model["version"], model["classifier"], model["backend"]) == ("1", "classifier_onnx", "onnxruntime")
+    assert model["precision"] == "fp32"
     assert (model["classes"], model["max_batch_size"]) == (1000, 64)
 
 
