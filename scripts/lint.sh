@@ -19,4 +19,15 @@ mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclud
 for model in model_repository/*/1/model.py backends/*/model.py; do
   mypy --no-error-summary "$model"
 done
+# The page's JavaScript: its types, which are JSDoc comments, and its format.
+if [[ -x tests/web/node_modules/.bin/tsc && -x tests/web/node_modules/.bin/prettier ]]; then
+  npm run --silent --prefix tests/web check
+else
+  missing="the page's JavaScript is not checked: that needs npm ci --prefix tests/web"
+  if [[ ${JPEG_REQUIRE_TOOLS:-} == 1 ]]; then
+    echo "lint: $missing, and JPEG_REQUIRE_TOOLS is 1" >&2
+    exit 1
+  fi
+  echo "lint: $missing" >&2
+fi
 echo "lint: nothing found"

@@ -32,7 +32,11 @@ _GATEWAY_LOST = re.compile("reset reason: (?:connection termination|remote reset
 _QUEUE_FULL = "maximum queue size"
 _DROPPED = re.compile("request timeout expired", re.IGNORECASE)
 _NOT_LOADED = "has no available versions"
+_NO_SUCH_MODEL = ("404", "NOT_FOUND")
 _WORKER_DIED = re.compile("Stub process .* is not healthy")
+
+# The message of this project's model postprocess about k, which carries no code.
+_INVALID_K = re.compile(r"^k must be ")
 
 # The end of a message of this project's models: the reason code.
 _CODE = re.compile(r" \[([a-z_]+)\]$")
@@ -109,6 +113,14 @@ def _refused(url: str, status: str, message: str) -> RequestRefused | ServerUnav
     if message.endswith(_NOT_LOADED):  # a server that is about to end, or whose operator swaps the model
         return ServerUnavailable(f"{url} does not serve the model now ({message})", reason="model_not_ready")
     words, code = split_code(_without_ensemble(message))
+    if code is None and status in _NO_SUCH_MODEL:
+        return RequestRefused(
+            f"{url} serves no model of this name ({words}): correct the name (model=, --model), or load the model",
+            status,
+            reason="unknown_model",
+        )
+    if code is None and _INVALID_K.match(words):
+        code = "invalid_k"
     return RequestRefused(words, status, reason=code)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 
 from jpeg_client.errors import (
     CertificateRefused,
@@ -36,9 +35,7 @@ log = logging.getLogger(__name__)
 
 MIN_RETRY_AFTER_S = 1
 
-# The model postprocess refuses k with a message, without a code.
-_INVALID_K = re.compile(r"^k must be ")
-_NOT_FOUND = ("404", "NOT_FOUND")
+_NO_SUCH_MODEL = frozenset({"not_found", "unknown_model"})
 # Refusals that concern this application, not its client.
 _OURS = frozenset({"api_key_required", "api_key_rejected", "forbidden", "unsupported", "unexpected_response"})
 # Faults of the server or its classifier that an image's error can have (jpeg_contract.image_errors).
@@ -84,10 +81,10 @@ def from_client_error(error: JpegClientError | InvalidArgument) -> RequestFailed
             )
         case RequestRefused() if reason == "request_too_large":
             return RequestFailed(413, reason, "the server refuses so long a request: send fewer or smaller images")
-        case RequestRefused() if reason == "not_found" or error.status in _NOT_FOUND:
+        case RequestRefused() if reason in _NO_SUCH_MODEL:
             return RequestFailed(404, "unknown_model", "the server has no such model: GET /models lists them")
         case RequestRefused() if reason not in _OURS:
-            return RequestFailed(400, "invalid_k" if _INVALID_K.match(str(error)) else reason, str(error))
+            return RequestFailed(400, reason, str(error))
         case ServerTimeout():
             return RequestFailed(504, reason, "the server did not respond in time: try again, with fewer images")
         case ProtocolMismatch() | InvalidResponse() | CertificateRefused() | RequestRefused():

@@ -317,8 +317,9 @@ def test_exit_statuses(url: str, tmp_path: Path) -> None:
     coffee = PHOTOS / "coffee.jpg"
     gone = classify("--url", NOBODY, "--timeout-s", "1", coffee)
     assert (gone.returncode, "[server_unavailable]" in gone.stderr) == (SERVER_GONE, True)
-    refused = classify("--url", url, coffee, "--model", "nothing")
-    assert refused.returncode == SERVER_GONE
+    for options, reason in ((("--model", "nothing"), "unknown_model"), (("-k", "1001"), "invalid_k")):
+        refused = classify("--url", url, coffee, *options)
+        assert (refused.returncode, refused.stderr.rstrip().endswith(f"[{reason}]")) == (SERVER_GONE, True), options
     device = classify("--url", url, coffee, "--to", "/dev/full", "--output", "jsonl", "--resume")
     assert (device.returncode, "[invalid_call]" in device.stderr) == (WRONG_CALL, True)
     limited = run(
@@ -404,7 +405,7 @@ def test_doctor_names_what_is_wrong(url: str, server: TritonServer) -> None:
             ("grpc://nowhere.invalid:1", [], 1, "unknown_host"),
             (f"http://{server.grpc_address}", [], 2, None),
             (f"http://127.0.0.1:{silent.getsockname()[1]}", ["--timeout-s", "1"], 2, "server_timeout"),
-            (url, ["--model", "nothing"], 3, "request_refused"),
+            (url, ["--model", "nothing"], 3, "unknown_model"),
         ):
             done = classify("doctor", "--url", address, "--json", *options)
             found = json.loads(done.stdout)

@@ -101,10 +101,10 @@ def test_an_image_that_cannot_be_read_is_its_own_error(kind: str, url: str, tmp_
 
 @kinds
 def test_a_request_for_an_unknown_model_or_a_wrong_k_is_refused(kind: str, url: str) -> None:
-    with pytest.raises(RequestRefused):
-        classified(kind, url, COFFEE, 1001)
-    with pytest.raises(RequestRefused):
-        classified(kind, url, COFFEE, model="nothing")
+    for refused_call, reason in (({"k": 1001}, "invalid_k"), ({"model": "nothing"}, "unknown_model")):
+        with pytest.raises(RequestRefused) as refused:
+            classified(kind, url, COFFEE, **refused_call)
+        assert refused.value.reason == reason
     with pytest.raises(InvalidArgument):
         classified(kind, url, COFFEE, timeout_s=0)
 

@@ -12,37 +12,21 @@ import pytest
 from jpeg_client import Client
 from jpeg_client.command.inputs import Inputs
 from jpeg_serve import TritonServer
-from moto.server import ThreadedMotoServer
+from object_store import s3_server
 from support import PHOTOS, photo, run_module
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
-    """A bucket `photos` on an S3 server on this machine; yields the environment of its clients."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        environment = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        store = fsspec.filesystem(
-            "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], key="test", secret="test", skip_instance_cache=True
-        )
-        store.mkdir("photos")
-        for key, data in (
-            ("a.jpg", photo("coffee")),
-            ("deep/b.JPG", photo("china")),
-            ("deep/broken.jpg", b"no JPEG"),
-            ("deep/notes.txt", b"text"),
-        ):
-            store.pipe_file(f"photos/{key}", data)
+    """A bucket `photos`; yields the environment of its clients."""
+    objects = {
+        "a.jpg": photo("coffee"),
+        "deep/b.JPG": photo("china"),
+        "deep/broken.jpg": b"no JPEG",
+        "deep/notes.txt": b"text",
+    }
+    with s3_server("photos", objects) as environment:
         yield environment
-    finally:
-        server.stop()
 
 
 def rows_of(server: TritonServer, environment: dict[str, str], *arguments: str) -> tuple[int, list[dict[str, Any]]]:

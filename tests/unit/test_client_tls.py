@@ -139,14 +139,13 @@ NOT_TRITON = None  # a page, which is not shown
         ("418", NOT_TRITON, RequestRefused, "unexpected_response", "418"),
         ("404", NOT_TRITON, RequestRefused, "not_found", "https://here"),
         ("404", "this gateway has nothing at that path", RequestRefused, "not_found", "nothing at that path"),
-        (
-            "404",
-            "Request for unknown model: 'x'",
-            RequestRefused,
-            "request_refused",
-            "^Request for unknown model: 'x'$",
-        ),
-        ("400", "in ensemble 'a', k must be", RequestRefused, "request_refused", "^k must be$"),
+        ("404", "Request for unknown model: 'x' is not found", RequestRefused, "unknown_model", "'x'"),
+        ("404", "Not Found", RequestRefused, "unknown_model", "https://here"),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found", RequestRefused, "unknown_model", "'x'"),
+        ("400", "in ensemble 'a', k must be 1", RequestRefused, "invalid_k", "^k must be 1$"),
+        ("INVALID_ARGUMENT", "in ensemble 'a', k must be 1", RequestRefused, "invalid_k", "^k must be 1$"),
+        ("400", "in ensemble 'a', k must be 1 [other]", RequestRefused, "other", "^k must be 1$"),
+        ("400", "the k must be", RequestRefused, "request_refused", "^the k must be$"),
     ],
 )
 def test_an_error_response_maps_to_an_exception(

@@ -2,11 +2,11 @@
 
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from debian_tools import tool
 from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.options import ServerOptions
 from jpeg_serve.unit import unit_text
@@ -80,14 +80,14 @@ def test_the_user_can_be_chosen():
     assert settings(unit_text(ServerOptions(), {}, user="triton"))["User"] == "triton"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian's package systemd)")
 def test_systemd_takes_the_unit_and_finds_it_little_exposed(installed_in_opt, tmp_path):
+    analyze = tool("systemd-analyze", "systemd")
     unit = tmp_path / "jpeg-serve.service"
     unit.write_text(unit_text(ServerOptions(model_repository=Path("/srv/models")), {}, user="daemon"))
-    verified = run("systemd-analyze", "verify", unit)
+    verified = run(analyze, "verify", unit)
     assert (verified.returncode, verified.stdout) == (0, ""), verified.stderr
     assert str(unit) not in verified.stderr, verified.stderr
-    rated = run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
+    rated = run(analyze, "security", "--offline=true", "--no-pager", unit)
     exposure = re.search(r"Overall exposure level for jpeg-serve\.service: ([\d.]+)", rated.stdout)
     assert exposure, rated.stderr
     assert float(exposure[1]) <= MOST_EXPOSURE

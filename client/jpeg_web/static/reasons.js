@@ -23,6 +23,7 @@ const REASONS = {
   internal: ["The server failed at this image.", OPERATOR],
   worker_died: ["The server failed at this image.", OPERATOR],
   invalid_k: ["The model does not have that many labels.", "Choose fewer labels per photo, and retry."],
+  unknown_model: ["The server does not serve this model.", "Choose another model, and retry."],
   server_timeout: ["The server did not answer in time.", "Retry when it is less busy."],
   unreachable: ["The server closed the connection, several times.", SCALE_DOWN],
   file_unreadable: ["The browser cannot read the file any more.", "It was moved or changed: choose it again."],
