@@ -29,7 +29,8 @@ class ServeError(ReasonedError):
 class PrerequisiteError(ServeError):
     """This machine lacks something; the message names the package that provides it.
 
-    Reasons: no_tritonserver, python_unsupported, libpython_missing, cache_not_writable.
+    Reasons: no_tritonserver, python_unsupported, libpython_missing, cache_not_writable,
+    invalid_key_file.
     """
 
     reason = "prerequisite_missing"

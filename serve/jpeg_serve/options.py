@@ -64,6 +64,8 @@ class ServerOptions(LoadOptions):
             what the server begins in one second if that is more.
         behind_gateway: State that only a gateway, or a port published on 127.0.0.1, reaches this server: a single
             request can end a Triton before 26.07, which listens beyond loopback only with this.
+        shared_memory_key_file: File with the key that opens shared memory to clients of this machine, for those that
+            send pixels; by default the key of management does.
         log_format: Of the lines on stderr: text, or json with one object a line.
         triton: Further options of tritonserver; they come last and win.
     """
@@ -77,6 +79,7 @@ class ServerOptions(LoadOptions):
     trace_rate: Annotated[int, Parameter(validator=natural)] = 1
     max_waiting: Annotated[int, Parameter(validator=natural)] = 0
     behind_gateway: bool = False
+    shared_memory_key_file: Path | None = None
     log_format: LogFormat = "text"
     triton: Annotated[Sequence[str], Parameter(parse=False)] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import http.client
 import os
 import re
@@ -38,8 +37,10 @@ from jpeg_serve.logs import OPTIONS_WITHOUT_GPU, expected_without_gpu, format_tr
 from jpeg_serve.machine import ServedWith, backends_folder, this_machine
 from jpeg_serve.management import restricted_protocols
 from jpeg_serve.options import ServerOptions
+from jpeg_serve.parent_death import terminate_with_parent
 from jpeg_serve.probe import DEFAULT_TIMEOUT_S, ProbeResult, probe
 from jpeg_serve.queue_bound import QueueBound
+from jpeg_serve.restrictions import restriction_arguments
 from jpeg_serve.serving_backends import ServedClassifier
 from jpeg_serve.tracing import trace_arguments
 from jpeg_serve.triton_metrics import read_metrics
@@ -61,7 +62,6 @@ _FAILURES = (
 # The consequence for an ensemble, or its own reason.
 _ENSEMBLE_FAILURES = (re.compile(rf"Invalid argument: (?:in )?ensemble '?([^ ',]+)'?,? {_REASON}"),)
 
-_PR_SET_PDEATHSIG = 1
 _MOST_OPEN_FILES = 1 << 20  # where the system sets no bound: Linux's default for a process (fs.nr_open)
 _LAST_LINES = 400
 _SHOWN_LINES = 8
@@ -532,11 +532,7 @@ def _arguments(
         *(trace_arguments(options.trace_to, options.trace_rate) if options.trace_to else ()),
         *(() if has_gpu else OPTIONS_WITHOUT_GPU),
     ]
-    # A client that may load models may run any code, and a web page in a browser on this machine reaches loopback, too:
-    # management needs a key, which `jpeg-serve reload` of this user finds. It keeps out web pages and other machines,
-    # but not other users of this machine, who can read the command line. Users can set keys of their own.
-    key = f"model-repository,shared-memory,trace,logging:admin-key={secrets.token_hex(16)}"
-    arguments += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
+    arguments += restriction_arguments(options.shared_memory_key_file)
     # These may be repeated, and each sets something else.
     replaceable = options.names_of_triton - {"--backend-config", "--metrics-config", "--trace-config"}
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
@@ -545,16 +541,16 @@ def _arguments(
 def _prepare_child() -> Callable[[], None]:
     """Return the preparation of the child process, before it becomes tritonserver.
 
-    It gets SIGTERM when this process is killed, so that no server runs without its owner. And it may open as many files
-    as the system allows: beyond the default 1024, the kernel would accept connections that are never served.
+    It ends with this process. And it may open as many files as the system allows: beyond the default 1024, the kernel
+    would accept connections that are never served.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    end_with_parent = terminate_with_parent()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
     open_files = (max(soft, most) if soft != resource.RLIM_INFINITY else soft, hard)
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
     return prepare

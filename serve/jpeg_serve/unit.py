@@ -37,10 +37,16 @@ def unit_text(
         PrerequisiteError: The repository's path cannot stand in a unit.
     """
     repository = options.model_repository.resolve()
-    options = replace(options, model_repository=repository, backends=options.backends and options.backends.resolve())
+    options = replace(
+        options,
+        model_repository=repository,
+        backends=options.backends and options.backends.resolve(),
+        shared_memory_key_file=options.shared_memory_key_file and options.shared_memory_key_file.resolve(),
+    )
     command = _quoted([*_program(), "run", *_arguments(options, more)])
     reload = _quoted([*_program(), "reload", "--model-repository", str(repository)])
-    paths = [repository, Path(sys.prefix), Path(sys.base_prefix), *([options.backends] if options.backends else [])]
+    chosen = [path for path in (options.backends, options.shared_memory_key_file) if path is not None]
+    paths = [repository, Path(sys.prefix), Path(sys.base_prefix), *chosen]
     in_home = any(path.is_relative_to(home) for path in paths for home in _HOMES)
     lines = [
         f"# Written by {COMMAND} unit. Install it as /etc/systemd/system/{COMMAND}.service, then:",

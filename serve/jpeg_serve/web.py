@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import re
 import signal
@@ -20,6 +19,7 @@ from jpeg_contract.tensors import ENSEMBLE
 from jpeg_serve import ports
 from jpeg_serve.errors import PortError, PrerequisiteError, ServeError
 from jpeg_serve.options import ServerOptions
+from jpeg_serve.parent_death import terminate_with_parent
 
 if TYPE_CHECKING:
     from jpeg_serve.models import Model
@@ -40,7 +40,6 @@ _SHORT_LIFE_S = 5.0
 # After so many early deaths in a row it is started no more; the servers go on.
 _MOST_EARLY_DEATHS = 20
 _END_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 def require_web(options: ServerOptions, port: int) -> None:
@@ -147,7 +146,6 @@ class WebApplication:
 
     def _run_once(self) -> int:
         """Run it until it ends, hand its lines on, and return its exit status."""
-        libc = ctypes.CDLL(None, use_errno=True)
         with subprocess.Popen(
             self._command(),
             stdin=subprocess.DEVNULL,
@@ -157,8 +155,7 @@ class WebApplication:
             errors="replace",
             # A session of its own: Ctrl-C reaches it through this process only.
             start_new_session=True,
-            # It ends with this process, also if that is killed.
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509  # one system call
+            preexec_fn=terminate_with_parent(),  # noqa: PLW1509  # one system call, in a library that is loaded already
         ) as process:
             self._process = process
             if self._ending.is_set():  # `stop` found no process

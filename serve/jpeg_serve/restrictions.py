@@ -1,0 +1,55 @@
+"""The keys that open Triton's restricted calls: management, and shared memory.
+
+Whoever may load models may run any code, and a web page in a browser on this machine reaches loopback, too. So
+management needs a key, which `jpeg-serve reload` of this user finds. It keeps out web pages and other machines, but not
+other users of this machine, who can read the command line. Users can set keys of their own.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+from jpeg_serve.errors import PrerequisiteError
+
+_MANAGEMENT = "model-repository,trace,logging"
+_SHARED_MEMORY = "shared-memory"
+# Triton separates protocols, name and value by : and =. Long enough that nobody guesses it.
+_KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")
+_MOST_BYTES = 4096
+
+
+def restriction_arguments(shared_memory_key_file: Path | None) -> list[str]:
+    """Return tritonserver's options that restrict calls.
+
+    Args:
+        shared_memory_key_file: Holds the key of clients that share memory; None leaves it to the key of management.
+
+    Raises:
+        PrerequisiteError: The file cannot be read, or holds no key.
+    """
+    management = f"admin-key={secrets.token_hex(16)}"
+    if shared_memory_key_file is None:
+        groups = [f"{_MANAGEMENT},{_SHARED_MEMORY}:{management}"]
+    else:
+        key = _read_key(shared_memory_key_file)
+        groups = [f"{_MANAGEMENT}:{management}", f"{_SHARED_MEMORY}:{_SHARED_MEMORY}-key={key}"]
+    return [f"--{option}={group}" for option in ("http-restricted-api", "grpc-restricted-protocol") for group in groups]
+
+
+def _read_key(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            key = stream.read(_MOST_BYTES).decode("latin-1").strip()
+    except OSError as error:
+        raise PrerequisiteError(
+            f"{file}, of --shared-memory-key-file, cannot be read: {error.strerror}", reason="invalid_key_file"
+        ) from error
+    if _KEY.fullmatch(key) is None:
+        raise PrerequisiteError(
+            f"{file}, of --shared-memory-key-file, holds no key: write one line of 16 to 256 letters, digits and "
+            "any of . _ ~ - into it, for example by: openssl rand -hex 32",
+            reason="invalid_key_file",
+        )
+    return key
