@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         TooManyRequests,
     )
     from jpeg_client.images import Image
+    from jpeg_client.pixel_client import PixelClient
     from jpeg_client.prediction import Classified, Prediction, StepTimes
+    from jpeg_client.shared_memory import SharedMemoryError
 
 _MODULES = {
     "AsyncClient": "async_client",
@@ -44,10 +46,12 @@ _MODULES = {
     "InvalidResponse": "errors",
     "JpegClientError": "errors",
     "ModelDescription": "description",
+    "PixelClient": "pixel_client",
     "Prediction": "prediction",
     "ProtocolMismatch": "errors",
     "RequestLost": "errors",
     "RequestRefused": "errors",
+    "SharedMemoryError": "shared_memory",
     "ServerTimeout": "errors",
     "ServerUnavailable": "errors",
     "StepTimes": "prediction",
@@ -64,12 +68,14 @@ __all__ = [
     "InvalidResponse",
     "JpegClientError",
     "ModelDescription",
+    "PixelClient",
     "Prediction",
     "ProtocolMismatch",
     "RequestLost",
     "RequestRefused",
     "ServerTimeout",
     "ServerUnavailable",
+    "SharedMemoryError",
     "StepTimes",
     "TooManyRequests",
 ]

@@ -34,9 +34,9 @@ class AsyncClient(ClientSettings):
     request has its own, 64 at most. A cancelled task does not wait for its response.
     """
 
-    def _open(self, address: Address, credentials: Credentials, *, send_deadline: bool) -> None:
+    def _open(self, address: Address, credentials: Credentials) -> None:
         self._transport = _open_transport(address, credentials)
-        self._transport.sends_deadline = send_deadline
+        self._transport.sends_deadline = self._sends_deadline
 
     async def __aenter__(self) -> AsyncClient:
         return self

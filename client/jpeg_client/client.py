@@ -63,9 +63,9 @@ class Client(ClientSettings):
         OSError: A file cannot be read.
     """
 
-    def _open(self, address: Address, credentials: Credentials, *, send_deadline: bool) -> None:
+    def _open(self, address: Address, credentials: Credentials) -> None:
         self._transport = open_transport(address, credentials)
-        self._transport.sends_deadline = send_deadline
+        self._transport.sends_deadline = self._sends_deadline
 
     def __enter__(self) -> Client:
         return self

@@ -6,6 +6,7 @@ JpegClientError
 │   ├── InvalidResponse    the response does not fit the request
 │   └── ProtocolMismatch   the server at the address speaks another protocol
 ├── ServerTimeout          no response within the timeout
+├── SharedMemoryError      memory cannot be shared with the server (jpeg_client.shared_memory)
 ├── CertificateRefused     the server's certificate is not trusted
 └── RequestRefused         the server or its gateway refuses the whole request
     └── TooManyRequests    the request rate exceeds the limit

@@ -112,7 +112,7 @@ def _whole(request: Request) -> Plan:
             return [Prediction.failed(failure[1], reason)]
         # All images failed, but the server lists the first causes only.
         return (yield from _one_by_one(_whole, images, request.max_lost))
-    return _predictions(outputs)
+    return predictions_of(outputs)
 
 
 def _isolated(request: Request) -> Plan:
@@ -147,7 +147,8 @@ def _one_by_one(
     return predictions
 
 
-def _predictions(outputs: EnsembleOutputs) -> list[Prediction]:
+def predictions_of(outputs: EnsembleOutputs) -> list[Prediction]:
+    """Return the predictions of a response, one for each image."""
     predictions = []
     for number, (error,) in enumerate(outputs.errors):
         if error:

@@ -51,10 +51,11 @@ class ClientSettings(ABC):
             certificate_key=certificate_key,
         )
         self._batch_sizes: dict[str, int] = {}
-        self._open(address, credentials, send_deadline=send_deadline)
+        self._sends_deadline = send_deadline
+        self._open(address, credentials)
 
     @abstractmethod
-    def _open(self, address: Address, credentials: Credentials, *, send_deadline: bool) -> None:
+    def _open(self, address: Address, credentials: Credentials) -> None:
         """Open the transport; nothing is sent."""
 
     def _timeout(self, timeout_s: float | None) -> float:

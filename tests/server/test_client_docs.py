@@ -89,11 +89,14 @@ def check_output(printed: str, shown: str) -> None:
     assert numbers == pytest.approx(shown_numbers, abs=0.01)
 
 
-def printed_by_program(text: str) -> str:
-    """Run a program in this process, where warnings are errors; return its standard output."""
+def printed_by_program(text: str, names: dict[str, object]) -> str:
+    """Run a program in this process, where warnings are errors; return its standard output.
+
+    names: of the programs before it in its section; its own are added.
+    """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(text, "docs/client.md", "exec"), {"__name__": "__main__"})
+        exec(compile(text, "docs/client.md", "exec"), names)
     return printed.getvalue()
 
 
@@ -149,6 +152,7 @@ def test_the_blocks_of_a_section_print_what_the_page_shows(
     shutil.copytree(PHOTOS, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     port = str(free_port("127.0.0.1"))
+    names: dict[str, object] = {"__name__": "__main__"}
     for block in RUN[section]:
         if not block.runs:
             continue
@@ -159,7 +163,7 @@ def test_the_blocks_of_a_section_print_what_the_page_shows(
         if file := _FILE.match(text):
             (tmp_path / file[1]).write_text(text)
         elif block.language == "python":
-            check_output(printed_by_program(text), shown)
+            check_output(printed_by_program(text, names), shown)
         else:
             if "curl " in commands:
                 tool("curl", "curl")
