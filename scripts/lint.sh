@@ -15,8 +15,8 @@ mypy contract/jpeg_contract preprocess/jpeg_preprocess postprocess/jpeg_postproc
   scripts/demo.py scripts/renew_configs.py scripts/hatch_build.py bench/classifiers.py bench/decode_cost.py bench/shared_memory.py bench/web_cost.py bench/comparison/*.py bench/faults/*.py deploy/image/sbom.py
 # Tests take fixtures of every type: their bodies are checked, their signatures may be left open.
 mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclude tests/repository/assets tests
-# Each of these is a program of its own, named as Triton wants it: one by one, or their names would collide.
-for model in model_repository/*/1/model.py backends/*/model.py; do
+# Each of these is a program of its own, some named as Triton wants it: one by one, or their names would collide.
+for model in model_repository/*/1/model.py backends/*/model.py examples/*/*.py; do
   mypy --no-error-summary "$model"
 done
 # The page's JavaScript: its types, which are JSDoc comments, and its format.

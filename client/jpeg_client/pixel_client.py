@@ -244,9 +244,9 @@ def _check_pixels(pixels: Any, target: _Target, kind: Kind | None) -> None:
             f"{target.classifier} takes pixels of {wanted}, N at least 1, and not {shape} {dtype}",
             reason="invalid_pixels",
         )
-    if kind != "cuda" and not isinstance(pixels, np.ndarray):
+    if kind != "cuda" and hasattr(pixels, "__cuda_array_interface__"):
         raise InvalidArgument(
-            f'pixels on a GPU need PixelClient(shared_memory="cuda"), and here is an array of {type(pixels).__name__}',
+            'these pixels are on a GPU: use PixelClient(shared_memory="cuda"), or copy them to the host',
             reason="invalid_pixels",
         )
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jpeg_client.errors import JpegClientError, RequestRefused
+from jpeg_client.errors import InvalidArgument, JpegClientError, RequestRefused
 
 Kind = Literal["system", "cuda"]
 
@@ -124,6 +124,7 @@ class SystemRegion(Region):
 
     def write(self, pixels: Any) -> None:
         """See Region."""
+        pixels = np.asarray(pixels)
         np.frombuffer(self._memory, np.uint8, pixels.size).reshape(pixels.shape)[...] = pixels
 
     def _free(self) -> None:
@@ -165,10 +166,15 @@ class CudaRegion(Region):
 
     def write(self, pixels: Any) -> None:
         """See Region. Arrays of CuPy and tensors of PyTorch stay on the GPU."""
-        if hasattr(pixels, "__cuda_array_interface__"):
-            self._cuda.set_shared_memory_region_from_dlpack(self._memory, [pixels])
-        else:
-            self._cuda.set_shared_memory_region(self._memory, [np.ascontiguousarray(pixels)])
+        try:
+            if hasattr(pixels, "__cuda_array_interface__"):
+                self._cuda.set_shared_memory_region_from_dlpack(self._memory, [pixels])
+            else:
+                self._cuda.set_shared_memory_region(self._memory, [np.ascontiguousarray(pixels)])
+        except self._cuda.CudaSharedMemoryException as error:
+            raise InvalidArgument(
+                f"the pixels cannot be copied to GPU {self.device}: {error}", reason="invalid_pixels"
+            ) from error
 
     def _free(self) -> None:
         self._cuda.destroy_shared_memory_region(self._memory)

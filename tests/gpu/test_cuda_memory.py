@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from conftest import serve
-from jpeg_client import PixelClient
+from jpeg_client import InvalidArgument, PixelClient
 from jpeg_client import shared_memory as regions
 from jpeg_contract.report import Requirements
 from jpeg_serve.state import find_at
@@ -121,6 +121,11 @@ def test_arrays_of_the_host_and_of_the_gpu_get_the_same_logits_as_messages(url, 
         labels = memory.classify(pixels, k=1)
         assert [each.indices[0] for each in labels] == reference(weights, pixels).argmax(axis=1).tolist()
         assert len(registered()) == 1
+        for client, wrong in ((memory, cupy.asarray(pixels)[:, ::-1]), (messages, cupy.asarray(pixels))):
+            with pytest.raises(InvalidArgument) as error:
+                client.logits(wrong)
+            assert error.value.reason == "invalid_pixels"
+        assert np.array_equal(memory.logits(pixels), expected)
     assert registered() == set()
 
 

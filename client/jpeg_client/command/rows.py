@@ -190,16 +190,9 @@ def to_parquet(journal: Path, target: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("image", pa.string()),
-            ("labels", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float32())),
-            ("indices", pa.list_(pa.int32())),
-            ("error", pa.string()),
-            ("reason", pa.string()),
-        ]
-    )
+    from jpeg_client.arrow import PREDICTION_FIELDS
+
+    schema = pa.schema([("image", pa.string()), *PREDICTION_FIELDS])
     aside = target.with_name(f".{target.name}.writing")
     try:
         with journal.open("rb") as lines, pq.ParquetWriter(aside, schema) as writer:
