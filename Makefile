@@ -5,6 +5,10 @@ VENV ?= .venv
 TENSORFLOW_VENV ?= .venv-tensorflow
 BATCH_VENV ?= .venv-batch
 RECIPE ?= mobilenet_v2
+# Tests that run two at once: they measure no time, apply no load, and need neither a server nor a build of the session.
+BESIDE := tests/wheel tests/coverage_fuzz $(patsubst %,tests/server/test_%.py,own_network int8_in_batches error_texts \
+  pytorch_backend sixth_form private_files) $(filter-out %/test_committed.py %/test_precision.py,$(wildcard \
+  tests/repository/test_*.py tests/unit/test_*.py))
 BIN := $(VENV)/bin
 export VENV
 # Builds a classifier, if there is none yet.
@@ -34,7 +38,14 @@ check: setup ## check the model repository, and load it once
 	@$(BIN)/jpeg-serve check
 
 test: setup-dev ## all tests, with a real tritonserver; TEST="tests/unit -k topk" chooses
+ifdef TEST
 	@$(BIN)/pytest $(TEST)
+else
+	@status=0; \
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(BESIDE) || status=$$?; \
+	$(BIN)/pytest $(addprefix --ignore=,$(BESIDE)) || status=$$?; \
+	exit $$status
+endif
 
 test-faults: setup-dev ## inject faults into a server under load, every answer checked; some ten minutes
 	@$(BIN)/pytest tests/faults $(TEST)

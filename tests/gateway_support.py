@@ -23,7 +23,7 @@ from debian_tools import tool
 from jpeg_serve import TritonServer
 from jpeg_serve.ports import free_port
 from PIL import Image
-from support import ROOT, SMALL_RECIPE, copy_committed_repository, encode, photo, run, run_module, small_network
+from support import ROOT, encode, photo, run
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.http import InferenceServerClient
 
@@ -40,19 +40,8 @@ def small_jpeg() -> bytes:
 
 
 def tiny_jpeg() -> bytes:
-    """Return an image of 64 by 64 pixels, for the network of `tiny_repository`."""
+    """Return an image of 64 by 64 pixels, for the network of `small_repository`."""
     return encode(Image.open(io.BytesIO(photo("coffee"))).resize((64, 64)))
-
-
-def tiny_repository(folder: Path) -> Path:
-    """Build a repository whose network needs next to no time, so that a load falls on the servers' front ends."""
-    repository = folder / "model_repository"
-    copy_committed_repository(repository)
-    (folder / "small.toml").write_text(SMALL_RECIPE)
-    small_network(folder)
-    done = run_module("jpeg_build", folder / "small.toml", "--model-repository", repository)
-    assert done.returncode == 0, done.stderr
-    return repository
 
 
 def ports_of(server: TritonServer) -> str:

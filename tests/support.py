@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +82,14 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text, f"{old!r} is not in {path}"
     path.write_text(text.replace(old, new))
+
+
+def copy_classifier(repository: Path, name: str) -> Path:
+    """Copy the demo classifier under another name; return its folder."""
+    folder = repository / name
+    shutil.copytree(repository / "classifier_onnx", folder)
+    edit(folder / "config.pbtxt", '"classifier_onnx"', f'"{name}"')
+    return folder
 
 
 def wait_for_batches(model: Path, size: int, *, seconds: int) -> None:
@@ -244,7 +253,7 @@ def opened(recipe: Any, form: Any, emitted: Any, *, on_cpu: bool = False) -> Ite
         parameters=dict(emitted.parameters),
         engines={capability: name} if capability and name != form.artefact else {},
     )
-    configs.apply_settings(config, settings)
+    configs.apply_settings(config, form.precisions[0], settings)  # metrics show it, and loaders do not read it
     if on_cpu and config.instance_group[0].kind == KIND_AUTO:
         config.instance_group[0].kind = KIND_CPU
     with open_isolated(serving_args(config, emitted.artefact.parent)) as run:

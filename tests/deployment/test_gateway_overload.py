@@ -5,6 +5,7 @@ The network is tiny, so that the load falls on the gateway and on Triton's front
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 from conftest import serve
 from debian_tools import tool
 from gateway_load import storm
-from gateway_support import INFER, RAW_HEADERS, Gateway, infer_request, ports_of, stub, tiny_jpeg, tiny_repository
+from gateway_support import INFER, RAW_HEADERS, Gateway, infer_request, ports_of, stub, tiny_jpeg
 from google.protobuf import text_format
 from jpeg_contract import model_config
 from jpeg_serve import TritonServer
@@ -28,13 +29,8 @@ protocols = pytest.mark.parametrize("protocol", ["http", "grpc"])
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_repository(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def quick(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    yield from serve(tiny, tmp_path_factory.mktemp("quick") / "triton.log")
+def quick(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    yield from serve(small_repository, tmp_path_factory.mktemp("quick") / "triton.log")
 
 
 @contextmanager
@@ -45,15 +41,26 @@ def edited(model: Path) -> Iterator[Any]:
     (model / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
-@contextmanager
-def waiting_server(folder: Path, *, most_in_queue: int) -> Iterator[TritonServer]:
-    """Serve the tiny network; `preprocess` waits two seconds for a batch of 64, with a queue of a given length."""
-    repository = tiny_repository(folder)
+def waiting_server(small_repository: Path, folder: Path, *, most_in_queue: int) -> Iterator[TritonServer]:
+    """Serve the small network; `preprocess` waits two seconds for a batch of 64, with a queue of a given length."""
+    repository = shutil.copytree(small_repository, folder / "model_repository")
     with edited(repository / "preprocess") as config:
         config.dynamic_batching.preferred_batch_size[:] = [64]
         config.dynamic_batching.max_queue_delay_microseconds = 2_000_000
         config.dynamic_batching.default_queue_policy.max_queue_size = most_in_queue
     yield from serve(repository, folder / "triton.log")
+
+
+@pytest.fixture(scope="module")
+def patient(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Keep each request for two seconds."""
+    yield from waiting_server(small_repository, tmp_path_factory.mktemp("patient"), most_in_queue=1000)
+
+
+@pytest.fixture(scope="module")
+def full(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Keep two requests for two seconds, and refuse others meanwhile."""
+    yield from waiting_server(small_repository, tmp_path_factory.mktemp("full"), most_in_queue=2)
 
 
 def send(gateway: Gateway, protocol: str, length: int = 0, *, chunked: bool = False) -> tuple[str, str, str, float]:
@@ -91,11 +98,10 @@ LARGE = 5_000_000
 
 
 @protocols
-def test_more_than_a_server_may_have_is_refused_at_once(tmp_path: Path, protocol: str) -> None:
+def test_more_than_a_server_may_have_is_refused_at_once(patient: TritonServer, protocol: str) -> None:
     """Two servers' worth: each takes two requests, which wait two seconds in it."""
     with (
-        waiting_server(tmp_path, most_in_queue=1000) as server,
-        Gateway([ports_of(server)], {"SERVER_OPEN_REQUESTS": 2}) as gateway,
+        Gateway([ports_of(patient)], {"SERVER_OPEN_REQUESTS": 2}) as gateway,
         ThreadPoolExecutor(2) as pool,
     ):
         accepted = [pool.submit(send, gateway, protocol) for _ in range(2)]
@@ -110,11 +116,10 @@ def test_more_than_a_server_may_have_is_refused_at_once(tmp_path: Path, protocol
 
 
 @protocols
-def test_large_bodies_have_a_bound_of_their_own(tmp_path: Path, protocol: str) -> None:
+def test_large_bodies_have_a_bound_of_their_own(patient: TritonServer, protocol: str) -> None:
     """The server keeps each request for two seconds, and takes two large ones."""
     with (
-        waiting_server(tmp_path, most_in_queue=1000) as server,
-        Gateway([ports_of(server)], {"SERVER_LARGE_BODIES": 2}) as gateway,
+        Gateway([ports_of(patient)], {"SERVER_LARGE_BODIES": 2}) as gateway,
         ThreadPoolExecutor(4) as pool,
     ):
         accepted = [pool.submit(send, gateway, protocol, LARGE) for _ in range(2)]
@@ -178,10 +183,9 @@ def test_too_low_hard_limit_of_open_files_is_named(quick: TritonServer) -> None:
 
 
 @protocols
-def test_full_queue_of_a_server_says_when_to_come_back(tmp_path: Path, protocol: str) -> None:
+def test_full_queue_of_a_server_says_when_to_come_back(full: TritonServer, protocol: str) -> None:
     with (
-        waiting_server(tmp_path, most_in_queue=2) as server,
-        Gateway([ports_of(server)] * 2) as gateway,
+        Gateway([ports_of(full)] * 2) as gateway,
         ThreadPoolExecutor(12) as pool,
     ):
         results = list(pool.map(lambda _: send(gateway, protocol), range(12)))
@@ -216,9 +220,9 @@ def test_2000_connections_at_once_are_answered_or_refused(quick: TritonServer, p
         assert send(gateway, protocol)[0] == GOOD[protocol]
 
 
-def test_no_answer_is_lost_behind_many_connections(tmp_path: Path) -> None:
+def test_no_answer_is_lost_behind_many_connections(small_repository: Path, tmp_path: Path) -> None:
     """Without the bound, Triton 2.51 never sends some of its answers over HTTP (37 of 11,900 here, which were 504)."""
-    repository = tiny_repository(tmp_path)
+    repository = shutil.copytree(small_repository, tmp_path / "model_repository")
     for model, count in (("preprocess", 8), ("classifier_onnx", 3), ("postprocess", 6)):
         with edited(repository / model) as config:
             config.instance_group[0].count = count

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from conftest import serve
-from gateway_support import INFER, Gateway, Response, infer_request, labels, ports_of, stub, tiny_jpeg, tiny_repository
+from gateway_support import INFER, Gateway, Response, infer_request, labels, ports_of, stub, tiny_jpeg
 from jpeg_serve import TritonServer
 
 JPEG = tiny_jpeg()
@@ -27,13 +27,8 @@ DEEP = b'{"inputs":' + b"[" * 200_000
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_repository(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def behind(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    yield from serve(tiny, tmp_path_factory.mktemp("behind") / "triton.log")
+def behind(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    yield from serve(small_repository, tmp_path_factory.mktemp("behind") / "triton.log")
 
 
 @pytest.fixture(scope="module")
@@ -439,8 +434,10 @@ def over_grpc(server: TritonServer) -> None:
     ],
     ids=["classification over HTTP", "deep JSON", "classification over gRPC"],
 )
-def test_without_the_gateway_the_server_ends(tiny: Path, tmp_path: Path, send: Callable[[TritonServer], None]) -> None:
-    with contextmanager(serve)(tiny, tmp_path / "triton.log") as server:
+def test_without_the_gateway_the_server_ends(
+    small_repository: Path, tmp_path: Path, send: Callable[[TritonServer], None]
+) -> None:
+    with contextmanager(serve)(small_repository, tmp_path / "triton.log") as server:
         assert running(server.pid)
         with pytest.raises((OSError, grpc.RpcError)):
             send(server)

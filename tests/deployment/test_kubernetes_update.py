@@ -236,20 +236,28 @@ class Pod:
 
 
 @contextlib.contextmanager
-def pod(repository: Path, log: Path, settings: Settings, secrets_of: Pod | None) -> Iterator[Pod]:
-    """Run a server with the chart's options, on free ports, and its gateway, with the Secrets of another pod's."""
+def pods(repository: Path, folder: Path, settings: Settings) -> Iterator[tuple[Pod, Pod]]:
+    """Run two servers with the chart's options, on free ports, and their gateways, which have the same Secrets."""
     drain = next(argument.split("=")[1] for argument in settings.own if argument.startswith("--drain-s="))
     options: dict[str, Any] = {"backends": ROOT / "backends", "drain_s": int(drain), "triton": tuple(settings.triton)}
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(log.open("wb"))
-        served = ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, **options)
-        server = stack.enter_context(TritonServer(served, log=sink))
-        if settings.age is None:
-            yield Pod(server, None)
-            return
-        others = secrets_of.gateway if secrets_of else None
-        gateway = Gateway([ports_of(server)], {"CONNECTION_AGE_S": settings.age}, secrets_of=others)
-        yield Pod(server, stack.enter_context(gateway))
+        servers: list[TritonServer] = []
+        for name in ("old", "new"):
+            sink = stack.enter_context((folder / f"{name}.log").open("wb"))
+            served = ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, **options)
+            servers.append(TritonServer(served, log=sink))
+            stack.callback(servers[-1].clean_up)
+            servers[-1].start()
+        for server in servers:
+            server.wait_until_ready()
+        gateways: list[Gateway] = []
+        if settings.age is not None:
+            for server in servers:
+                secrets_of = gateways[0] if gateways else None
+                gateway = Gateway([ports_of(server)], {"CONNECTION_AGE_S": settings.age}, secrets_of=secrets_of)
+                gateways.append(stack.enter_context(gateway))
+        old, new = itertools.zip_longest(servers, gateways)
+        yield Pod(*old), Pod(*new)
 
 
 @dataclass(frozen=True)
@@ -271,9 +279,8 @@ class Update:
 def replace_under_load(repository: Path, folder: Path, settings: Settings, pause_s: float = 0.0) -> Update:
     """Run a rolling update of one pod with maxSurge 1 and maxUnavailable 0. pause_s: after each request of a client."""
     with contextlib.ExitStack() as stack:
-        old = stack.enter_context(pod(repository, folder / "old.log", settings, None))
-        # Here and not under load: gRPC's clients in this process do not survive the fork that starts a server.
-        new = stack.enter_context(pod(repository, folder / "new.log", settings, old))
+        # The new one, too, and not under load: gRPC's clients in this process do not survive the fork of its start.
+        old, new = stack.enter_context(pods(repository, folder, settings))
         services = [stack.enter_context(Service([address])) for address in old.addresses]
         over = [over_http(services[0].address, old.gateway), *[over_grpc(services[1].address, old.gateway)] * 2]
         load = stack.enter_context(Load(over, pause_s))
@@ -281,7 +288,7 @@ def replace_under_load(repository: Path, folder: Path, settings: Settings, pause
         # The new pod joins first, and is ready.
         for service, address in zip(services, new.addresses, strict=True):
             service.pods.append(address)
-        time.sleep(2)
+        time.sleep(1)
         # The old pod terminates: its sleep begins, and meanwhile the endpoints propagate.
         terminating = time.monotonic()
         time.sleep(KNOWN_EVERYWHERE_S)
@@ -290,7 +297,7 @@ def replace_under_load(repository: Path, folder: Path, settings: Settings, pause
         time.sleep(settings.pre_stop - (time.monotonic() - terminating))
         open_at_stop = sum(service.open[address] for service, address in zip(services, old.addresses, strict=True))
         old.stop()
-        time.sleep(2)
+        time.sleep(1)
         load.running = False
     return Update(load.responses, load.failures, open_at_stop)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -106,8 +107,10 @@ def test_an_artefact_cut_short_while_serving(own_service, own_repository, sample
         cut = time.monotonic()
         assert traffic.wait_until_answering(cut) < 2  # nothing happened
         injection.kill(own_service.servers())
-        time.sleep(6)
-        assert "classifier_onnx" in own_service.text()
+        limit = time.monotonic() + 30
+        while not re.search(r"classifier_onnx/1/model\.json: .*\[artefact_altered\]", own_service.text()):
+            assert time.monotonic() < limit, own_service.events()
+            time.sleep(0.1)
         file.write_bytes(whole)
         traffic.wait_until_answering(time.monotonic())
     assert problems(traffic.record) == []

@@ -16,8 +16,8 @@ from fuzz.samples import colour_samples, make_repository, photo_samples
 from fuzz.serving import ServerUnderTest
 from fuzz.wire import HttpRequest, request_from_json
 
-RUN_S = 50.0
-GATEWAY_RUN_S = 15.0
+RUN_S = 30.0
+GATEWAY_RUN_S = 10.0
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
-from jpeg_build.build import Request, build
 from jpeg_build.cli import main
-from jpeg_build.emitters import Options
 from jpeg_build.photos import load_photos
 from jpeg_build.recipe import RECIPES, load_recipe
 from jpeg_client import Client
@@ -42,15 +40,10 @@ EXPECTED = {"chelsea": ("Egyptian cat", 0.717), "coffee": ("espresso", 0.992), "
 
 
 @pytest.fixture(scope="module", params=CLASSIFIERS, ids="-".join)
-def classifier(request, tmp_path_factory):
-    """(backend, precision, repository) of one that was just built."""
+def classifier(request, built_classifier):
+    """(backend, precision, repository) of one."""
     backend, precision = request.param
-    repository = tmp_path_factory.mktemp(backend) / "model_repository"
-    build(
-        Request(recipe=RECIPE, repository=repository, backend=backend, precision=precision, options=Options(trt=False)),
-        lambda message: None,
-    )
-    return backend, precision, repository
+    return backend, precision, built_classifier(backend, precision)
 
 
 @pytest.fixture(scope="module")

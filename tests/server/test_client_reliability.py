@@ -31,26 +31,13 @@ from jpeg_serve import ServerOptions, TritonServer
 from numpy.typing import NDArray
 from PIL import Image
 from scrape import grown, sums
-from support import SMALL_RECIPE, copy_committed_repository, edit, encode, photo, run_module, small_network
+from support import edit, encode, photo
 
 THREADS = 32
 # Sums in another order, as in another batch, differ by less; the images' own scores differ by more.
 TOLERANCE = 1e-4
 
 protocols = pytest.mark.parametrize("protocol", ["grpc", "http"])
-
-
-@pytest.fixture(scope="module")
-def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a network of one convolution. Not to be changed."""
-    folder = tmp_path_factory.mktemp("small")
-    small_network(folder)
-    (folder / "small.toml").write_text(SMALL_RECIPE)
-    repository = folder / "model_repository"
-    copy_committed_repository(repository)
-    done = run_module("jpeg_build", folder / "small.toml", "--model-repository", repository)
-    assert done.returncode == 0, done.stderr
-    return repository
 
 
 @pytest.fixture(scope="module")
@@ -418,19 +405,24 @@ def test_an_answer_with_a_wrong_checksum_is_never_returned(
     assert executions(faulty[1], f"wrong twice {protocol}") == 0  # only first images are listed
 
 
-@protocols
-def test_a_server_without_checksums_is_served(
-    small_repository: Path, tmp_path: Path, protocol: str, images: list[bytes], expected: list[Prediction]
-) -> None:
-    repository = tmp_path / "model_repository"
+@pytest.fixture(scope="module")
+def without_checksums(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    folder = tmp_path_factory.mktemp("without_checksums")
+    repository = folder / "model_repository"
     shutil.copytree(small_repository, repository)
     config = repository / "jpeg_classifier" / "config.pbtxt"
     edit(config, 'output {\n  name: "CHECKSUM"\n  data_type: TYPE_UINT32\n  dims: [1]\n}\n', "")
     edit(config, '    output_map {\n      key: "CHECKSUM"\n      value: "CHECKSUM"\n    }\n', "")
-    for server in serve(repository, tmp_path / "triton.log"):
-        with Client(address_of(server, protocol)) as client:
-            for found, wanted in zip(client.classify(images, k=3), expected, strict=True):
-                assert is_answer(found, wanted)
+    yield from serve(repository, folder / "triton.log")
+
+
+@protocols
+def test_a_server_without_checksums_is_served(
+    without_checksums: TritonServer, protocol: str, images: list[bytes], expected: list[Prediction]
+) -> None:
+    with Client(address_of(without_checksums, protocol)) as client:
+        for found, wanted in zip(client.classify(images, k=3), expected, strict=True):
+            assert is_answer(found, wanted)
 
 
 @protocols
@@ -478,35 +470,41 @@ def test_work_that_nobody_waits_for_is_dropped(
 # --- Full queues ---
 
 
+@pytest.fixture(scope="module")
+def bounded(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Four requests may wait for `preprocess`, which takes a fifth of a second for each batch."""
+    folder = tmp_path_factory.mktemp("bounded")
+    repository = faulty_repository(small_repository, folder)
+    with (repository / "preprocess" / "1" / "model.py").open("a") as model:
+        model.write("\n_faulty = execute\nTritonPythonModel.execute = lambda *all: time.sleep(0.2) or _faulty(*all)\n")
+    yield from serve(repository, folder / "triton.log", max_waiting=4)
+
+
 @protocols
 @pytest.mark.timeout(120)
 def test_a_full_queue_is_retried(
-    small_repository: Path, tmp_path: Path, protocol: str, images: list[bytes], expected: list[Prediction]
+    bounded: TritonServer, protocol: str, images: list[bytes], expected: list[Prediction]
 ) -> None:
-    repository = faulty_repository(small_repository, tmp_path)
-    with (repository / "preprocess" / "1" / "model.py").open("a") as model:
-        model.write("\n_faulty = execute\nTritonPythonModel.execute = lambda *all: time.sleep(0.2) or _faulty(*all)\n")
     reasons: list[str] = []
-    for server in serve(repository, tmp_path / "triton.log", max_waiting=4):
-        with Client(address_of(server, protocol), retry=False) as client:
+    with Client(address_of(bounded, protocol), retry=False) as client:
 
-            def once(number: int) -> None:
-                try:
-                    client.classify([images[number]])
-                except ServerUnavailable as error:
-                    reasons.append(error.reason)
+        def once(number: int) -> None:
+            try:
+                client.classify([images[number]])
+            except ServerUnavailable as error:
+                reasons.append(error.reason)
 
-            client.classify([images[0]])
-            assert in_threads(THREADS, once, seconds=30) == []
-        assert set(reasons) == {"queue_full"}
-        with Client(address_of(server, protocol), timeout_s=60) as client:
+        client.classify([images[0]])
+        assert in_threads(THREADS, once, seconds=30) == []
+    assert set(reasons) == {"queue_full"}
+    with Client(address_of(bounded, protocol), timeout_s=60) as client:
 
-            def patient(number: int) -> None:
-                (found,) = client.classify([images[number]], k=3)
-                assert is_answer(found, expected[number])
+        def patient(number: int) -> None:
+            (found,) = client.classify([images[number]], k=3)
+            assert is_answer(found, expected[number])
 
-            client.classify([images[0]])
-            assert in_threads(THREADS, patient, seconds=70) == []
+        client.classify([images[0]])
+        assert in_threads(THREADS, patient, seconds=70) == []
 
 
 # --- A worker that dies; last, because it breaks the server ---
@@ -515,7 +513,7 @@ def test_a_full_queue_is_retried(
 @protocols
 def test_a_dead_worker_is_named(small_repository: Path, tmp_path: Path, protocol: str, images: list[bytes]) -> None:
     repository = faulty_repository(small_repository, tmp_path)
-    for server in serve(repository, tmp_path / "triton.log", drain_s=0):
+    for server in serve(repository, tmp_path / "triton.log"):
         with Client(address_of(server, protocol), retry=False) as client:
             client.classify([images[0]])
             with pytest.raises(RequestLost) as lost:

@@ -262,5 +262,5 @@ def test_a_model_that_names_a_file_elsewhere_does_not_load_either(tmp_path, monk
     shutil.copyfile(repository / "classifier_onnx" / "1" / "model.onnx", repository / "secret.onnx")
     change(repository)
     with pytest.raises(ServerDied) as died:
-        next(serve(repository, tmp_path / "triton.log", drain_s=3))
+        next(serve(repository, tmp_path / "triton.log", drain_s=0))
     assert "leads out of" in str(died.value)

@@ -24,6 +24,7 @@ from jpeg_contract.report import ArtefactFile, read_report, write_report
 from jpeg_serve import ServerOptions, TritonServer, state
 from jpeg_serve.locate import find_installation
 from jpeg_serve.ports import LOOPBACK, free_port
+from jpeg_serve.triton_metrics import read_metrics, waiting_requests
 from serve_command import gone
 from support import PHOTOS, ROOT, edit, photo, run_module, wait_for_batches
 
@@ -34,28 +35,32 @@ def test_it_is_ready_only_with_its_metrics(server):
     assert (server.is_ready(), without.is_ready()) == (True, False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_reports_that_it_is_ready_and_stops_on_a_signal(command, number):
-    server = command()
-    address = server.wait_for(r"ready\n  HTTP     http://(\S+)")[1]
-    with Client(f"http://{address}") as client:
-        assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
-    family = server.family()
-    assert len(family) >= 5  # itself, tritonserver, a worker for each of three models
-    assert server.segments()
-    server.process.send_signal(number)
-    assert server.process.wait(30) == 0
-    assert server.text().endswith(" jpeg-serve: stopped\n")
-    assert server.output.read() == ""
-    assert gone(family) == []
-    assert server.segments() == []
+def test_it_reports_that_it_is_ready_and_stops_on_a_signal(command):
+    # Beside each other: a server that starts or stops waits most of the time.
+    servers = {number: command() for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    families = {}
+    for number, server in servers.items():
+        address = server.wait_for(r"ready\n  HTTP     http://(\S+)")[1]
+        with Client(f"http://{address}") as client:
+            assert client.classify([photo("coffee")], k=1)[0].labels == ("espresso",)
+        families[number] = server.family()
+        assert len(families[number]) >= 5  # itself, tritonserver, a worker for each of three models
+        assert server.segments()
+    for number, server in servers.items():
+        server.process.send_signal(number)
+    for number, server in servers.items():
+        assert server.process.wait(30) == 0, number
+        assert server.text().endswith(" jpeg-serve: stopped\n"), number
+        assert server.output.read() == ""
+        assert gone(families[number]) == [], number
+        assert server.segments() == [], number
 
 
 def test_an_open_request_is_finished_before_it_stops(command, repository):
-    # Some seconds in which the request waits for a batch to fill.
-    wait_for_batches(repository / "preprocess", 64, seconds=4)
+    # Some seconds in which the request waits for a batch to fill, and before it each of the two of the probe.
+    wait_for_batches(repository / "preprocess", 64, seconds=3)
     server = command(repository=repository)
-    address = server.wait_for(r"HTTP     http://(\S+)")[1]
+    address, metrics = server.wait_for(r"HTTP     http://(\S+)\n.*\n  metrics  http://(\S+)/metrics").groups()
 
     def classify():
         with Client(f"http://{address}") as client:
@@ -64,8 +69,9 @@ def test_an_open_request_is_finished_before_it_stops(command, repository):
 
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(classify)
-        time.sleep(1.5)
-        assert not request.done()
+        while not waiting_requests(read_metrics(metrics)).get("preprocess"):
+            assert not request.done()
+            time.sleep(0.05)
         stopped = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         labels, finished = request.result()
@@ -366,7 +372,7 @@ def test_the_command_line_classifies_files_and_folders(server):
     refused = run_module("jpeg_client", "--url", url, "-k", "1001", PHOTOS / "coffee.jpg")
     assert refused.returncode == 3
     assert "from 1 to 1000" in refused.stderr
-    assert refused.stderr.endswith("[request_refused]\n")
+    assert refused.stderr.endswith("[invalid_k]\n")
     unreadable = run_module("jpeg_client", "--url", url, "-k", "1", "/proc/self/mem", PHOTOS / "coffee.jpg")
     assert unreadable.returncode == 1
     assert "/proc/self/mem" in unreadable.stderr

@@ -69,8 +69,8 @@ def test_a_healthy_start_has_no_warning_and_json_lines_are_objects(command):
 
 def test_a_healthy_start_has_no_warning_as_text(built_repository, tmp_path):
     log = tmp_path / "triton.log"
-    for _ in serve(built_repository, log):
-        pass
+    for server in serve(built_repository, log):
+        server.stop()
     lines = log.read_text().splitlines()
     assert [line for line in lines if re.match(r"[WEF]\d{4} |Error|error", line)] == []
     assert any(line.startswith("I") for line in lines)

@@ -161,7 +161,7 @@ def test_a_start_with_a_wrong_label_is_stopped(changed, tmp_path, mistake):
 
 
 def test_a_reload_with_a_wrong_label_fails(changed, tmp_path):
-    for server in serve(changed, tmp_path / "triton.log", drain_s=3):
+    for server in serve(changed, tmp_path / "triton.log"):
         done = run_module("jpeg_serve", "reload", "--model-repository", changed)
         assert done.returncode == 0, done.stderr
         assert f'probe: the photo is labelled "{LABEL}"' in done.stderr

@@ -32,7 +32,7 @@ from jpeg_serve import state
 from jpeg_serve.errors import ReloadError
 from jpeg_serve.management import Management
 from onnx import helper, numpy_helper
-from support import edit, photo, run_module
+from support import copy_classifier, edit, photo, run_module
 
 COFFEE = photo("coffee")
 CONFIG = "config.pbtxt"
@@ -61,12 +61,6 @@ def place(artefact, content, **fields):
     artefact.with_suffix(".made").replace(artefact)
     file = ArtefactFile(file=artefact.name, sha256=artefact_sha256(artefact))
     write_report(msgspec.structs.replace(report, artefact=file, **fields), artefact)
-
-
-def add_classifier(repository, name):
-    """A copy of the demo classifier under another name."""
-    shutil.copytree(repository / "classifier_onnx", repository / name)
-    edit(repository / name / CONFIG, '"classifier_onnx"', f'"{name}"')
 
 
 def choose(repository, name):
@@ -153,29 +147,52 @@ def assert_no_failure(load):
     assert set(load.probes) == {200}
 
 
-@pytest.fixture
-def two(repository):
-    """A repository with two classifiers that label differently."""
-    add_classifier(repository, "classifier_rotated")
-    rotate_classes(repository / "classifier_rotated" / "1" / "model.onnx")
+@pytest.fixture(scope="module")
+def two_classifiers(built_repository, tmp_path_factory):
+    """A repository with two classifiers that label differently. Not to be changed."""
+    repository = tmp_path_factory.mktemp("two") / "model_repository"
+    shutil.copytree(built_repository, repository)
+    rotate_classes(copy_classifier(repository, "classifier_rotated") / "1" / "model.onnx")
     return repository
 
 
 @pytest.fixture
+def two(two_classifiers, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(two_classifiers, tmp_path / "model_repository")
+
+
+@pytest.fixture
 def served(two, tmp_path):
-    # After a model in use did not load again, Triton waits for the whole of drain_s when it stops.
-    for server in serve(two, tmp_path / "triton.log", drain_s=3):
+    for server in serve(two, tmp_path / "triton.log"):
         yield two, server
+
+
+@pytest.fixture(scope="module")
+def unchanging(two_classifiers, tmp_path_factory):
+    """A server of the module, for tests that change the repository and leave the loaded models as they are."""
+    folder = tmp_path_factory.mktemp("unchanging")
+    repository = shutil.copytree(two_classifiers, folder / "model_repository")
+    for server in serve(repository, folder / "triton.log"):
+        yield repository, server
+
+
+@pytest.fixture
+def unchanged(two_classifiers, unchanging):
+    """This server, whose repository is restored after each test."""
+    yield unchanging
+    repository, _ = unchanging
+    shutil.rmtree(repository)
+    shutil.copytree(two_classifiers, repository)
 
 
 def test_swaps_back_and_forth_under_load_cost_no_request(served):
     repository, server = served
     assert label_of(server) == LABEL
     with load_on(server) as load:
-        for name, label, other in [
-            ("classifier_rotated", ROTATED, "classifier_onnx"),
-            ("classifier_onnx", LABEL, "classifier_rotated"),
-        ] * 3:
+        there = ("classifier_rotated", ROTATED, "classifier_onnx")
+        back = ("classifier_onnx", LABEL, "classifier_rotated")
+        for name, label, other in (there, back, there):
             choose(repository, name)
             done = reloaded(repository)
             runs = f"preprocess -> {name} (version 1: mobilenet_v2 in fp32) -> postprocess"
@@ -193,11 +210,10 @@ def test_swaps_back_and_forth_under_load_cost_no_request(served):
     assert len(load.labels) > 100
 
 
-def test_every_classifier_for_cpus_follows_the_one_before_under_load(repository, tmp_path):
-    for backend, options in (("openvino", []), ("torch_tensorrt", ["--no-trt"])):
-        built = ["mobilenet_v2", "--backend", backend, *options, "--model-repository", repository]
-        done = run_module("jpeg_build", *built)
-        assert done.returncode == 0, done.stderr
+def test_every_classifier_for_cpus_follows_the_one_before_under_load(repository, built_classifier, tmp_path):
+    for backend in ("openvino", "torch_tensorrt"):
+        name = f"classifier_{backend}"
+        shutil.copytree(built_classifier(backend, "fp32") / name, repository / name, dirs_exist_ok=True)
     for server in serve(repository, tmp_path / "triton.log"):
         with load_on(server) as load:
             for backend in ("openvino", "torch_tensorrt", "onnx"):
@@ -248,16 +264,18 @@ def test_a_version_beside_the_old_one_is_served_and_going_back_is_one_reload(ser
     repository, server = served
     classifier = repository / "classifier_onnx"
     config = (classifier / CONFIG).read_text()
+    of_version_2 = config.replace('value: "fp32"', 'value: "fp16"')
     with load_on(server, threads=2) as load:
         shutil.copytree(classifier / "1", classifier / "2")
         rotate_classes(classifier / "2" / "model.onnx")
         edit(classifier / "2" / "model.json", '"precision": "fp32"', '"precision": "fp16"')
+        (classifier / CONFIG).write_text(of_version_2)
         assert "classifier_onnx (version 2: mobilenet_v2 in fp16)" in reloaded(repository).stdout
         assert label_of(server) == ROTATED
         (classifier / CONFIG).write_text(config + "version_policy { specific { versions: [1] } }\n")
         assert "classifier_onnx (version 1: mobilenet_v2 in fp32)" in reloaded(repository).stdout
         assert label_of(server) == LABEL
-        (classifier / CONFIG).write_text(config + "version_policy { all { } }\n")
+        (classifier / CONFIG).write_text(of_version_2 + "version_policy { all { } }\n")
         assert "classifier_onnx (version 2: " in reloaded(repository).stdout
         assert label_of(server) == ROTATED
         ensemble = repository / "jpeg_classifier" / CONFIG
@@ -330,7 +348,7 @@ def pipeline(tmp_path):
         (repository / name / "1" / "model.py").write_text(STEP.format(seconds=seconds, factor=factor))
     (repository / "pipeline" / "1").mkdir(parents=True)
     (repository / "pipeline" / CONFIG).write_text(PIPELINE_CONFIG)
-    for server in serve(repository, tmp_path / "triton.log", drain_s=3):
+    for server in serve(repository, tmp_path / "triton.log"):
         yield repository, server
 
 
@@ -401,6 +419,7 @@ def test_no_client_waits_while_a_model_takes_long_to_load(pipeline):
 def test_a_load_that_takes_too_long_is_abandoned_and_named(pipeline):
     repository, server = pipeline
     edit(repository / "pipeline" / CONFIG, '"quick"', '"slow"')
+    edit(repository / "slow" / "1" / "model.py", f"sleep({LOAD_S})", "sleep(4)")  # Triton waits for its end
     done = reload(repository, "--ready-timeout-s", "1")
     assert done.returncode == 1
     assert "slow was not loaded" in done.stderr
@@ -485,8 +504,8 @@ def test_an_ensemble_that_triton_refuses_does_not_stop_the_old_one(served):
     assert set(load.labels) == {LABEL}
 
 
-def test_a_repository_with_problems_is_refused_before_anything_is_loaded(served):
-    repository, server = served
+def test_a_repository_with_problems_is_refused_before_anything_is_loaded(unchanged):
+    repository, server = unchanged
     (repository / "classifier_rotated" / "1" / "model.onnx").write_bytes(b"other")
     choose(repository, "classifier_rotated")
     done = reload(repository)
@@ -522,8 +541,8 @@ RESTARTS = {
 }
 
 
-def test_changes_beyond_the_classifier_need_a_restart(served, tmp_path):
-    repository, server = served
+def test_changes_beyond_the_classifier_need_a_restart(unchanged, tmp_path):
+    repository, server = unchanged
     shutil.copytree(repository, tmp_path / "as_it_was")
     for change, fact in RESTARTS.values():
         change(repository)
@@ -604,6 +623,7 @@ def test_the_state_is_readable_by_its_user_only_and_removed_with_the_server(buil
         with pytest.raises(grpcclient.InferenceServerException, match="restricted"):
             remote.get_model_repository_index()
         remote.close()
+        server.stop()
     assert list(file.parent.iterdir()) == []
     assert state.find_running() == []
 
@@ -649,9 +669,9 @@ def test_one_reload_at_a_time(served):
     assert label_of(server) == ROTATED
 
 
-def test_a_reload_runs_in_the_environment_of_the_server(served, tmp_path):
+def test_a_reload_runs_in_the_environment_of_the_server(unchanged, tmp_path):
     """The packages of that environment count, not those of the environment that the user is in."""
-    repository, server = served
+    repository, server = unchanged
     file, running = state_of(server)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 7\n')
@@ -671,9 +691,9 @@ def test_a_reload_runs_in_the_environment_of_the_server(served, tmp_path):
         file.write_text(content)
 
 
-def test_a_reload_keeps_the_backend_that_the_server_was_started_with(served):
+def test_a_reload_keeps_the_backend_that_the_server_was_started_with(unchanged):
     """A folder of backends cannot change under a server."""
-    _, server = served
+    _, server = unchanged
     file, running = state_of(server)
     assert running.served_with["onnxruntime"] == "python"
     content = file.read_text()

@@ -12,7 +12,7 @@ from jpeg_client import Client
 from jpeg_serve import socket_buffers, state
 from prometheus_client.parser import text_string_to_metric_families
 from serve_command import Command, gone
-from support import edit, photo, run_module
+from support import copy_classifier, edit, photo, run_module
 
 COFFEE = photo("coffee")
 
@@ -90,14 +90,10 @@ def test_two_servers_share_the_ports_and_both_answer(command):
 
 
 def test_a_reload_goes_to_all_servers(command, repository):
-    assert (
-        run_module("jpeg_build", "mobilenet_v2", "--backend", "openvino", "--model-repository", repository).returncode
-        == 0
-    )
+    copy_classifier(repository, "classifier_other")
     server = command("--servers", "2", repository=repository)
     _, grpc, _ = addresses(server)
-    config = repository / "jpeg_classifier" / "config.pbtxt"
-    edit(config, '"classifier_onnx"', '"classifier_openvino"')
+    edit(repository / "jpeg_classifier" / "config.pbtxt", '"classifier_onnx"', '"classifier_other"')
     with Traffic(f"grpc://{grpc}") as traffic:
         done = run_module("jpeg_serve", "reload", "--model-repository", repository)
     assert done.returncode == 0, done.stderr

@@ -46,6 +46,7 @@ def test_a_line_of_triton_has_its_level_time_file_and_message(level, name):
         b'  E1128 07:30:00.581849 4321 server.cc:1] "x"\n',
         b"\xff\x00\x1b[31m\r\n",
     ],
+    ids=["process", "date", "no date", "object", "own", "indented", "bytes"],
 )
 def test_other_lines_are_messages_only(line):
     found = entry(line)
@@ -140,7 +141,7 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("line", EXPECTED)
+@pytest.mark.parametrize("line", EXPECTED, ids=["driver", "stream"])
 def test_an_expected_line_without_a_gpu_is_information(line):
     assert expected_without_gpu(line) == b"I" + line[1:]
 
@@ -154,6 +155,7 @@ def test_an_expected_line_without_a_gpu_is_information(line):
         b"x" + EXPECTED[0],
         os.urandom(40),
     ],
+    ids=["longer", "memory", "file", "prefix", "bytes"],
 )
 def test_no_other_line_is(line):
     assert expected_without_gpu(line) == line
