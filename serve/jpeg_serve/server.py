@@ -523,6 +523,9 @@ def _arguments(
         # A server that loads or unloads a model stays ready, or each swap would remove it from a load balancer.
         # /v2/models/NAME/ready states whether the ensemble itself is ready.
         "--strict-readiness=false",
+        # The check refuses configs without tensors. Triton would start one more Python process for each model that it
+        # loads, which has nothing to add, and wait for its end: a second of each start.
+        "--disable-auto-complete-config",
         # Quantiles of the request times, beside sums and counts.
         "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={options.drain_s}",

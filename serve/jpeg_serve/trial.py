@@ -13,7 +13,7 @@ from jpeg_serve.server import TritonServer
 
 REASON = "trial_load_failed"
 
-_DRAIN_S = 5
+_DRAIN_S = 0  # if a model does not load, Triton unloads the others as long as that
 
 
 def run_trial(options: LoadOptions, report: Callable[[float], None] | None = None) -> list[Problem]:
@@ -40,5 +40,5 @@ def run_trial(options: LoadOptions, report: Callable[[float], None] | None = Non
             problems = [Problem(model, cause, REASON) for model, cause in error.failures]
             return problems or [Problem(str(options.model_repository), str(error), REASON)]
         finally:
-            server.stop()
+            server.clean_up()  # it has no requests to finish
     return []
