@@ -93,7 +93,9 @@ def url(server):
 @pytest.fixture
 def registered(server):
     """A function that lists the regions of GPU memory that the server knows."""
-    name, value = find_at(server.http_address).keys["shared-memory"]
+    running = find_at(server.http_address)
+    assert running is not None
+    name, value = running.keys["shared-memory"]
     with closing(tritonclient.grpc.InferenceServerClient(server.grpc_address)) as triton:
 
         def names():
@@ -149,6 +151,7 @@ def test_what_a_killed_client_leaves_on_the_gpu_is_freed_by_the_next(url, regist
     free_before = cupy.cuda.runtime.memGetInfo()[0]
     command = [sys.executable, "-c", CRASHING, url, KEY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crashing:
+        assert crashing.stdout is not None
         assert crashing.stdout.readline() == "ready\n"
         (left,) = registered()
         crashing.send_signal(signal.SIGKILL)
