@@ -329,9 +329,9 @@ def find_recipe(name_or_path: str) -> Path:
             return file
     known = sorted(file.stem for file in RECIPES.glob("*.toml"))
     near = difflib.get_close_matches(name_or_path, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f" (did you mean {near[0]}?)" if near else ""
     raise RecipeError(
-        f"there is no recipe {name_or_path!r}; {hint}Give the path of a .toml file, or one of {', '.join(known)}",
+        f"there is no recipe {name_or_path!r}{hint}: give the path of a .toml file, or one of {', '.join(known)}",
         reason="recipe_not_found",
     )
 

@@ -30,7 +30,7 @@ from jpeg_client.api_keys import KEY_VARIABLE, NO_KEY_OPTION, names_key, read_ke
 from jpeg_client.command.inputs import STANDARD_INPUT, SUFFIXES, Inputs
 from jpeg_client.command.rows import BY_SUFFIX, Format, Row
 from jpeg_client.command.sorting import Placement
-from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S, DEFAULT_URL, URL_VARIABLE
 from jpeg_client.errors import InvalidArgument, JpegClientError
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Server:
     """Where the server is.
 
     Attributes:
-        url: Server: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT.
+        url: Server: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT. By default
+            JPEG_URL, if it is set.
         model: Name of the ensemble.
         api_key_file: Text file with the API key for a gateway. By default JPEG_API_KEY holds the key, if any.
         ca: PEM file with the server's CA or self-signed certificate, for TLS. By default the public CAs are trusted.
@@ -78,7 +79,7 @@ class Server:
         timeout_s: Time limit per request in seconds, including retries while the server cannot take it.
     """
 
-    url: str = DEFAULT_URL
+    url: Annotated[str, Parameter(env_var=URL_VARIABLE)] = DEFAULT_URL
     model: str = ENSEMBLE
     api_key_file: Path | None = None
     ca: Path | None = None
@@ -132,8 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Cyclopts takes - for an option.
         [STANDARD_INPUT if each == "-" else each for each in tokens],
         extra="client",
-        extras_of_packages={"fsspec": "storage", "s3fs": "storage", "gcsfs": "storage", "adlfs": "storage"}
-        | {"pyarrow": "parquet", "PIL": "images"},
         statuses={InvalidArgument: WRONG_CALL, JpegClientError: SERVER_GONE},
     )
 
@@ -220,9 +219,9 @@ def classify(
     except OSError as error:
         cause = f"{error.filename or to or 'output'}: {error.strerror or error}"
         status = fail(COMMAND, cause, OUTPUT_FAILED, reason="output_failed")
-    if not quiet and (summary.images > 1 or inputs.skipped):
+    if not quiet and (summary.images > 1 or summary.done_before or inputs.skipped):
         note(COMMAND, summary.line(inputs.skipped))
-    if status not in (OK, FAILED) and to is not None:
+    if status not in (OK, FAILED) and to is not None and to.parent.is_dir():
         note(COMMAND, f"the rows of {to} are kept: the same command with --resume continues")
     if not summary.images and not summary.done_before and status == OK:
         return fail(

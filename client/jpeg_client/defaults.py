@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 DEFAULT_URL = "grpc://localhost:8001"
+
+URL_VARIABLE = "JPEG_URL"
+"""Environment variable with the address of the server, for the commands."""
+
 DEFAULT_TIMEOUT_S = 30.0
 
 DEFAULT_CONCURRENCY = 8

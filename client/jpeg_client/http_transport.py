@@ -131,9 +131,14 @@ class HttpTransport(SyncTritonTransport[pycurl.Curl]):
 
     def _status_error(self, status: str, response: _Response) -> JpegClientError:
         try:
-            message = str(json.loads(response.body)["error"])
+            error = json.loads(response.body)["error"]
         except (ValueError, KeyError, TypeError):
-            message = None
+            error = None
+        if isinstance(error, dict):
+            return ProtocolMismatch(
+                f"the server at {self._address} is jpeg-web, which has an API of its own: use the port of Triton"
+            )
+        message = None if error is None else str(error)
         if status == "400" and not self._address.tls and re.search(b"sent to HTTPS port|TLS|HTTPS", response.body):
             return ProtocolMismatch(f"the server at {self._address} speaks TLS: use https://", reason="tls_mismatch")
         return self._response_error(status, message, response.headers.get(_RETRY_AFTER))

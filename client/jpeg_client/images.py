@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 from jpeg_contract.errors import ReasonedError
 
+from jpeg_client.errors import InvalidArgument
+from jpeg_client.packages import require_package
 from jpeg_client.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def read_image(image: Image) -> bytes | Prediction:
 
     Raises:
         TypeError: It is no image, or a file in text mode.
+        InvalidArgument: A package that reads or encodes it is not installed.
     """
     try:
         return _encoded(image)
@@ -85,6 +88,8 @@ def _file(path: str) -> bytes:
 
     try:
         return read_file(path, MAX_IMAGE_BYTES)
+    except InvalidArgument:
+        raise
     except NotAFile as error:
         raise ImageProblem(f"{path}: {error}", reason="not_a_file") from error
     except TooLarge as error:
@@ -108,6 +113,7 @@ def _is_pillow(image: object) -> TypeGuard[PIL.Image.Image]:
 
 
 def _array(array: NDArray[Any]) -> bytes:
+    require_package("PIL", "images")
     import numpy as np
     import PIL.Image
 

@@ -45,6 +45,7 @@ class PixelTransport(GrpcTransport):
 
     def __init__(self, address: Address, credentials: Credentials, shared_memory_key: str | None) -> None:
         super().__init__(address, credentials)
+        self._has_memory_key = shared_memory_key is not None
         self._memory_headers = {**self._headers, **({_KEY_HEADER: shared_memory_key} if shared_memory_key else {})}
 
     def logits(
@@ -131,9 +132,12 @@ class PixelTransport(GrpcTransport):
     def _client_error(self, error: Exception, timeout_s: float) -> JpegClientError:
         message = error.message() if isinstance(error, tritonclient.grpc.InferenceServerException) else ""
         if _RESTRICTED in message:
+            fault = (
+                "refuses this key for shared memory" if self._has_memory_key else "opens shared memory with a key only"
+            )
             return SharedMemoryError(
-                f"{self._address} opens shared memory only with its key: start it with --shared-memory-key-file FILE, "
-                "and pass the content of that file as shared_memory_key",
+                f"{self._address} {fault}: start it with --shared-memory-key-file FILE, and pass the content of that "
+                "file as shared_memory_key",
                 reason="shared_memory_refused",
             )
         if _UNKNOWN_REGION in message:

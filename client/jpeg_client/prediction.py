@@ -27,7 +27,7 @@ class Prediction:
 
     Attributes:
         labels: Class names, k of them.
-        scores: Scores in [0, 1], k of them: softmax probabilities, or sigmoid scores for a multi-label classifier.
+        scores: Softmax probabilities, in [0, 1], k of them.
         indices: Class numbers, k of them.
         error: Cause of the failure; None on success. Otherwise labels, scores and indices are empty.
         reason: Its stable code, such as "truncated"; None on success, and from a server that sends none.

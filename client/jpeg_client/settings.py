@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -74,5 +75,11 @@ def checked_timeout(timeout_s: float) -> float:
 
 def check_k(k: int | None) -> None:
     """Check the number of labels. Raises InvalidArgument."""
-    if k is not None and not -(2**31) <= k < 2**31:
-        raise InvalidArgument(f"k must be from 1 to the number of classes, but is {k}", reason="invalid_k")
+    if k is None:
+        return
+    try:
+        is_possible = -(2**31) <= operator.index(k) < 2**31
+    except TypeError:
+        is_possible = False
+    if not is_possible:
+        raise InvalidArgument(f"k must be from 1 to the number of classes, but is {k!r}", reason="invalid_k")

@@ -149,7 +149,7 @@ class CudaRegion(Region):
     def _allocate(self) -> None:
         try:
             from tritonclient.utils import cuda_shared_memory
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # tritonclient makes the one of the other
             raise SharedMemoryError(
                 f"shared memory of a GPU needs the package cuda-python ({error}): pip install 'cuda-python==12.*'"
             ) from error

@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from jpeg_client.packages import missing_package, require_package
+
 # As fsspec takes them: s3://, gs://, az://, hf://, memory://, file://.
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -35,7 +37,7 @@ def read_file(path: str, max_bytes: int) -> bytes:
         OSError: It cannot be read.
         NotAFile: See there.
         TooLarge: It has more bytes.
-        ModuleNotFoundError: A package for this store is not installed.
+        InvalidArgument: A package for this store is not installed.
     """
     if is_url(path):
         return _read_url(path, max_bytes)
@@ -77,19 +79,22 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     Raises:
         OSError: fsspec knows no such store.
-        ModuleNotFoundError: A package for this store is not installed.
+        InvalidArgument: A package for this store is not installed.
     """
+    require_package("fsspec", "storage")
     import fsspec
 
     try:
         system, path = fsspec.url_to_fs(url)
     except ValueError as error:
         raise FileNotFoundError(f"{url}: {error}") from error
+    except ImportError as error:  # each store has a package of its own
+        raise missing_package(error.name or f"for {url.partition(':')[0]}", "storage") from error
     return system, path
 
 
 def is_known(url: str) -> bool:
-    """Whether fsspec knows the store of a URL. Raises ModuleNotFoundError if its package is not installed."""
+    """Whether fsspec knows the store of a URL. Raises InvalidArgument if its package is not installed."""
     try:
         filesystem(url)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from jpeg_client.api_keys import KEY_VARIABLE, NO_KEY_OPTION, names_key, read_key
-from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL, URL_VARIABLE
 from jpeg_client.errors import InvalidArgument, JpegClientError
 from jpeg_contract.command_line import (
     FAILED,
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @app.default
 def serve(
     *,
-    url: str = DEFAULT_URL,
+    url: Annotated[str, Parameter(env_var=URL_VARIABLE)] = DEFAULT_URL,
     metrics_url: str | None = None,
     address: str = DEFAULT_ADDRESS,
     port: Port = DEFAULT_PORT,
@@ -89,7 +89,8 @@ def serve(
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        url: Triton: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT.
+        url: Triton: grpc://HOST:PORT, http://HOST:PORT, or with TLS grpcs://HOST:PORT, https://HOST:PORT. By default
+            JPEG_URL, if it is set.
         metrics_url: Triton's metrics, http://HOST:PORT/metrics. By default port 8002 of the host in --url; "" for none.
         address: IP address to listen on.
         port: Port to listen on; 0 takes a free one.

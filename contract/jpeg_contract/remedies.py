@@ -55,6 +55,11 @@ def reload_command(repository: Path = DEFAULT_REPOSITORY) -> str:
     return _joined(["jpeg-serve", "reload"], repository)
 
 
+def restart_command(repository: Path = DEFAULT_REPOSITORY) -> str:
+    """Return `jpeg-serve restart ...`."""
+    return _joined(["jpeg-serve", "restart"], repository)
+
+
 def _joined(words: list[str], repository: Path) -> str:
     if repository != DEFAULT_REPOSITORY:
         words = [*words, "--model-repository", str(repository)]

@@ -360,7 +360,7 @@ def restart(
 def probe(
     *,
     address: str = ServerOptions.address,
-    http_port: Annotated[int, Parameter(validator=port)] = ServerOptions.http_port,
+    http_port: Annotated[int | None, Parameter(validator=port)] = None,
     model: str = ENSEMBLE,
     model_repository: Path | None = None,
     timeout_s: Annotated[float, Parameter(validator=positive)] = DEFAULT_TIMEOUT_S,
@@ -369,7 +369,7 @@ def probe(
 
     Args:
         address: IP address of the server.
-        http_port: Its HTTP port.
+        http_port: Its HTTP port. By default that of the running jpeg-serve that serves --model-repository, else 8000.
         model: The ensemble.
         model_repository: Its model repository. By default that of the running jpeg-serve of this user; without one,
             the label is not compared.
@@ -377,8 +377,11 @@ def probe(
     """
     from jpeg_serve.ports import reachable
     from jpeg_serve.probe import probe as probe_server
+    from jpeg_serve.reload import http_port_of
     from jpeg_serve.state import find_at
 
+    if http_port is None:
+        http_port = http_port_of(model_repository or DEFAULT_REPOSITORY) or ServerOptions.http_port
     server = f"{reachable(address)}:{http_port}"
     if model_repository is None and (running := find_at(server)) is not None:
         model_repository = Path(running.model_repository)

@@ -23,6 +23,7 @@ from typing import Any
 
 from jpeg_contract.command_line import Progress
 from jpeg_contract.model_config import ModelConfig, json_format, parameters
+from jpeg_contract.remedies import restart_command
 from jpeg_contract.report import find_report
 
 from jpeg_serve.bytecode import compile_models
@@ -75,6 +76,14 @@ def choose_servers(repository: Path | None, http_port: int | None) -> list[tuple
         + (f"; running are {others}" if others else ""),
         reason="no_server",
     )
+
+
+def http_port_of(repository: Path) -> int | None:
+    """Return the HTTP port of the running `jpeg-serve` that serves a repository; None if there is none, or several."""
+    try:
+        return _port(choose_servers(repository, None)[0][1])
+    except ReloadError:
+        return None
 
 
 def reload_server(
@@ -247,7 +256,8 @@ def _refuse_mixtures(before: Mapping[str, ModelConfig], steps: Mapping[str, Mode
         if changed:
             raise ReloadError(
                 f"{name} changed in {' and '.join(changed)}, which concerns more than the classifier: for a moment old "
-                "and new steps would run together. Restart the server instead; until then it continues unchanged",
+                f"and new steps would run together. Restart the server: {restart_command(steps[name].folder.parent)}; "
+                "until then it continues unchanged",
                 reason="restart_needed",
             )
 

@@ -125,9 +125,36 @@ def test_parquet_is_read_back_and_continued(url: str, folder: Path, tmp_path: Pa
     assert {row["labels"][0] for row in rows if row["reason"] is None} == {"espresso"}
     (folder / "later.jpg").write_bytes(photo("china"))
     done = classify("--url", url, folder, "--to", target, "--resume")
-    assert "12 done before" in done.stderr, done.stderr  # the name that is not UTF-8 is written in another way
+    assert "13 done before" in done.stderr, done.stderr  # also the name that is not UTF-8
+    assert classify("--url", url, folder, "--to", target, "--resume").stderr.count("14 done before") == 1
+    names = [row["image"] for row in pq.read_table(target).to_pylist()]
+    assert len(set(names)) == len(names) == 14
     assert "palace" in {row["labels"][0] for row in pq.read_table(target).to_pylist() if row["labels"]}
     assert sorted(each.name for each in tmp_path.iterdir()) == ["labels.parquet", "photos"]
+
+
+def test_packages_that_an_argument_needs_are_missing_before_anything_is_sent(tmp_path: Path) -> None:
+    for package, extra, arguments in (
+        ("pyarrow", "parquet", [PHOTOS, "--to", tmp_path / "labels.parquet"]),
+        ("fsspec", "storage", ["s3://photos"]),
+        ("s3fs", "storage", ["s3://photos"]),
+    ):
+        program = f"""
+import runpy, sys
+sys.modules[{package!r}] = None
+sys.argv = ["jpeg_client", "--url", {NOBODY!r}, *{[str(each) for each in arguments]!r}]
+runpy.run_module("jpeg_client", run_name="__main__")
+"""
+        done = run(sys.executable, "-c", program)
+        assert done.returncode == WRONG_CALL, done.stderr
+        assert f"triton-jpeg-classifier[{extra}]" in done.stderr
+        assert done.stderr.endswith("[package_missing]\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_address_comes_from_the_environment(url: str) -> None:
+    done = classify(PHOTOS / "coffee.jpg", "-k", "1", env={**os.environ, "JPEG_URL": url})
+    assert (done.returncode, "espresso" in done.stdout) == (OK, True), done.stderr
 
 
 def test_patterns_lists_and_standard_input(url: str, folder: Path, tmp_path: Path) -> None:
@@ -404,6 +431,7 @@ def test_doctor_names_what_is_wrong(url: str, server: TritonServer) -> None:
             (NOBODY, [], 1, "unreachable"),
             ("grpc://nowhere.invalid:1", [], 1, "unknown_host"),
             (f"http://{server.grpc_address}", [], 2, None),
+            (f"grpc://{server.http_address}", [], 2, "protocol_mismatch"),
             (f"http://127.0.0.1:{silent.getsockname()[1]}", ["--timeout-s", "1"], 2, "server_timeout"),
             (url, ["--model", "nothing"], 3, "unknown_model"),
         ):

@@ -209,6 +209,9 @@ def test_an_ensemble_of_batches_of_one_is_probed(changed, tmp_path):
     edit(changed / "jpeg_classifier" / "config.pbtxt", "max_batch_size: 64", "max_batch_size: 1")
     for server in serve(changed, tmp_path / "triton.log"):
         assert server.probe().note == ""
+        # The command finds the port of the server by its repository.
+        done = run_module("jpeg_serve", "probe", "--model-repository", changed)
+        assert (done.returncode, done.stdout) == (0, f"{LABEL}\n"), done.stderr
 
 
 def test_an_ensemble_without_errors_is_probed(changed, tmp_path):

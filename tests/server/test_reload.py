@@ -550,6 +550,7 @@ def test_changes_beyond_the_classifier_need_a_restart(unchanged, tmp_path):
         assert done.returncode == 1
         assert re.search(fact, done.stderr), done.stderr
         assert done.stderr.endswith("[restart_needed]\n")
+        assert f"jpeg-serve restart --model-repository {repository}" in done.stderr
         assert label_of(server) == LABEL
         shutil.copytree(tmp_path / "as_it_was", repository, dirs_exist_ok=True)
     reloaded(repository)

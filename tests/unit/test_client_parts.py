@@ -10,6 +10,7 @@ from jpeg_client.cli import main
 from jpeg_client.errors import InvalidArgument
 from jpeg_client.requests import MAX_REQUEST_BYTES
 from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.settings import check_k
 from jpeg_contract.remedies import install_command
 from support import ROOT, run, run_module
 
@@ -92,6 +93,11 @@ def test_a_k_beyond_32_bits_is_refused():
     with pytest.raises(InvalidArgument, match=str(2**63)) as refused:
         client().classify([b"x"], k=2**63)
     assert refused.value.reason == "invalid_k"
+    for wrong in ("3", 1.5):
+        with pytest.raises(InvalidArgument) as refused:
+            check_k(wrong)  # type: ignore[arg-type]
+        assert refused.value.reason == "invalid_k"
+    check_k(np.int64(3))
 
 
 def test_a_long_list_is_split_by_batch_size_and_by_bytes():

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from jpeg_client import Client
+from jpeg_client import Client, ProtocolMismatch
 from jpeg_contract.tensors import ENSEMBLE
 from support import ROOT, photo
 from web_command import WebCommand, wait_until
@@ -134,6 +134,12 @@ def test_the_models_are_described(http):
     assert (model["version"], model["classifier"], model["backend"]) == ("1", "classifier_onnx", "onnxruntime")
     assert model["precision"] == "fp32"
     assert (model["classes"], model["max_batch_size"]) == (1000, 64)
+
+
+def test_a_client_of_triton_learns_whose_port_it_is(http):
+    with Client(str(http.base_url).rstrip("/")) as client, pytest.raises(ProtocolMismatch) as error:
+        client.classify(COFFEE)
+    assert "jpeg-web" in str(error.value)
 
 
 def test_a_model_that_the_server_lacks_is_not_ready(serve_app, server):

@@ -12,7 +12,7 @@ from jpeg_contract.resources import PHOTOS
 
 from jpeg_client.address import Address
 from jpeg_client.client import Client
-from jpeg_client.errors import JpegClientError
+from jpeg_client.errors import JpegClientError, ProtocolMismatch, ServerUnavailable
 
 _ROUND_TRIPS = 5
 _CONNECT_S = 5.0
@@ -51,7 +51,7 @@ def examine(client: Client, report: Callable[[Finding], None]) -> bool:
     """
     steps: list[tuple[str, Callable[[Client], str]]] = [
         ("address", _connect),
-        ("server", lambda each: f"Triton {each.server_version()}"),
+        ("server", _server),
         ("model", _describe),
         ("photo", _classify),
         ("round trip", _measure),
@@ -84,6 +84,28 @@ def _connect(client: Client) -> str:
             reason="unreachable",
         ) from error
     return f"{address.host_and_port} accepts connections ({peer})"
+
+
+def _server(client: Client) -> str:
+    try:
+        return f"Triton {client.server_version()}"
+    except ServerUnavailable as error:
+        address = Address.parse(client.url)
+        if address.scheme == "grpc" and _speaks_http(address):
+            raise ProtocolMismatch(
+                f"the server at {address.host_and_port} speaks HTTP: write http://{address.host_and_port}, or the port "
+                "of gRPC"
+            ) from error
+        raise
+
+
+def _speaks_http(address: Address) -> bool:
+    try:
+        with socket.create_connection((address.host, address.port), timeout=_CONNECT_S) as connection:
+            connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+            return connection.recv(7) == b"HTTP/1."
+    except OSError:
+        return False
 
 
 def _describe(client: Client) -> str:

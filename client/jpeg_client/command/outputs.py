@@ -19,6 +19,8 @@ from jpeg_client.command.rows import (
     Format,
     Row,
     as_text,
+    as_utf8,
+    cause_of,
     csv_header,
     csv_line,
     from_parquet,
@@ -27,6 +29,7 @@ from jpeg_client.command.rows import (
     to_parquet,
 )
 from jpeg_client.errors import InvalidArgument
+from jpeg_client.packages import require_package
 
 _SYNC_S = 5.0
 """A power cut costs the rows of this time at most; they are classified again."""
@@ -78,7 +81,7 @@ class StandardOutput:
             sys.stdout.write(as_text(row, self._form, self._k))
             sys.stdout.flush()
             return
-        fail(self._command, f"{shown(row.image)}: {row.error}", FAILED, reason=row.reason or "image_refused")
+        fail(self._command, f"{shown(row.image)}: {cause_of(row)}", FAILED, reason=row.reason or "image_refused")
 
 
 class FileOutput:
@@ -103,6 +106,8 @@ class FileOutput:
             # Reading a device may never end.
             raise InvalidArgument(f"{target} is not a regular file", reason="invalid_call")
         is_parquet = form == "parquet"
+        if is_parquet:
+            require_package("pyarrow", "parquet")
         self._grown = target.with_name(f"{target.name}.unfinished.jsonl") if is_parquet else target
         self._written: Format = "jsonl" if is_parquet else form
         if resume and form == "table":
@@ -126,7 +131,7 @@ class FileOutput:
 
     def is_done(self, name: str) -> bool:
         """See Output."""
-        return name in self._done
+        return self._as_written(name) in self._done
 
     def write(self, row: Row) -> None:
         """See Output."""
@@ -155,11 +160,15 @@ class FileOutput:
         self._stream.seek(0)
         end = 0
         for record in read_records(self._stream, self._written):
-            self._done.add(record.image)
+            self._done.add(self._as_written(record.image))
             self.failed_before += record.has_failed
             end = record.end
         self._stream.truncate(end)
         self._stream.seek(0, os.SEEK_END)
+
+    def _as_written(self, name: str) -> str:
+        """Return a name as the finished file has it."""
+        return as_utf8(name) if self._form == "parquet" else name
 
     def _check_header(self) -> None:
         header = csv_line(csv_header(self._k)).encode()

@@ -69,9 +69,14 @@ def as_text(row: Row, form: Format, k: int) -> str:
 def _as_table(row: Row) -> str:
     name = shown(row.image)
     if row.error is not None:
-        return f"{name}: error: {shown(row.error)}{f' [{row.reason}]' if row.reason else ''}\n"
+        return f"{name}: error: {shown(cause_of(row))}{f' [{row.reason}]' if row.reason else ''}\n"
     pairs = ", ".join(f"{label} {score:.3f}" for label, score in zip(row.labels, row.scores, strict=True))
     return f"{name}: {pairs or 'no label'}\n"
+
+
+def cause_of(row: Row) -> str:
+    """Return the error of a row without the name of its image, which stands in front of it."""
+    return (row.error or "").removeprefix(f"{row.image}: ")
 
 
 def shown(text: str) -> str:
@@ -203,13 +208,18 @@ def to_parquet(journal: Path, target: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
+def as_utf8(name: str) -> str:
+    """Return a name as UTF-8 holds it: other bytes, which are surrogates in `name`, become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _blocks(lines: Iterable[bytes], size: int = 10_000) -> Iterator[list[dict[str, Any]]]:
     block: list[dict[str, Any]] = []
     for line in lines:
         fields = json.loads(line)
         for name in ("image", "error"):
             if fields[name] is not None:
-                fields[name] = fields[name].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                fields[name] = as_utf8(fields[name])
         block.append(fields)
         if len(block) == size:
             yield block
