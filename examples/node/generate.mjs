@@ -1,5 +1,6 @@
 // Labels of a photo by Triton itself, without jpeg-web: node generate.mjs http://localhost:8000 photo.jpg
 import { readFile } from "node:fs/promises";
+import { post } from "./post.mjs";
 
 const [url, file] = process.argv.slice(2);
 if (!url || !file) {
@@ -7,17 +8,16 @@ if (!url || !file) {
   process.exit(2);
 }
 
-const response = await fetch(`${url}/v2/models/jpeg_classifier/generate`, {
-  method: "POST",
-  headers: { "Content-Type": "application/json" },
-  body: JSON.stringify({ IMAGE: await readFile(file, "base64"), k: 3 }),
-  signal: AbortSignal.timeout(30_000),
-});
-const answer = await response.json();
-if (!response.ok) {
-  console.error(`HTTP ${response.status}: ${answer.error}`);
-  process.exit(1);
+try {
+  const { status, answer } = await post(`${url}/v2/models/jpeg_classifier/generate`, {
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ IMAGE: await readFile(file, "base64"), k: 3 }),
+  });
+  if (status !== 200) throw new Error(`HTTP ${status}: ${answer.error}`);
+  // With k=1, Triton writes a value in place of a list of one.
+  const [labels, scores] = [answer.LABEL, answer.SCORE].map((each) => [each].flat());
+  console.log(labels.map((label, place) => `${label} ${scores[place].toFixed(3)}`).join(", "));
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
 }
-// With k=1, Triton writes a value in place of a list of one.
-const [labels, scores] = [answer.LABEL, answer.SCORE].map((each) => [each].flat());
-console.log(labels.map((label, place) => `${label} ${scores[place].toFixed(3)}`).join(", "));

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import httpx2
 import pytest
 from debian_tools import lacks, tool
 from jpeg_serve import TritonServer
+from jpeg_serve.ports import free_port
 from support import PHOTOS, ROOT, run
-from web_command import WebCommand
+from web_command import WebCommand, wait_until
 
 EXAMPLES = ROOT / "examples"
 COFFEE = str(PHOTOS / "coffee.jpg")
 
 Build = Callable[[Path], list[str]]
+ServeApp = Callable[..., AbstractContextManager[str]]
 
 
 def java(folder: Path) -> list[str]:
@@ -51,8 +57,8 @@ def go(folder: Path) -> list[str]:
     return [str(folder / "classify")]
 
 
-def node(_folder: Path) -> list[str]:
-    return [tool("node", "nodejs"), str(EXAMPLES / "node" / "classify.mjs")]
+def node(_folder: Path, program: str = "classify.mjs") -> list[str]:
+    return [tool("node", "nodejs"), str(EXAMPLES / "node" / program)]
 
 
 @pytest.mark.parametrize("build", [node, go, java, cpp], ids=lambda build: build.__name__)
@@ -87,7 +93,7 @@ def test_node_sends_several_photos(web: WebCommand, tmp_path: Path) -> None:
 
 
 def test_node_needs_no_web_application(server: TritonServer, tmp_path: Path) -> None:
-    command = [tool("node", "nodejs"), str(EXAMPLES / "node" / "generate.mjs"), f"http://{server.http_address}"]
+    command = [*node(tmp_path, "generate.mjs"), f"http://{server.http_address}"]
     done = run(*command, COFFEE)
     assert (done.returncode, done.stdout) == (0, "espresso 0.992, consomme 0.004, soup bowl 0.001\n"), done.stderr
     broken = tmp_path / "broken.jpg"
@@ -95,3 +101,32 @@ def test_node_needs_no_web_application(server: TritonServer, tmp_path: Path) -> 
     refused = run(*command, broken)
     assert refused.returncode == 1
     assert "[not_jpeg]" in refused.stderr
+
+
+@pytest.mark.parametrize("program", ["classify.mjs", "generate.mjs"])
+def test_node_states_a_missing_file_or_server_in_one_line(tmp_path: Path, program: str) -> None:
+    nobody = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    for file, code in ((COFFEE, "ECONNREFUSED"), (tmp_path / "missing.jpg", "ENOENT")):
+        failed = run(*node(tmp_path, program), nobody, file)
+        assert (failed.returncode, failed.stdout) == (1, "")
+        (line,) = failed.stderr.splitlines()
+        assert code in line
+
+
+def test_node_repeats_what_is_refused_for_now(serve_app: ServeApp, server: TritonServer, tmp_path: Path) -> None:
+    """jpeg-web is busy with an open body, until the program reports its first 503."""
+    url = f"grpc://{server.grpc_address}"
+    with serve_app(url=url, metrics_url="", max_request_mib=1, max_held_mib=1) as web_url:
+        host, _, port = web_url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(999_999)
+            )
+            wait_until(lambda: httpx2.post(f"{web_url}/classify", content=Path(COFFEE).read_bytes()).status_code == 503)
+            process = subprocess.Popen(
+                [*node(tmp_path), web_url, COFFEE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            assert process.stderr is not None
+            assert "503" in process.stderr.readline()
+        printed, _ = process.communicate(timeout=60)
+    assert (process.returncode, "espresso" in printed) == (0, True)
