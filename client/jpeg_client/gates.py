@@ -2,14 +2,43 @@
 
 A lost request may have ended its server. Its images are sent once more, each while no other request of the stream is
 open: whichever ends the next server takes no other image with it.
+
+A suspect also waits until what has ended is gone: a server that ends closes one connection after the other, and for
+moments its port still accepts requests, which are then lost without ever being read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+
+from jpeg_client.errors import RequestLost
+
+SETTLE_S = 1.0
+"""From the loss of a request to the next suspect."""
+
+
+class _Losses:
+    """When the last request was lost."""
+
+    def __init__(self) -> None:
+        self._settled_at = 0.0
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the loss of a request of the block."""
+        try:
+            yield
+        except RequestLost:
+            self._settled_at = time.monotonic() + SETTLE_S
+            raise
+
+    def left_s(self) -> float:
+        """Return how long a suspect has to wait, in seconds."""
+        return max(0.0, self._settled_at - time.monotonic())
 
 
 class Gate:
@@ -18,6 +47,7 @@ class Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open, self._waiting, self._is_alone = 0, 0, False
+        self._losses = _Losses()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -26,7 +56,8 @@ class Gate:
             self._changed.wait_for(lambda: not self._waiting and not self._is_alone)
             self._open += 1
         try:
-            yield
+            with self._losses.noted():
+                yield
         finally:
             with self._changed:
                 self._open -= 1
@@ -41,7 +72,9 @@ class Gate:
             self._waiting -= 1
             self._is_alone = True
         try:
-            yield
+            time.sleep(self._losses.left_s())
+            with self._losses.noted():
+                yield
         finally:
             with self._changed:
                 self._is_alone = False
@@ -54,6 +87,7 @@ class AsyncGate:
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
         self._open, self._waiting, self._is_alone = 0, 0, False
+        self._losses = _Losses()
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
@@ -62,7 +96,8 @@ class AsyncGate:
             await self._changed.wait_for(lambda: not self._waiting and not self._is_alone)
             self._open += 1
         try:
-            yield
+            with self._losses.noted():
+                yield
         finally:
             async with self._changed:
                 self._open -= 1
@@ -80,7 +115,9 @@ class AsyncGate:
                 self._changed.notify_all()
             self._is_alone = True
         try:
-            yield
+            await asyncio.sleep(self._losses.left_s())
+            with self._losses.noted():
+                yield
         finally:
             async with self._changed:
                 self._is_alone = False

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_client.errors import RequestLost, RequestRefused, ServerTimeout, ServerUnavailable
-from jpeg_client.gates import Gate
+from jpeg_client.gates import SETTLE_S, AsyncGate, Gate
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, send_plan, send_plan_async
 from jpeg_client.responses import EnsembleOutputs
@@ -183,3 +183,33 @@ def test_a_suspect_is_sent_alone() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = [each for part in threads.map(classify, range(0, 200, 5)) for each in part]
     assert [number for number, each in enumerate(found) if each.error] == [7]
+
+
+def lose() -> None:
+    raise RequestLost("gone")
+
+
+def test_a_suspect_waits_until_a_server_that_ended_is_gone() -> None:
+    """The port of a server that ends accepts requests for moments, and loses them."""
+    gate = Gate()
+    with gate.alone():
+        pass  # nothing was lost yet
+    for pass_gate in (gate.together, gate.alone):
+        with pytest.raises(RequestLost), pass_gate():
+            lose()
+        lost_at = time.monotonic()
+        with gate.alone():
+            assert time.monotonic() - lost_at > SETTLE_S - 0.1
+
+
+def test_a_suspect_of_asyncio_waits_as_well() -> None:
+    async def waited_s() -> float:
+        gate = AsyncGate()
+        with pytest.raises(RequestLost):
+            async with gate.together():
+                lose()
+        lost_at = time.monotonic()
+        async with gate.alone():
+            return time.monotonic() - lost_at
+
+    assert asyncio.run(waited_s()) > SETTLE_S - 0.1
