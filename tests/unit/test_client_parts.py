@@ -95,9 +95,9 @@ def test_a_k_beyond_32_bits_is_refused():
     assert refused.value.reason == "invalid_k"
     for wrong in ("3", 1.5):
         with pytest.raises(InvalidArgument) as refused:
-            check_k(wrong)  # type: ignore[arg-type]
+            check_k(wrong)  # type: ignore[arg-type]  # as callers without types may pass
         assert refused.value.reason == "invalid_k"
-    check_k(np.int64(3))
+    check_k(np.int64(3))  # type: ignore[arg-type]  # an integer of NumPy counts as one
 
 
 def test_a_long_list_is_split_by_batch_size_and_by_bytes():
