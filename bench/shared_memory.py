@@ -30,6 +30,7 @@ from jpeg_client.shared_memory import Kind
 from jpeg_contract.command_line import FAILED, OK, make_app, note, run_app
 from jpeg_contract.errors import ReasonedError
 from jpeg_contract.gpus import find_gpus
+from jpeg_contract.keys import GRPC_KEY_HEADER, SHARED_MEMORY_KEY
 from jpeg_contract.resources import PHOTOS
 from jpeg_contract.tensors import ENSEMBLE, IMAGE
 from jpeg_serve import ServerOptions, TritonServer
@@ -118,7 +119,7 @@ class Link:
     @property
     def headers(self) -> dict[str, str]:
         """What opens its shared memory to a request of tritonclient."""
-        return {"triton-grpc-protocol-shared-memory-key": self.key}
+        return {f"{GRPC_KEY_HEADER}{SHARED_MEMORY_KEY}": self.key}
 
 
 Sender = Callable[[Any, Link], AbstractContextManager[Callable[[], object]]]
@@ -144,9 +145,7 @@ class Load:
     @property
     def size(self) -> int:
         """Bytes of the serialised tensor."""
-        if self.data.dtype == object:
-            return sum(4 + len(each) for each in self.data.ravel())
-        return self.data.nbytes
+        return _serialised_bytes(self.data) if self.data.dtype == object else self.data.nbytes
 
 
 def _loads(classifier: str, link: Link) -> Iterator[Load]:
@@ -229,7 +228,7 @@ def _jpegs(data: Any, link: Link) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def _jpegs_in_memory(data: Any, link: Link) -> Iterator[Callable[[], object]]:
-    size = sum(4 + len(each) for each in data.ravel())
+    size = _serialised_bytes(data)
     name = f"bench-{uuid.uuid4().hex}"
     with ExitStack() as stack:
         client = stack.enter_context(closing(tritonclient.grpc.InferenceServerClient(link.address)))
@@ -246,6 +245,11 @@ def _jpegs_in_memory(data: Any, link: Link) -> Iterator[Callable[[], object]]:
             return client.infer(ENSEMBLE, [tensor])
 
         yield send
+
+
+def _serialised_bytes(data: Any) -> int:
+    """Return the length of a tensor of BYTES, each element behind its own length."""
+    return sum(4 + len(each) for each in data.ravel())
 
 
 def _unregister(client: Any, name: str, link: Link) -> None:

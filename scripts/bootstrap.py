@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = {"tensorflow": ".venv-tensorflow", "batch": ".venv-batch"}
-VENV = Path(os.environ.get("VENV", ROOT / OWN.get("".join(sys.argv[1:]), ".venv")))
+VENV = Path(os.environ.get("VENV", ROOT / OWN.get(sys.argv[-1], ".venv")))
 BIN = VENV / "bin"
 
 # Lock files that each set installs, in order. Those of weights go without their dependencies (see lock.sh).

@@ -13,11 +13,10 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from jpeg_contract.folders import SHARED_MEMORY
 
 from faults.errors import FaultsError
 from faults.senders import Target
-
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
 
 MODELS = ("preprocess", "classifier", "postprocess")
 """Begins of the names of the models with a worker."""

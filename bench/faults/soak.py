@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 from jpeg_bench.process_usage import MIB, process_tree, shm_bytes, shm_prefix
+from jpeg_contract.folders import SHARED_MEMORY
 
 from faults import injection
 from faults.answers import Verdict
 from faults.crowd import crowd
 from faults.samples import Sample
 from faults.senders import Load, Target
-from faults.service import MODELS, SHARED_MEMORY, Service
+from faults.service import MODELS, Service
 from faults.traffic import RECOVERY_S, Traffic
 from faults.trials import problems
 

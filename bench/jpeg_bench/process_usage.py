@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from jpeg_contract.folders import SHARED_MEMORY
 
 MIB = 1 << 20
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, POSIX shared memory on Linux
 _REGION_PREFIX = "shm-region-prefix-name="
 _STUB = "triton_python_backend_stub"
 # Position of the instance's name among the arguments of the Python backend's stub.
@@ -136,7 +136,7 @@ def shm_prefix(pid: int) -> str:
 def shm_bytes(prefix: str) -> int:
     """Return the allocated bytes of all segments with this name prefix; 0 for an empty prefix."""
     total = 0
-    for segment in _SHARED_MEMORY.glob(f"{prefix}*") if prefix else ():
+    for segment in SHARED_MEMORY.glob(f"{prefix}*") if prefix else ():
         with contextlib.suppress(OSError):
             total += segment.stat().st_blocks * 512  # stat(2): in units of 512 bytes on any file system
     return total

@@ -6,15 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jpeg_contract.keys import read_key_file
+
 KEY_VARIABLE = "JPEG_API_KEY"
 
 NO_KEY_OPTION = (
     "there is no option --api-key, because other users can read options in the process list: use "
     f"--api-key-file FILE, or the environment variable {KEY_VARIABLE}"
 )
-
-# Keys have about fifty characters; the limit bounds the memory if the path names another file.
-_MAX_KEY_BYTES = 4096
 
 
 def names_key(tokens: Sequence[str]) -> bool:
@@ -28,8 +27,4 @@ def read_key(file: Path | None) -> str | None:
     Raises:
         OSError: The file cannot be read.
     """
-    if file is None:
-        return os.environ.get(KEY_VARIABLE) or None
-    with file.open("rb") as stream:
-        # latin-1 decodes any byte; the client refuses characters that a key cannot have.
-        return stream.read(_MAX_KEY_BYTES).decode("latin-1").strip()
+    return (os.environ.get(KEY_VARIABLE) or None) if file is None else read_key_file(file)

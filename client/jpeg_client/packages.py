@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from jpeg_contract.remedies import install_command
+from jpeg_contract.remedies import missing_package
 
 from jpeg_client.errors import InvalidArgument
 
@@ -12,11 +12,9 @@ from jpeg_client.errors import InvalidArgument
 def require_package(package: str, extra: str) -> None:
     """Check that a package is installed. Raises InvalidArgument, with the command that installs it."""
     if importlib.util.find_spec(package) is None:
-        raise missing_package(package, extra)
+        raise package_missing(package, extra)
 
 
-def missing_package(package: str, extra: str) -> InvalidArgument:
+def package_missing(package: str, extra: str) -> InvalidArgument:
     """Return the error for a package that is not installed."""
-    return InvalidArgument(
-        f"the package {package} is not installed: {install_command(extra)}", reason="package_missing"
-    )
+    return InvalidArgument(missing_package(package, extra), reason="package_missing")

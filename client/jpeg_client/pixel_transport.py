@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 from jpeg_contract.checksum import checksum
+from jpeg_contract.keys import GRPC_KEY_HEADER, SHARED_MEMORY_KEY
 from jpeg_contract.tensors import CHECKSUM, ERROR, INPUT, OUTPUT, POSTPROCESS, STAMP_LENGTH
 from numpy.typing import NDArray
 
@@ -18,9 +19,7 @@ from jpeg_client.grpc_transport import GrpcTransport
 from jpeg_client.responses import EnsembleOutputs, read_outputs
 from jpeg_client.shared_memory import CudaRegion, Region, SharedMemoryError
 
-# Triton takes a call of a restricted protocol only with its key in the header of this name and the name of the key,
-# which is that of `jpeg-serve --shared-memory-key-file`.
-_KEY_HEADER = "triton-grpc-protocol-shared-memory-key"
+_KEY_HEADER = f"{GRPC_KEY_HEADER}{SHARED_MEMORY_KEY}"
 
 # Triton's messages.
 _RESTRICTED = "protocol is restricted"

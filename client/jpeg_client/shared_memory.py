@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jpeg_contract.folders import SHARED_MEMORY
 
 from jpeg_client.errors import InvalidArgument, JpegClientError, RequestRefused
 
 Kind = Literal["system", "cuda"]
 
-FOLDER = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
 PREFIX = "jpeg-pixels-"
 
 _CONNECT_S = 1.0
@@ -52,7 +52,6 @@ class Region(ABC):
         capacity: In bytes.
 
     Attributes:
-        kind: Of the memory.
         name: The server knows the region by it.
         capacity: In bytes.
         is_registered: Whether the server knows it, as far as this client can tell.
@@ -60,8 +59,6 @@ class Region(ABC):
     Raises:
         SharedMemoryError: There is no memory of this kind, or not enough.
     """
-
-    kind: Kind
 
     def __init__(self, port: int, capacity: int) -> None:
         self.capacity = capacity
@@ -100,14 +97,12 @@ class Region(ABC):
 
     def _remove_file(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            (FOLDER / self.name).unlink()
+            (SHARED_MEMORY / self.name).unlink()
         os.close(self._file)
 
 
 class SystemRegion(Region):
     """A region in the machine's memory."""
-
-    kind = "system"
 
     def _allocate(self) -> None:
         try:
@@ -117,8 +112,8 @@ class SystemRegion(Region):
         except OSError as error:
             full = error.errno == errno.ENOSPC
             raise SharedMemoryError(
-                f"{FOLDER} has no room for {self.capacity} bytes ({error.strerror}): send fewer images at a time, free "
-                "some of it, or make it larger (docker run --shm-size)",
+                f"{SHARED_MEMORY} has no room for {self.capacity} bytes ({error.strerror}): send fewer images at a "
+                "time, free some of it, or make it larger (docker run --shm-size)",
                 reason="shared_memory_full" if full else None,
             ) from error
 
@@ -139,8 +134,6 @@ class CudaRegion(Region):
         capacity: In bytes.
         device: Number of the GPU.
     """
-
-    kind = "cuda"
 
     def __init__(self, port: int, capacity: int, device: int) -> None:
         self.device = device
@@ -264,7 +257,7 @@ def remove_orphans(port: int, unregister: Callable[[str], bool]) -> None:
         port: Of the server's gRPC. Of regions that were made for others, those remain whose server still listens.
         unregister: See `RegionPool`.
     """
-    for path in FOLDER.glob(f"{PREFIX}*-*"):
+    for path in SHARED_MEMORY.glob(f"{PREFIX}*-*"):
         made_for = path.name[len(PREFIX) :].partition("-")[0]
         with _locked(path) as is_orphan:
             if is_orphan and (unregister(path.name) if made_for == str(port) else not _listens(made_for)):
@@ -287,9 +280,9 @@ def _claim(port: int) -> tuple[str, int]:
     while True:
         name = f"{PREFIX}{port}-{secrets.token_hex(8)}"
         try:
-            file = os.open(FOLDER / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            file = os.open(SHARED_MEMORY / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SharedMemoryError(f"{FOLDER} cannot be written: {error.strerror}") from error
+            raise SharedMemoryError(f"{SHARED_MEMORY} cannot be written: {error.strerror}") from error
         # Between the two calls another client may take it for an orphan.
         if _lock(file):
             return name, file

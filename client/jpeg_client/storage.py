@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from jpeg_client.packages import missing_package, require_package
+from jpeg_client.packages import package_missing, require_package
 
 # As fsspec takes them: s3://, gs://, az://, hf://, memory://, file://.
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -89,7 +89,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise FileNotFoundError(f"{url}: {error}") from error
     except ImportError as error:  # each store has a package of its own
-        raise missing_package(error.name or f"for {url.partition(':')[0]}", "storage") from error
+        raise package_missing(error.name or f"for {url.partition(':')[0]}", "storage") from error
     return system, path
 
 

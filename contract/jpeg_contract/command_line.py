@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Parameter
 
 from jpeg_contract.errors import ReasonedError
-from jpeg_contract.remedies import install_command
+from jpeg_contract.remedies import missing_package
 
 OK, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -105,8 +105,7 @@ def run_app(
     except ModuleNotFoundError as error:
         return fail(
             command,
-            f"the package {error.name} is not installed: "
-            f"{install_command((extras_of_packages or {}).get(str(error.name), extra))}",
+            missing_package(str(error.name), (extras_of_packages or {}).get(str(error.name), extra)),
             FAILED,
             reason="package_missing",
         )

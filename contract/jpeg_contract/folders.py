@@ -1,4 +1,4 @@
-"""Folders of this user's that the commands keep things in, and that nobody else can change."""
+"""Folders of the machine, and those of this user that the commands keep things in, and that nobody else can change."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 import platformdirs
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # no temporary file: where Linux keeps POSIX shared memory
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

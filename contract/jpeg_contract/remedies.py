@@ -14,6 +14,11 @@ def install_command(*extras: str) -> str:
     return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
 
 
+def missing_package(package: str, extra: str) -> str:
+    """Return the sentence on a package that is not installed. extra: of this project, which brings it."""
+    return f"the package {package} is not installed: {install_command(extra)}"
+
+
 def build_command(
     recipe: str,
     form: str,

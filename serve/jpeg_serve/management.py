@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 # In this order: tritonclient takes a missing protobuf for an installation of its own without gRPC.
+from jpeg_contract.keys import GRPC_KEY_HEADER
 from jpeg_contract.model_config import ModelConfig
 from tritonclient import grpc as grpc_client
 from tritonclient.utils import InferenceServerException
@@ -26,8 +27,6 @@ _RESPONSE_S = 30.0
 _NAME_TIMEOUT_S = 1.0
 
 _OPTION = "--grpc-restricted-protocol"
-# Triton accepts a call of a restricted protocol only with the key in this header.
-_HEADER = "triton-grpc-protocol-"
 
 _CHANNEL = [
     # Servers are on this machine: the environment's proxy does not apply.
@@ -138,7 +137,7 @@ class Management:
         headers: dict[str, str] = {}
         if protocol in self._keys:
             key, secret = self._keys[protocol]
-            headers[f"{_HEADER}{key}".lower()] = secret  # gRPC has no other names
+            headers[f"{GRPC_KEY_HEADER}{key}".lower()] = secret  # gRPC has no other names
         try:
             return send(headers=headers, client_timeout=timeout_s)
         except InferenceServerException as error:

@@ -11,13 +11,14 @@ import re
 import secrets
 from pathlib import Path
 
+from jpeg_contract.keys import SHARED_MEMORY_KEY, read_key_file
+
 from jpeg_serve.errors import PrerequisiteError
 
 _MANAGEMENT = "model-repository,trace,logging"
 _SHARED_MEMORY = "shared-memory"
 # Triton separates protocols, name and value by : and =. Long enough that nobody guesses it.
 _KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")
-_MOST_BYTES = 4096
 
 
 def restriction_arguments(shared_memory_key_file: Path | None) -> list[str]:
@@ -34,14 +35,13 @@ def restriction_arguments(shared_memory_key_file: Path | None) -> list[str]:
         groups = [f"{_MANAGEMENT},{_SHARED_MEMORY}:{management}"]
     else:
         key = _read_key(shared_memory_key_file)
-        groups = [f"{_MANAGEMENT}:{management}", f"{_SHARED_MEMORY}:{_SHARED_MEMORY}-key={key}"]
+        groups = [f"{_MANAGEMENT}:{management}", f"{_SHARED_MEMORY}:{SHARED_MEMORY_KEY}={key}"]
     return [f"--{option}={group}" for option in ("http-restricted-api", "grpc-restricted-protocol") for group in groups]
 
 
 def _read_key(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            key = stream.read(_MOST_BYTES).decode("latin-1").strip()
+        key = read_key_file(file)
     except OSError as error:
         raise PrerequisiteError(
             f"{file}, of --shared-memory-key-file, cannot be read: {error.strerror}", reason="invalid_key_file"

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-FOLDER = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
+from jpeg_contract.folders import SHARED_MEMORY
 
 
 def new_prefix() -> str:
@@ -17,7 +17,7 @@ def new_prefix() -> str:
 
 def segments(prefix: str) -> list[Path]:
     """Return the segments that exist with this prefix."""
-    return list(FOLDER.glob(f"{prefix}*")) if FOLDER.is_dir() else []
+    return list(SHARED_MEMORY.glob(f"{prefix}*")) if SHARED_MEMORY.is_dir() else []
 
 
 def make_private(prefix: str) -> None:

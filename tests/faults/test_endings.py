@@ -10,9 +10,10 @@ import psutil
 import pytest
 from faults.answers import Verdict
 from faults.senders import Load
-from faults.service import SHARED_MEMORY, Service, alive
+from faults.service import Service, alive
 from faults.traffic import Traffic
 from faults.trials import problems
+from jpeg_contract.folders import SHARED_MEMORY
 
 # Between sending a request and the server reading it, on a busy machine.
 _IN_TRANSIT_S = 0.3

@@ -14,6 +14,7 @@ import tritonclient.grpc
 from conftest import serve
 from jpeg_client import InvalidArgument, PixelClient
 from jpeg_client import shared_memory as regions
+from jpeg_contract.folders import SHARED_MEMORY
 from jpeg_contract.report import Requirements
 from jpeg_serve.state import find_at
 from repository.edits import add_classifier
@@ -161,5 +162,5 @@ def test_what_a_killed_client_leaves_on_the_gpu_is_freed_by_the_next(url, regist
         following.logits(pixels)
         assert left not in registered()
     assert registered() == set()
-    assert not list(regions.FOLDER.glob(f"{regions.PREFIX}{url.rpartition(':')[2]}-*"))
+    assert not list(SHARED_MEMORY.glob(f"{regions.PREFIX}{url.rpartition(':')[2]}-*"))
     assert cupy.cuda.runtime.memGetInfo()[0] > free_before - 64 * 224 * 224 * 3

@@ -55,9 +55,9 @@ def test_each_set_needs_its_own_amount_of_space(tmp_path, name, needed):
     assert f"and about {needed} GB are needed" in done.stderr
 
 
-def test_tensorflow_has_an_environment_of_its_own():
+def test_tensorflow_and_batch_engines_have_environments_of_their_own():
     environment = {name: value for name, value in os.environ.items() if name != "VENV"}
-    for name, folder in (("dev", ".venv"), ("tensorflow", ".venv-tensorflow")):
+    for name, folder in (("dev", ".venv"), ("tensorflow", ".venv-tensorflow"), ("batch", ".venv-batch")):
         program = (
             f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.argv = ['bootstrap.py', {name!r}]; "
             "import bootstrap; print(bootstrap.VENV)"
