@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypeVar, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, overload
 
 from jpeg_client.address import Address
+from jpeg_client.blocking_client import BlockingClient
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
@@ -15,17 +15,15 @@ from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan
 from jpeg_client.responses import EnsembleOutputs
-from jpeg_client.retries import MAX_LOST, call_with_retries
-from jpeg_client.settings import ClientSettings, check_k
+from jpeg_client.settings import check_k
 from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.thread_stream import ThreadStream
 from jpeg_client.transport import Transport
 
-_Response = TypeVar("_Response")
 _Image = TypeVar("_Image", bound=Image)
 
 
-class Client(ClientSettings):
+class Client(BlockingClient):
     """A connection to one server address: use it in a `with` block, or close it.
 
     Threads can share a client: over gRPC they share one connection, over HTTP each concurrent request has its own. A
@@ -66,14 +64,6 @@ class Client(ClientSettings):
     def _open(self, address: Address, credentials: Credentials) -> None:
         self._transport = open_transport(address, credentials)
         self._transport.sends_deadline = self._sends_deadline
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections, those with open requests after the responses. A stopping server waits for them."""
@@ -230,13 +220,6 @@ class Client(ClientSettings):
         if model not in self._batch_sizes:
             self._batch_sizes[model] = max_batch_size(self._config(model, timeout_s))
         return self._batch_sizes[model]
-
-    def _config(self, model: str, timeout_s: float) -> dict[str, Any]:
-        return self._call(lambda left_s: self._transport.config(model, left_s), timeout_s)
-
-    def _call(self, request: Callable[[float], _Response], timeout_s: float, max_lost: int = MAX_LOST) -> _Response:
-        """Send a request, with the retries of `jpeg_client.retries`. request: takes a time limit in seconds."""
-        return call_with_retries(request, timeout_s, max_lost) if self.retry else request(timeout_s)
 
 
 def open_transport(address: Address, credentials: Credentials) -> Transport:

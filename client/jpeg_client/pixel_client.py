@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jpeg_contract.tensors import ENSEMBLE, INPUT
 from numpy.typing import NDArray
 
 from jpeg_client.address import Address
+from jpeg_client.blocking_client import BlockingClient
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from jpeg_client.description import classifier_name, max_batch_size
@@ -21,14 +21,11 @@ from jpeg_client.errors import InvalidArgument, RequestRefused
 from jpeg_client.pixel_transport import PixelTransport, UnknownRegion
 from jpeg_client.prediction import Prediction
 from jpeg_client.requests import predictions_of
-from jpeg_client.retries import call_with_retries
-from jpeg_client.settings import ClientSettings, check_k
+from jpeg_client.settings import check_k
 from jpeg_client.shared_memory import CudaRegion, Kind, Region, RegionPool, SystemRegion
 
 # How long a stopping client waits for the server to forget a region, in seconds.
 _UNREGISTER_S = 5.0
-
-_Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class _Target:
     max_batch_size: int
 
 
-class PixelClient(ClientSettings):
+class PixelClient(BlockingClient):
     """A connection that sends pixels to the classifier of an ensemble, over gRPC: for those who decode themselves.
 
     The pixels are what the model `preprocess` makes of an image: decoded, resized and cropped as in training, uint8
@@ -108,6 +105,8 @@ class PixelClient(ClientSettings):
             retry=retry,
         )
 
+    _transport: PixelTransport
+
     def _open(self, address: Address, credentials: Credentials) -> None:
         if address.scheme not in ("grpc", "grpcs"):
             raise InvalidArgument("pixels travel over gRPC: write grpc://HOST:PORT", reason="grpc_required")
@@ -118,7 +117,7 @@ class PixelClient(ClientSettings):
                 reason="not_this_machine",
             )
         self._transport = PixelTransport(address, credentials, self._key)
-        self._targets: dict[str, _Target] = {}
+        self._found: _Target | None = None
         self._regions = RegionPool(
             address.port,
             lambda size: (
@@ -128,14 +127,6 @@ class PixelClient(ClientSettings):
             ),
             lambda name: self._transport.unregister(name, _UNREGISTER_S),
         )
-
-    def __enter__(self) -> PixelClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the shared memory, and close the connection."""
@@ -164,12 +155,12 @@ class PixelClient(ClientSettings):
         _check_pixels(pixels, target, self._kind)
         for part in _batches(pixels, target.max_batch_size):
             try:
-                found.append(self._send(part, target, limit_s))
+                found.append(self._send(part, self._target(limit_s), limit_s))
             except RequestRefused as error:
                 if error.reason != "unknown_model":
                     raise
                 # The ensemble may have got another classifier since.
-                self._targets.clear()
+                self._found = None
                 found.append(self._send(part, self._target(limit_s), limit_s))
         return np.concatenate(found)
 
@@ -198,14 +189,12 @@ class PixelClient(ClientSettings):
 
     def _target(self, timeout_s: float) -> _Target:
         """Return where pixels go, read once."""
-        if self.model not in self._targets:
+        if (found := self._found) is None:
             ensemble = self._config(self.model, timeout_s)
             classifier = self._config(classifier_name(ensemble), timeout_s)
             shape = next(tensor["dims"] for tensor in classifier["input"] if tensor["name"] == INPUT)
-            self._targets[self.model] = _Target(
-                str(classifier["name"]), tuple(map(int, shape)), max_batch_size(classifier)
-            )
-        return self._targets[self.model]
+            found = self._found = _Target(str(classifier["name"]), tuple(map(int, shape)), max_batch_size(classifier))
+        return found
 
     def _send(self, pixels: Any, target: _Target, timeout_s: float) -> NDArray[np.float32]:
         if self._kind is None:
@@ -226,12 +215,6 @@ class PixelClient(ClientSettings):
         except UnknownRegion:
             self._transport.register(region, timeout_s)
             return self._transport.logits(target.classifier, (region, shape), timeout_s)
-
-    def _config(self, model: str, timeout_s: float) -> dict[str, Any]:
-        return self._call(partial(self._transport.config, model), timeout_s)
-
-    def _call(self, request: Callable[[float], _Response], timeout_s: float) -> _Response:
-        return call_with_retries(request, timeout_s) if self.retry else request(timeout_s)
 
 
 def _check_pixels(pixels: Any, target: _Target, kind: Kind | None) -> None:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from conftest import serve
 from jpeg_client import Client, InvalidArgument, JpegClientError, PixelClient, ServerTimeout, SharedMemoryError
 from jpeg_client import shared_memory as regions
 from jpeg_contract import model_config
+from jpeg_contract.folders import SHARED_MEMORY
 from jpeg_contract.gpus import find_gpus
 from jpeg_contract.settings import PreprocessSettings
 from jpeg_preprocess import Preprocessor
@@ -70,7 +72,7 @@ def over_memory(url: str, **options: Any) -> PixelClient:
 
 def files(url: str) -> set[str]:
     """The regions of /dev/shm that were made for a server."""
-    return {path.name for path in regions.FOLDER.glob(f"{regions.PREFIX}{url.rpartition(':')[2]}-*")}
+    return {path.name for path in SHARED_MEMORY.glob(f"{regions.PREFIX}{url.rpartition(':')[2]}-*")}
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def test_nothing_is_left_in_the_machine_or_the_server(
             memory.logits(pixels[:1])
             (small,) = files(url)
             assert registered() == {small}
-            assert (regions.FOLDER / small).stat().st_mode & 0o777 == 0o600
+            assert (SHARED_MEMORY / small).stat().st_mode & 0o777 == 0o600
             memory.logits(pixels)  # a larger region takes its place
             (large,) = files(url)
             assert registered() == {large} != {small}
@@ -181,7 +183,7 @@ def test_what_a_killed_client_leaves_is_removed_by_the_next_and_a_living_one_kee
 
 
 def test_regions_of_servers_that_are_gone_are_removed(url: str, pixels: NDArray[np.uint8]) -> None:
-    gone = regions.FOLDER / f"{regions.PREFIX}{free_port(LOOPBACK)}-0123456789abcdef"
+    gone = SHARED_MEMORY / f"{regions.PREFIX}{free_port(LOOPBACK)}-0123456789abcdef"
     gone.touch()
     with over_memory(url) as memory:
         memory.logits(pixels[:1])
@@ -225,8 +227,8 @@ def test_a_client_goes_on_with_the_server_that_follows(
 def test_a_classifier_that_was_swapped_is_found_again(url: str, pixels: NDArray[np.uint8]) -> None:
     with over_memory(url) as memory:
         wanted = memory.logits(pixels)
-        (name, target), *_ = memory._targets.items()
-        memory._targets[name] = type(target)("classifier_of_before", target.shape, target.max_batch_size)
+        assert memory._found is not None
+        memory._found = replace(memory._found, classifier="classifier_of_before")
         assert np.array_equal(memory.logits(pixels), wanted)
 
 
@@ -280,7 +282,7 @@ def test_a_full_folder_is_an_error_and_leaves_nothing() -> None:
     with pytest.raises(SharedMemoryError) as error:
         regions.SystemRegion(port, 2**60)
     assert error.value.reason in ("shared_memory_full", "shared_memory_unavailable")
-    assert list(regions.FOLDER.glob(f"{regions.PREFIX}{port}-*")) == []
+    assert list(SHARED_MEMORY.glob(f"{regions.PREFIX}{port}-*")) == []
 
 
 def test_memory_of_a_gpu_says_what_is_missing(url: str, pixels: NDArray[np.uint8]) -> None:
