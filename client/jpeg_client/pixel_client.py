@@ -35,7 +35,7 @@ class _Target:
     Attributes:
         classifier: Name of the model.
         shape: Of one image: height, width, channels.
-        max_batch_size: Images per request.
+        max_batch_size: Images per request, of the ensemble: no step of it takes fewer.
     """
 
     classifier: str
@@ -193,7 +193,7 @@ class PixelClient(BlockingClient):
             ensemble = self._config(self.model, timeout_s)
             classifier = self._config(classifier_name(ensemble), timeout_s)
             shape = next(tensor["dims"] for tensor in classifier["input"] if tensor["name"] == INPUT)
-            found = self._found = _Target(str(classifier["name"]), tuple(map(int, shape)), max_batch_size(classifier))
+            found = self._found = _Target(str(classifier["name"]), tuple(map(int, shape)), max_batch_size(ensemble))
         return found
 
     def _send(self, pixels: Any, target: _Target, timeout_s: float) -> NDArray[np.float32]:

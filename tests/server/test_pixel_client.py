@@ -30,7 +30,7 @@ from jpeg_serve.errors import PrerequisiteError
 from jpeg_serve.ports import LOOPBACK, free_port
 from jpeg_serve.state import find_at
 from numpy.typing import NDArray
-from support import photo
+from support import edit, photo
 from tritonclient.utils import InferenceServerException
 
 KEY = "a-key-of-clients-of-this-machine"
@@ -318,3 +318,19 @@ def test_pixels_of_another_shape_or_type_are_refused(url: str, pixels: NDArray[n
                 memory.logits(wrong)
             assert error.value.reason == "invalid_pixels"
     assert files(url) == set()
+
+
+def test_labels_are_made_within_the_batch_limit_of_the_ensemble(
+    repository: Path, tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    """A classifier may take larger batches than the steps around it."""
+    for model in ("jpeg_classifier", "preprocess", "postprocess"):
+        edit(repository / model / "config.pbtxt", "max_batch_size: 64", "max_batch_size: 3")
+    for server in serve(repository, tmp_path / "triton.log"):
+        with PixelClient(f"grpc://{server.grpc_address}") as client:
+            assert [each.labels[0] for each in client.classify(pixels)] == [
+                "espresso",
+                "Egyptian cat",
+                "palace",
+                "bow tie",
+            ]
