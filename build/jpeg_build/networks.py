@@ -9,7 +9,11 @@ from jpeg_contract.forms import ClassifierForm
 
 from jpeg_build.errors import BuildError
 from jpeg_build.network import Network
-from jpeg_build.recipe import OnnxSource, Recipe
+from jpeg_build.recipe import Recipe
+from jpeg_build.sources import OnnxSource, TimmSource, TorchvisionSource
+
+# Whose weights --checkpoint and --weights replace.
+WITH_CHECKPOINT = (TorchvisionSource, TimmSource)
 
 
 def load_network(
@@ -45,19 +49,20 @@ def load_network(
 
         progress("loading the recipe's TensorFlow network")
         return KerasNetwork(recipe, checkpoint=checkpoint, random=random)
-    source = recipe.onnx_network()
+    source = recipe.source
+    if not isinstance(source, WITH_CHECKPOINT) and (checkpoint is not None or random):
+        raise BuildError(
+            "--checkpoint and --weights do not go with a file that has its weights inside", reason="invalid_call"
+        )
     if isinstance(source, OnnxSource):
-        if checkpoint is not None or random:
-            raise BuildError(
-                "--checkpoint and --weights do not go with an ONNX file, which has its weights inside",
-                reason="invalid_call",
-            )
         from jpeg_build.onnx_network import OnnxNetwork  # needs no PyTorch
 
         progress(f"loading {source.file.name} with ONNX Runtime")
         return OnnxNetwork(recipe)
     progress("starting PyTorch")
-    from jpeg_build.torchvision_network import TorchvisionNetwork
+    if isinstance(source, TorchvisionSource):
+        from jpeg_build.torchvision_network import TorchvisionNetwork
 
-    progress(f"loading {source.network}")
-    return TorchvisionNetwork(recipe, checkpoint=checkpoint, random=random)
+        progress(f"loading {source.network}")
+        return TorchvisionNetwork(recipe, checkpoint=checkpoint, random=random)
+    raise AssertionError(source)

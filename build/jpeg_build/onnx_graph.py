@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.compose
-from jpeg_contract.tensors import INPUT, OUTPUT, SMALLEST_PROBABILITY
+from jpeg_contract.tensors import INPUT, OUTPUT
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.recipe import Layout, Normalisation, Output
+from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
+from jpeg_build.outputs import SMALLEST, OutputKind
+from jpeg_build.recipe_keys import Layout
 
 
 def finish(model: Any, path: Path) -> None:
@@ -77,15 +79,15 @@ def wrap(
     normalisation: Normalisation,
     crop_size: tuple[int, int],
     classes: int,
-    output: Output,
+    output: OutputKind,
 ) -> Any:
     """Put the contract around a network: pixels in, logits out, any batch.
 
-    Cast, normalisation and transpose go in front, in the opset of the model. Behind probabilities goes a logarithm,
-    which makes them logits whose softmax they are.
+    Cast, normalisation and transpose go in front, in the opset of the model. Behind it goes what makes
+    logits of its values (`outputs.to_logits`).
 
     Args:
-        model: One float image input in `layout`; one output, (N, classes) or as many values per image.
+        model: One float image input in `layout`; one output, (N, classes) or as many values per image, or one.
         layout: Order of the input's axes.
         normalisation: That the network was trained with.
         crop_size: (height, width) of the images.
@@ -99,46 +101,19 @@ def wrap(
     # A prefix keeps the network's names apart from those of the contract.
     model = onnx.compose.add_prefix(model, "network/")
     (tensor,), (result,) = inputs(model.graph), model.graph.output
-
-    constants = {
-        "pixels/mean": np.array(normalisation.mean, np.float64) * 255,
-        "pixels/scale": 1 / (np.array(normalisation.std, np.float64) * 255),
-    }
-    initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
-    before = [helper.make_node("Cast", [INPUT], ["pixels/float"], to=TensorProto.FLOAT)]
-    last = "pixels/float"
-    if normalisation.color == "BGR":
-        initializers.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "pixels/bgr"))
-        before.append(helper.make_node("Gather", [last, "pixels/bgr"], ["pixels/reversed"], axis=3))
-        last = "pixels/reversed"
-    before.append(helper.make_node("Sub", [last, "pixels/mean"], ["pixels/centred"]))
-    before.append(helper.make_node("Mul", ["pixels/centred", "pixels/scale"], ["pixels/normalised"]))
-    last = "pixels/normalised"
+    before = _Chain(INPUT)
+    _normalise(before, normalisation)
     if layout == "NCHW":
-        before.append(helper.make_node("Transpose", [last], ["pixels/transposed"], perm=[0, 3, 1, 2]))
-        last = "pixels/transposed"
-    before.append(helper.make_node("Cast", [last], [tensor.name], to=tensor.type.tensor_type.elem_type))
-
-    initializers.append(numpy_helper.from_array(np.array([-1, classes], np.int64), "logits/shape"))
-    after = [
-        helper.make_node("Reshape", [result.name, "logits/shape"], ["logits/flat"]),
-        helper.make_node(
-            "Cast",
-            ["logits/flat"],
-            ["logits/float" if output == "probabilities" else OUTPUT],
-            to=TensorProto.FLOAT,
-        ),
-    ]
-    if output == "probabilities":
-        initializers.append(numpy_helper.from_array(np.array(SMALLEST_PROBABILITY, np.float32), "logits/smallest"))
-        after.append(helper.make_node("Max", ["logits/float", "logits/smallest"], ["logits/positive"]))
-        after.append(helper.make_node("Log", ["logits/positive"], [OUTPUT]))
+        before.add("Transpose", "pixels/transposed", perm=[0, 3, 1, 2])
+    before.add("Cast", tensor.name, to=tensor.type.tensor_type.elem_type)
+    after = _Chain(result.name)
+    _to_logits(after, classes, output)
 
     graph = model.graph
-    nodes = [*before, *graph.node, *after]
+    nodes = [*before.nodes, *graph.node, *after.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(initializers)
+    graph.initializer.extend([*before.constants, *after.constants])
     # Shapes that were inferred for a fixed batch would contradict the dynamic one.
     del graph.value_info[:]
     weights = {initializer.name for initializer in graph.initializer}
@@ -148,6 +123,71 @@ def wrap(
     graph.input.extend(kept)
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes]))
     return model
+
+
+class _Chain:
+    """Nodes that go around a network, and their constants.
+
+    Args:
+        start: Name of the tensor that the first node reads.
+    """
+
+    def __init__(self, start: str) -> None:
+        self.last = start
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, operator: str, name: str, *others: str, after: Sequence[str] | None = None, **attributes: Any) -> str:
+        """Append a node that reads the last tensor, or those of `after`, and then `others`; return its output."""
+        read = [self.last] if after is None else list(after)
+        self.nodes.append(helper.make_node(operator, [*read, *others], [name], **attributes))
+        self.last = name
+        return name
+
+    def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
+        """Add a constant; return its name."""
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+
+def _normalise(chain: _Chain, normalisation: Normalisation) -> None:
+    """Append the cast and the normalisation, in NHWC."""
+    chain.add("Cast", "pixels/float", to=TensorProto.FLOAT)
+    if normalisation.color == "BGR":
+        chain.add("Gather", "pixels/reversed", chain.constant("pixels/bgr", [2, 1, 0], np.int64), axis=3)
+    elif normalisation.color == "GRAY":
+        # Channel by channel: a matrix product would be taken for a layer, and quantised.
+        rgb, weighted = chain.last, []
+        for place, weight in enumerate(GRAY_WEIGHTS):
+            index = chain.constant(f"pixels/place{place}", [place], np.int64)
+            chain.add("Gather", f"pixels/channel{place}", index, after=[rgb], axis=3)
+            weighted.append(
+                chain.add("Mul", f"pixels/weighted{place}", chain.constant(f"pixels/weight{place}", weight))
+            )
+        chain.add("Sum", "pixels/gray", after=weighted)
+    mean, std = (np.array(values, np.float64) * 255 for values in (normalisation.mean, normalisation.std))
+    chain.add("Sub", "pixels/centred", chain.constant("pixels/mean", mean))
+    chain.add("Mul", "pixels/normalised", chain.constant("pixels/scale", 1 / std))
+
+
+def _to_logits(chain: _Chain, classes: int, output: OutputKind) -> None:
+    """Append what makes logits of the network's values; the last output is the contract's."""
+    shape = chain.constant("logits/shape", [-1, 1 if output.single else classes], np.int64)
+    chain.add("Reshape", "logits/flat", shape)
+    values = chain.add("Cast", "logits/float", to=TensorProto.FLOAT)
+    if output.values == "probabilities":
+        smallest = chain.constant("logits/smallest", SMALLEST)
+        chain.add("Max", "logits/positive", smallest)
+        log = chain.add("Log", "logits/log")
+        if output.head == "sigmoid" or output.single:
+            chain.add("Sub", "logits/rest", after=[chain.constant("logits/one", 1), values])
+            chain.add("Max", "logits/positive_rest", smallest)
+            chain.add("Sub", "logits/odds", after=[log, chain.add("Log", "logits/log_rest")])
+    if output.single:
+        value = chain.last
+        zeros = chain.add("Mul", "logits/zeros", chain.constant("logits/zero", 0))
+        chain.add("Concat", "logits/both", after=[zeros, value], axis=1)
+    chain.nodes[-1].output[0] = OUTPUT
 
 
 def describe(tensor: Any) -> str:

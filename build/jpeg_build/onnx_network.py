@@ -18,9 +18,10 @@ from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
 from jpeg_build.onnx_graph import describe, finish, inputs, keep_output, sizes, wrap
 from jpeg_build.onnx_values import session
-from jpeg_build.recipe import OnnxSource, Recipe
+from jpeg_build.outputs import to_logits
+from jpeg_build.recipe import Recipe
 from jpeg_build.reference import (
-    EXPORT_LOGITS,
+    SIGMOID,
     ImageInput,
     check_shape,
     check_size,
@@ -28,8 +29,8 @@ from jpeg_build.reference import (
     find_layout,
     normalise,
     probe_images,
-    to_logits,
 )
+from jpeg_build.sources import OnnxSource
 
 _DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
 
@@ -82,11 +83,11 @@ class OnnxNetwork:
         self._fixed_batch = image.sizes[0]
         self.rounds_to_half = _computes_in_half(self._model.graph, self._input)
         values = self._run(probe_images(recipe))
-        check_values(values, recipe, "source", self._source.output, str(file))
+        self._kind = check_values(values, recipe, "source", self._source.output, str(file))
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. Runs the file itself in ONNX Runtime, on images normalised by NumPy."""
-        return to_logits(self._run(pixels), self._source.output)
+        return to_logits(self._run(pixels), self._kind)
 
     def export_onnx(self, path: Path) -> None:
         """See Network. Writes the file's graph, with the contract around it."""
@@ -98,7 +99,7 @@ class OnnxNetwork:
                 normalisation=recipe.normalisation,
                 crop_size=recipe.geometry.crop_size,
                 classes=recipe.classes,
-                output=self._source.output,
+                output=self._kind,
             )
             finish(wrapped, path)
             exported = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -177,13 +178,15 @@ class OnnxNetwork:
         return tensor
 
     def _refuse_sigmoid(self) -> None:
+        if self._recipe.output == "sigmoid" or self._recipe.classes == 2:
+            return
         producers = {output: node for node in self._model.graph.node for output in node.output}
         node = producers.get(self._output.name)
         while node is not None and node.op_type in _FORM:
             node = producers.get(node.input[0])
         if node is not None and node.op_type in ("Sigmoid", "HardSigmoid"):
             raise NetworkError(
-                f"{self._source.file}: output {self._output.name} is a sigmoid's. {EXPORT_LOGITS}",
+                f"{self._source.file}: output {self._output.name} is a sigmoid's. {SIGMOID}",
                 reason="sigmoid_output",
             )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jpeg_build.recipe import Normalisation
+from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
+from jpeg_build.outputs import LOGITS, SMALLEST, OutputKind
 
 
 class PixelsToLogits(nn.Module):
@@ -15,18 +16,33 @@ class PixelsToLogits(nn.Module):
     and always in float32.
 
     Args:
-        network: Takes (N, 3, H, W) float32, normalised, and returns (N, classes) logits.
+        network: Takes (N, channels, H, W) float32, normalised, and returns (N, classes) values, or (N, 1).
         normalisation: That the network was trained with.
         fp16: The network takes and returns float16.
+        output: Kind of the network's values.
     """
 
-    __constants__ = ("bgr", "fp16")  # TorchScript drops the branches that these switch off.
+    # TorchScript drops the branches that these switch off.
+    __constants__ = ("bgr", "fp16", "gray", "probabilities", "sigmoid", "single")
 
-    def __init__(self, network: nn.Module, normalisation: Normalisation, *, fp16: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        normalisation: Normalisation,
+        *,
+        fp16: bool = False,
+        output: OutputKind = LOGITS,
+    ) -> None:
         super().__init__()
         self.network = network
         self.bgr = normalisation.color == "BGR"
+        self.gray = normalisation.color == "GRAY"
         self.fp16 = fp16
+        self.probabilities = output.values == "probabilities"
+        self.sigmoid = output.head == "sigmoid" or output.single
+        self.single = output.single
+        self.register_buffer("weights", torch.tensor(GRAY_WEIGHTS))
+        self.weights: Tensor
         mean = torch.tensor(normalisation.mean, dtype=torch.float64) * 255
         scale = 1 / (torch.tensor(normalisation.std, dtype=torch.float64) * 255)
         self.register_buffer("mean", mean.float())
@@ -45,11 +61,19 @@ class PixelsToLogits(nn.Module):
         """
         if self.bgr:
             pixels = pixels.flip([-1])
-        normalised = (pixels.to(torch.float32) - self.mean) * self.scale
+        floats = pixels.to(torch.float32)
+        if self.gray:
+            floats = (floats * self.weights).sum(-1, keepdim=True)
+        normalised = (floats - self.mean) * self.scale
         if self.fp16:
             normalised = normalised.to(torch.float16)
         # Contiguous: from the strides of a view, exporters write other operators.
         logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).contiguous())
         if self.fp16:
             logits = logits.to(torch.float32)
+        if self.probabilities:
+            positive = logits.clamp(min=SMALLEST)
+            logits = positive.log() - (1 - logits).clamp(min=SMALLEST).log() if self.sigmoid else positive.log()
+        if self.single:
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits

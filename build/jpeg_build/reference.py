@@ -11,23 +11,21 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-from jpeg_contract.tensors import SMALLEST_PROBABILITY
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
-from jpeg_build.recipe import Layout, Normalisation, Output, Recipe
+from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
+from jpeg_build.outputs import OutputKind
+from jpeg_build.recipe import Recipe
+from jpeg_build.recipe_keys import Layout, Output
 
 # Logits may all lie in [0, 1] by chance: fewer values than this do not show a sigmoid.
 SIGMOID_VALUES = 32
 
-EXPORT_LOGITS = (
-    "This classifier gives each image one label of several, by a softmax over logits. If your images have one label "
-    'each, export the network without its sigmoid and set output = "logits". Networks with several labels per image '
-    "are not supported"
-)
-EXPORT_GRAY = (
-    "Images have three channels: export the network with a conversion in front, such as "
-    "torchvision.transforms.functional.rgb_to_grayscale(images), and write its mean and std three times each"
+SIGMOID = (
+    'Without output = "sigmoid" above the first table, the scores are those of a softmax: one label of several for '
+    "each image. Add that line if each label has a score of its own; otherwise, export the network without its sigmoid "
+    'and set [source] output = "logits"'
 )
 
 
@@ -59,20 +57,15 @@ def normalise(pixels: NDArray[np.uint8], normalisation: Normalisation) -> NDArra
         normalisation: See Normalisation.
 
     Returns:
-        (N, H, W, 3) float64, channels in the order of `normalisation.color`.
+        (N, H, W, channels) float64, channels in the order of `normalisation.color`.
     """
     images = pixels.astype(np.float64) / 255
     if normalisation.color == "BGR":
         images = images[..., ::-1]
+    elif normalisation.color == "GRAY":
+        images = (images @ np.array(GRAY_WEIGHTS))[..., None]
     normalised: NDArray[np.float64] = (images - np.array(normalisation.mean)) / np.array(normalisation.std)
     return normalised
-
-
-def to_logits(output: NDArray[np.float32], kind: Output) -> NDArray[np.float32]:
-    """Return logits as they are, and the logarithm of probabilities, whose softmax they are."""
-    if kind == "probabilities":
-        output = np.log(np.maximum(output, np.float32(SMALLEST_PROBABILITY)))
-    return output
 
 
 def probe_images(recipe: Recipe) -> NDArray[np.uint8]:
@@ -96,21 +89,29 @@ def find_layout(image: ImageInput, recipe: Recipe, stated: Layout | None) -> Lay
     Raises:
         NetworkError: The shape fits neither order, contradicts the stated one, or leaves the order open.
     """
+    wanted = recipe.normalisation.channels
     channels = {"NCHW": image.sizes[1], "NHWC": image.sizes[3]}
-    if 1 in channels.values() and 3 not in channels.values():
-        raise NetworkError(f"{image}, which is one channel. {EXPORT_GRAY}", reason="gray_network")
-    possible: list[Layout] = [layout for layout in get_args(Layout) if channels[layout] in (0, 3)]
-    if not possible:
+    if 1 in channels.values() and wanted not in channels.values():
         raise NetworkError(
-            f"{image}, but images have three channels: axis 1 (NCHW) or axis 3 (NHWC) must be 3",
-            reason="channels_differ",
+            f"{recipe.locate('normalisation', 'color')}: {image}, which is one channel: set [normalisation] "
+            'color = "GRAY", with one number for mean and for std',
+            reason="gray_network",
         )
+    possible: list[Layout] = [layout for layout in get_args(Layout) if channels[layout] in (0, wanted)]
+    if not possible:
+        hint = (
+            "images have three channels: axis 1 (NCHW) or axis 3 (NHWC) must be 3"
+            if wanted == 3
+            else f"{recipe.locate('normalisation', 'color')} makes one channel: for gray images three times, write "
+            "three numbers for mean and for std"
+        )
+        raise NetworkError(f"{image}, but {hint}", reason="channels_differ")
     if stated is not None and stated not in possible:
         raise NetworkError(
             f'{recipe.locate("source", "layout")}: is "{stated}", but {image}: set layout = "{possible[0]}"',
             reason="layout_differs",
         )
-    fixed = [layout for layout in possible if channels[layout] == 3] or possible
+    fixed = [layout for layout in possible if channels[layout] == wanted] or possible
     if stated is None and len(fixed) > 1:
         raise NetworkError(
             f"{image}, which leaves the order of the axes open. Add to [source] of {recipe.path} the line "
@@ -137,8 +138,8 @@ def check_size(image: ImageInput, recipe: Recipe, layout: Layout) -> None:
     )
 
 
-def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str) -> None:
-    """Check that an output is one value for each class.
+def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str) -> bool:
+    """Check that an output is one value for each class, or one value for two classes.
 
     Args:
         shape: (N, classes), or with further axes of size 1.
@@ -146,8 +147,11 @@ def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str)
         network: File or name of the network, for messages.
         output: Name of the output, for messages.
 
+    Returns:
+        Whether it is one value for two classes.
+
     Raises:
-        NetworkError: The output is not one value for each class.
+        NetworkError: The output is neither.
     """
     values = [size for size in shape[1:] if size != 1] or [1]
     if len(shape) < 2 or len(values) > 1:
@@ -159,10 +163,15 @@ def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str)
         )
     found = values[0]
     if found == recipe.classes:
-        return
+        return False
+    if found == 1 and recipe.classes == 2 and recipe.output == "softmax":
+        return True
     labels = "" if recipe.labels is None else f", and its label file has {len(recipe.labels)} labels"
     if found == 1:
-        remedy = "one value for two classes is a sigmoid's: export the network with one logit for each class"
+        remedy = (
+            "one value is a sigmoid's: set classes = 2 and name both labels, that of low values first; or classes = 1 "
+            'and output = "sigmoid"'
+        )
     elif found == recipe.classes + 1:
         remedy = f"set classes = {found} and add a label; ImageNet networks with 1001 outputs have `background` first"
     else:
@@ -174,29 +183,38 @@ def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str)
     )
 
 
-def check_values(values: NDArray[np.float32], recipe: Recipe, table: str, stated: Output, network: str) -> None:
+def check_values(values: NDArray[np.float32], recipe: Recipe, table: str, stated: Output, network: str) -> OutputKind:
     """Check that an output is of the kind that the recipe states; the scores would be wrong without any other sign.
 
     Args:
-        values: (N, classes) float32, of the network's output.
+        values: (N, classes) float32, of the network's output; or (N, 1) for two classes.
         recipe: For messages.
         table: Its table that describes the network.
         stated: The kind that it states.
         network: File or name of the network, for messages.
 
+    Returns:
+        The kind of the output.
+
     Raises:
-        NetworkError: Logits for probabilities or the reverse, or the values of a sigmoid.
+        NetworkError: Logits for probabilities or the reverse, or the values of a sigmoid where the recipe states a
+            softmax.
     """
+    kind = OutputKind(stated, recipe.output, single=values.shape[1] < recipe.classes)
     if not np.isfinite(values).all():
-        return  # The build reports it, with the photos.
+        return kind  # The build reports it, with the photos.
     bounded = bool((values >= 0).all() and (values <= 1 + 1e-3).all())
     sums = values.sum(axis=1)
-    found: Output = "probabilities" if bounded and np.allclose(sums, 1, atol=1e-2) else "logits"
     inside = bool(((values > 0) & (values < 1)).any())
-    if found == "logits" and bounded and inside and values.size >= SIGMOID_VALUES:
+    like_sigmoid = bounded and inside and values.size >= SIGMOID_VALUES
+    found: Output = "probabilities" if bounded and np.allclose(sums, 1, atol=1e-2) else "logits"
+    if recipe.output == "sigmoid" or kind.single:
+        # Outputs that lie in [0, 1] by chance are too few to tell.
+        found = "probabilities" if like_sigmoid else "logits" if not bounded else stated
+    elif found == "logits" and like_sigmoid:
         raise NetworkError(
             f"{network}: its outputs lie in [0, 1] and do not sum to 1 (for one image to {sums[0]:.3g}), as those of a "
-            f"sigmoid. {EXPORT_LOGITS}",
+            f"sigmoid. {SIGMOID}",
             reason="sigmoid_output",
         )
     if found != stated:
@@ -205,3 +223,4 @@ def check_values(values: NDArray[np.float32], recipe: Recipe, table: str, stated
             f'they sum to {sums[0]:.3g}): set output = "{found}"',
             reason="output_differs",
         )
+    return kind

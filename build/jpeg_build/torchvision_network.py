@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib.metadata
 import json
-import logging
 import os
 import re
 import shutil
@@ -23,15 +21,13 @@ import numpy as np
 import torch
 import torchvision
 from jpeg_contract.artefacts import file_sha256
-from jpeg_contract.tensors import INPUT, OUTPUT
-from numpy.typing import NDArray
 from torch import nn
-from torchvision.transforms.functional import normalize
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.network import Weights
-from jpeg_build.pixels_to_logits import PixelsToLogits
-from jpeg_build.recipe import Recipe, TorchvisionSource
+from jpeg_build.pytorch_network import PyTorchNetwork
+from jpeg_build.recipe import Recipe
+from jpeg_build.sources import TorchvisionSource
 
 # The seed of `--weights none`: two builds for a benchmark are the same.
 SEED = 0
@@ -42,7 +38,7 @@ ROUNDING = 1e-4
 SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
 
 
-class TorchvisionNetwork:
+class TorchvisionNetwork(PyTorchNetwork):
     """A network of torchvision.models, in evaluation mode, on the CPU.
 
     Args:
@@ -54,71 +50,26 @@ class TorchvisionNetwork:
         NetworkError: The network, its weights or its labels are not available, or do not fit the recipe.
     """
 
-    rounds_to_half = False
-
     def __init__(self, recipe: Recipe, *, checkpoint: Path | None = None, random: bool = False) -> None:
         assert isinstance(recipe.source, TorchvisionSource)
         self._recipe, self._source = recipe, recipe.source
         entry = self._weights_entry()
-        self.labels: Sequence[str] = recipe.labels or entry.meta["categories"]
-        if len(self.labels) != recipe.classes:
+        labels: Sequence[str] = recipe.labels or entry.meta["categories"]
+        if len(labels) != recipe.classes:
             raise NetworkError(
-                f"{recipe.locate('', 'classes')}: is {recipe.classes}, but the weights have {len(self.labels)} labels: "
-                f"set classes = {len(self.labels)}; or, with --checkpoint, name a label file of {recipe.classes} lines",
+                f"{recipe.locate('', 'classes')}: is {recipe.classes}, but the weights have {len(labels)} labels: "
+                f"set classes = {len(labels)}; or, with --checkpoint, name a label file of {recipe.classes} lines",
                 reason="classes_differ",
             )
         if checkpoint is not None:
-            self._network, self.weights = self._from_checkpoint(checkpoint)
+            network, weights = self._from_checkpoint(checkpoint)
         elif random:
             torch.manual_seed(SEED)
-            self._network, self.weights = self._untrained(), Weights(f"random, seed {SEED}", None)
+            network, weights = self._untrained(), Weights(f"random, seed {SEED}", None)
         else:
             self._check_weights(entry)
-            self._network, self.weights = self._from_torchvision(entry)
-        self._network.eval()
-
-    def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Network. torchvision normalises the images, and not the wrapper that is checked."""
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        normalisation = self._recipe.normalisation
-        if normalisation.color == "BGR":
-            images = images.flip(1)
-        images = normalize(images, list(normalisation.mean), list(normalisation.std))
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = self._network(images).numpy()
-        return logits
-
-    def export_onnx(self, path: Path) -> None:
-        """See Network. Uses torch.onnx's exporter of torch.export programs, with a dynamic batch."""
-        from jpeg_build.onnx_graph import finish  # Nothing else here needs the package onnx.
-
-        height, width = self._recipe.geometry.crop_size
-        # Two images: with one, the exporter makes the batch a constant.
-        example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-        wrapped = self.pixels_to_logits()
-        with _quiet_exporter():
-            program = torch.onnx.export(
-                wrapped,
-                (example,),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                external_data=False,
-                verbose=False,
-            )
-        assert program is not None
-        finish(program.model_proto, path)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself: (N, 3, H, W) float32 images, normalised, to logits. Not to be changed."""
-        return self._network
-
-    def pixels_to_logits(self, *, fp16: bool = False) -> PixelsToLogits:
-        """Return the network with the contract around it; with fp16, a copy of it with float16 weights."""
-        network = copy.deepcopy(self._network).half() if fp16 else self._network
-        return PixelsToLogits(network, self._recipe.normalisation, fp16=fp16).eval()
+            network, weights = self._from_torchvision(entry)
+        super().__init__(recipe, network, labels=labels, weights=weights, title=f"torchvision {self._source.network}")
 
     def _weights_entry(self) -> Any:
         try:
@@ -331,19 +282,3 @@ def _weights_only() -> Iterator[None]:
             del os.environ[variable]
         else:
             os.environ[variable] = before
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's warnings and logs, which are for its own developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,13 +1,15 @@
-"""Where each output pixel comes from: resize, then centre crop, as torchvision's reference transform does."""
+"""Where each output pixel comes from: resize, then centre crop or pad, as the frameworks' transforms do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+ResizeSide = Literal["shorter", "longer"]
 
 Size = tuple[int, int]
+Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,15 @@ class Geometry:
     """Resize and centre crop, in the terms of torchvision's `Resize` and `CenterCrop`.
 
     Attributes:
-        resize_size: Length of the shorter side in pixels, or (height, width) to resize without keeping the ratio.
-        crop_size: (height, width) of the centre crop. It fits into the resized image: nothing is padded.
-        interpolation: nearest, bilinear, bicubic or lanczos.
+        resize_size: Length of one side in pixels, or (height, width) to resize without keeping the ratio.
+        crop_size: (height, width) of the centre crop.
+        interpolation: Pillow's filter of that name.
         antialias: Filter before reducing, as Pillow does. False is possible with nearest and bilinear only: for these
             two, Pillow and PyTorch then agree.
+        resize_side: Which side `resize_size` is the length of. With "longer" and a crop of that size, the whole image
+            is kept and padded to the crop's shape ("letterbox").
+        fill: Colour of what lies outside of the resized image, [0, 255]. None if nothing does: the crop then fits into
+            the resized image.
 
     Raises:
         ValueError: The values do not go together.
@@ -29,6 +35,8 @@ class Geometry:
     crop_size: Size
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    resize_side: ResizeSide = "shorter"
+    fill: Rgb | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in get_args(Interpolation):
@@ -37,29 +45,43 @@ class Geometry:
         for name, size in (("resize_size", self.resize_at_least), ("crop_size", self.crop_size)):
             if min(size) < 1:
                 raise ValueError(f"{name} must be at least 1 pixel")
-        if self.crop_size[0] > self.resize_at_least[0] or self.crop_size[1] > self.resize_at_least[1]:
+        if self.resize_side not in get_args(ResizeSide):
+            raise ValueError(f"resize_side is {self.resize_side!r}, but must be one of shorter, longer")
+        if self.fill is None and self.resize_side == "longer" and isinstance(self.resize_size, int):
+            raise ValueError('resize_side "longer" needs a colour for the rest of the image, such as fill = [0, 0, 0]')
+        if self.fill is None and (
+            self.crop_size[0] > self.resize_at_least[0] or self.crop_size[1] > self.resize_at_least[1]
+        ):
             raise ValueError(
                 f"crop_size {self.crop_size} does not fit into an image resized to {self.resize_size}: "
-                "make resize_size larger or crop_size smaller"
+                "make resize_size larger or crop_size smaller, or name a colour for the rest, such as fill = [0, 0, 0]"
             )
+        if self.fill is not None and not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError("fill must be three numbers from 0 to 255, red, green and blue")
         if not self.antialias and self.interpolation not in ("nearest", "bilinear"):
             raise ValueError(f"antialias can be false with nearest and bilinear only, not with {self.interpolation}")
 
     @property
     def resize_at_least(self) -> Size:
-        """The smallest (height, width) that a resized image can have."""
+        """The smallest (height, width) that a resized image can have; with a length of the longer side, the largest."""
         return (self.resize_size, self.resize_size) if isinstance(self.resize_size, int) else self.resize_size
 
     def resized_size(self, width: int, height: int) -> Size:
-        """Return (width, height) after the resize; the longer side is rounded down, as torchvision does."""
+        """Return (width, height) after the resize.
+
+        The longer side is rounded down, as torchvision does; the shorter one to the nearest number, as letterboxes do.
+        """
         if not isinstance(self.resize_size, int):
             return self.resize_size[1], self.resize_size[0]
+        if self.resize_side == "longer":
+            scale = self.resize_size / max(width, height)
+            return max(1, round(width * scale)), max(1, round(height * scale))
         if width <= height:
             return self.resize_size, int(self.resize_size * height / width)
         return int(self.resize_size * width / height), self.resize_size
 
     def crop_corner(self, new_width: int, new_height: int) -> Size:
-        """Return (left, top) of the centre crop in a resized image."""
+        """Return (left, top) of the centre crop in a resized image; negative where the crop is larger."""
         crop_height, crop_width = self.crop_size
         # Python rounds halves to even, and so does torchvision.transforms.functional.center_crop.
         return round((new_width - crop_width) / 2.0), round((new_height - crop_height) / 2.0)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 
-from jpeg_contract.geometry import Geometry, Interpolation, Size
+from jpeg_contract.geometry import Geometry, Interpolation, ResizeSide, Rgb, Size
 from jpeg_contract.parameters import SettingsError, parameters_of, read_parameters
 from jpeg_contract.tensors import DEFAULT_K, LABELS_FILE
 
@@ -20,6 +20,14 @@ Decoder = Literal["scaled", "full", "gpu"]
 at 1/2, 1/4 or 1/8, but never below twice the size that the resize needs, so the resize still does the filtering.
 docs/preprocessing.md has the measured differences. `gpu` decodes on an NVIDIA GPU; what it leaves to the CPU is decoded
 as by `full`."""
+
+ImageFormat = Literal["jpeg", "png", "webp", "gif", "tiff", "avif", "heic"]
+"""Of encoded images. Of a GIF, a TIFF or an animation, the first picture counts."""
+
+Head = Literal["softmax", "sigmoid"]
+"""How logits become scores: `softmax` for one class of several, `sigmoid` for each label by itself."""
+
+DEFAULT_FORMATS: tuple[ImageFormat, ...] = ("jpeg",)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,16 @@ def _size_text(description: str, pattern: str) -> msgspec.Meta:
 
 _CropText = Annotated[str, _size_text("HEIGHT,WIDTH in pixels", r"^\d+\s*,\s*\d+$")]
 _ResizeText = Annotated[str, _size_text("a number of pixels, or HEIGHT,WIDTH", r"^\d+(\s*,\s*\d+)?$")]
+_RgbText = Annotated[str, _size_text("RED,GREEN,BLUE from 0 to 255", r"^\d+\s*,\s*\d+\s*,\s*\d+$")]
+_FORMAT = "|".join(get_args(ImageFormat))
+_FormatsText = Annotated[
+    str,
+    _size_text(
+        f"names of image formats with commas between them: {_FORMAT.replace('|', ', ')}",
+        rf"^({_FORMAT})(\s*,\s*({_FORMAT}))*$",
+    ),
+]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -71,7 +89,11 @@ class _PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
     recipe_sha256: str = ""
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    resize_side: ResizeSide = "shorter"
+    fill: _RgbText | None = None
     exif_orientation: bool = True
+    formats: _FormatsText = ",".join(DEFAULT_FORMATS)
+    background: _RgbText | None = None
     decoder: Decoder = "scaled"
     max_image_bytes: _Positive = Limits.max_image_bytes
     max_pixels: _Positive = Limits.max_pixels
@@ -89,6 +111,8 @@ class _PostprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
     recipe_sha256: str = ""
     labels_file: str = LABELS_FILE
     default_k: _Positive = DEFAULT_K
+    output: Head = "softmax"
+    threshold: _Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,9 @@ class PreprocessSettings:
         recipe: Name of the recipe that the geometry comes from.
         recipe_sha256: Its digest; `jpeg-serve` compares it between the steps.
         exif_orientation: Turn images as their EXIF orientation says.
+        formats: Of the images that are decoded; others are refused.
+        background: Colour that transparent pixels are put on, [0, 255]. None takes the colours behind the transparency,
+            as `Image.convert("RGB")` of Pillow does, with which training pipelines read images.
         decoder: See `Decoder`.
         limits: Bounds of an image.
         threads: How many images are decoded at once; 0 is one for each usable CPU.
@@ -109,6 +136,8 @@ class PreprocessSettings:
     recipe: str = ""
     recipe_sha256: str = ""
     exif_orientation: bool = True
+    formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS
+    background: Rgb | None = None
     decoder: Decoder = "scaled"
     limits: Limits = field(default_factory=Limits)
     threads: int = 0
@@ -128,6 +157,8 @@ class PreprocessSettings:
                 crop_size=_size(read.crop_size),
                 interpolation=read.interpolation,
                 antialias=read.antialias,
+                resize_side=read.resize_side,
+                fill=_rgb(read.fill),
             )
         except ValueError as error:
             raise SettingsError(f"parameter {error}", reason="invalid_geometry") from error
@@ -136,6 +167,8 @@ class PreprocessSettings:
             recipe=read.recipe,
             recipe_sha256=read.recipe_sha256,
             exif_orientation=read.exif_orientation,
+            formats=cast("tuple[ImageFormat, ...]", tuple(name.strip() for name in read.formats.split(","))),
+            background=_rgb(read.background),
             decoder=read.decoder,
             limits=Limits(**{each.name: getattr(read, each.name) for each in fields(Limits)}),
             threads=read.threads,
@@ -153,7 +186,11 @@ class PreprocessSettings:
                 "crop_size": _size_to_text(geometry.crop_size),
                 "interpolation": geometry.interpolation,
                 "antialias": geometry.antialias,
+                "resize_side": None if geometry.resize_side == "shorter" else geometry.resize_side,
+                "fill": _rgb_to_text(geometry.fill),
                 "exif_orientation": self.exif_orientation,
+                "formats": ",".join(self.formats),
+                "background": _rgb_to_text(self.background),
                 "decoder": self.decoder,
                 **asdict(limits),
                 "threads": self.threads,
@@ -170,12 +207,16 @@ class PostprocessSettings:
         recipe_sha256: As in PreprocessSettings.
         labels_file: Name of the label file in the model's folder.
         default_k: How many labels a request gets that does not set `k`.
+        output: See `Head`.
+        threshold: Labels with a lower score are left out, unless the request sets `threshold`.
     """
 
     recipe: str = ""
     recipe_sha256: str = ""
     labels_file: str = LABELS_FILE
     default_k: int = DEFAULT_K
+    output: Head = "softmax"
+    threshold: float = 0.0
 
     @classmethod
     def from_config(cls, model_config: str) -> PostprocessSettings:
@@ -195,12 +236,31 @@ class PostprocessSettings:
                 "recipe_sha256": self.recipe_sha256,
                 "labels_file": self.labels_file,
                 "default_k": self.default_k,
+                "output": self.output,
+                "threshold": self.threshold,
             }
         )
 
 
-def _texts(values: Mapping[str, str | int | bool]) -> dict[str, str]:
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+def _texts(values: Mapping[str, str | float | bool | None]) -> dict[str, str]:
+    """Return values as Triton's texts; None is left out."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _rgb(text: str | None) -> Rgb | None:
+    """Read a colour. Raises ValueError for one out of range."""
+    if text is None:
+        return None
+    red, green, blue = (int(part) for part in text.split(","))
+    return red, green, blue
+
+
+def _rgb_to_text(color: Rgb | None) -> str | None:
+    return None if color is None else ",".join(str(value) for value in color)
 
 
 def _size(text: str) -> Size:

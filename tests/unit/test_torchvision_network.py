@@ -10,7 +10,8 @@ import pytest
 import torch
 import torchvision
 from jpeg_build.errors import NetworkError
-from jpeg_build.recipe import RECIPES, TorchvisionSource, load_recipe
+from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.sources import TorchvisionSource
 from jpeg_build.torchvision_network import TorchvisionNetwork
 from support import MEAN, STD
 

@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import cache_folder, require_gpu
-from jpeg_build.pixels_to_logits import PixelsToLogits
-from jpeg_build.recipe import OnnxSource
-from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_build.pytorch_network import PyTorchNetwork
+from jpeg_build.sources import OnnxSource
 
 # Some of its functions are typed in some versions of PyTorch.
 _JIT: Any = torch.jit
@@ -60,7 +59,7 @@ def require_tools(options: Options) -> None:
 
 def emit(job: Job) -> Emitted:
     """See Emitter."""
-    if not isinstance(job.network, TorchvisionNetwork):
+    if not isinstance(job.network, PyTorchNetwork):
         possible = "onnx, openvino and tensorrt" if isinstance(job.recipe.source, OnnxSource) else "tf_trt"
         raise BuildError(
             f"{job.recipe.path}: this recipe's network is not one of PyTorch, which TorchScript needs: it can be built "
@@ -95,7 +94,7 @@ def _save(module: Any, artefact: Path, notes: Any) -> None:
     artefact.write_bytes(buffer.getbuffer())
 
 
-def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
+def _emit_plain(job: Job, network: PyTorchNetwork, artefact: Path) -> Emitted:
     """Trace, and fold constants: batch normalisation goes into the convolutions."""
     fp16 = job.precision == "fp16"
     height, width = job.recipe.geometry.crop_size
@@ -117,7 +116,7 @@ def _emit_plain(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitte
     )
 
 
-def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emitted:
+def _emit_engines(job: Job, network: PyTorchNetwork, artefact: Path) -> Emitted:
     gpu = require_gpu()
     torch_tensorrt = _torch_tensorrt()
     import tensorrt
@@ -137,7 +136,7 @@ def _emit_engines(job: Job, network: TorchvisionNetwork, artefact: Path) -> Emit
         except Exception as error:  # Torch-TensorRT has no exceptions of its own
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise BuildError(f"Torch-TensorRT could not compile the network: {lines[0][:500]}") from error
-        wrapped = PixelsToLogits(_one_output(compiled), job.recipe.normalisation, fp16=fp16).eval().cuda()
+        wrapped = network.wrap(_one_output(compiled), fp16=fp16).cuda()
         try:
             scripted = _JIT.script(wrapped)
             _save(scripted, artefact, _notes(job, profile=True))
