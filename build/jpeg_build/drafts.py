@@ -1,0 +1,34 @@
+"""Drafts of recipes: what a framework, or a file, knows of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jpeg_contract.settings import Head
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a network before its recipe is written. None is what nobody but the user knows.
+
+    Attributes:
+        name: Of the recipe: lower-case letters, digits, `_` and `-`.
+        source: The table [source], with paths as the user gave them.
+        classes: Number of classes.
+        labels: Their names, in order; "weights" if the network carries them and `jpeg-build` reads them there.
+        output: How logits become scores.
+        geometry: The table [geometry].
+        normalisation: The table [normalisation].
+        notes: Sentences for the user, such as on what was assumed.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    classes: int | None = None
+    labels: Sequence[str] | str | None = None
+    output: Head = "softmax"
+    geometry: Mapping[str, Any] | None = None
+    normalisation: Mapping[str, Any] | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
