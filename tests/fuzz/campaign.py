@@ -19,7 +19,7 @@ from fuzz.drafts import Draft
 from fuzz.oracle import Problem
 from fuzz.samples import Model, Sample, colour_samples, photo_samples
 from fuzz.serving import Death, ServerUnderTest
-from fuzz.wire import Outcome, Request
+from fuzz.wire import GrpcRequest, Outcome, Request
 
 GROUP = 16
 _GROUPS_PER_SEED = 100
@@ -27,6 +27,8 @@ _GROUPS_PER_SEED = 100
 _SUSPECT_GROUPS = 3
 # How often concurrent requests are repeated to see again what one cost the others.
 _REPEATS = 5
+# Streams wait for each other, so more of them would only take longer.
+_STREAMS = 3
 # After so many deaths by the same kinds of mutations, requests with them are counted and not sent.
 _DEATHS_OF_A_KIND = 5
 # How long it may take to reduce requests that end a server together.
@@ -257,8 +259,10 @@ class Campaign:
         if self._must_be_answered(draft) or not self._may_send(draft):
             return False
         request = valid.request()
+        is_stream = isinstance(request, GrpcRequest) and request.is_stream
+        others = [request] * (_STREAMS if is_stream else GROUP - 1)
         for _ in range(_REPEATS):
-            _, *outcomes = self._server.sender.send_all([draft.request(), *[request] * (GROUP - 1)])
+            _, *outcomes = self._server.sender.send_all([draft.request(), *others])
             if any(problem in self._problems(valid, request, outcome) for outcome in outcomes):
                 return True
         return False

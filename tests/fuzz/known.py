@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from fuzz.oracle import REFUSED
 from fuzz.samples import colour_samples, to_bytes
-from fuzz.wire import GrpcRequest, HttpRequest, Request, dechunk
+from fuzz.wire import MOST_STREAMED, GrpcRequest, HttpRequest, Request, dechunk
 
 _BYTES_OUTPUTS = {tensor.name for tensor in RESPONSE_TENSORS if tensor.data_type == "TYPE_STRING"}
 # What a server survives; the bounds are not sharp.
@@ -238,13 +238,29 @@ def _is_cancelled(request: Request) -> bool:
 
 
 def _cancelled_examples() -> list[Request]:
-    image = colour_samples()[0].data
     # The ensemble shows it, too, but not as soon.
-    message = pb.ModelInferRequest(model_name=PREPROCESS)
-    message.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
-    message.raw_input_contents.append(to_bytes(np.array([image], dtype=object)))
-    sent = (message.SerializeToString(),)
+    sent = (_image_message(PREPROCESS),)
     return [GrpcRequest("ModelInfer", sent, timeout_s=timeout) for timeout in (0.001, 0.002, 0.003, None) * 10]
+
+
+# A stream with more requests under way than Triton keeps states for: the thread that writes a response holds the lock
+# of the request's state while another one frees that state, and then writes to freed memory. Valid requests do that.
+
+
+def _streams_many(request: Request) -> bool:
+    return isinstance(request, GrpcRequest) and request.is_stream and len(request.messages) > MOST_STREAMED
+
+
+def _stream_examples() -> list[Request]:
+    return [GrpcRequest("ModelStreamInfer", (_image_message(ENSEMBLE),) * (MOST_STREAMED + 1))] * 16
+
+
+def _image_message(model: str) -> bytes:
+    message = pb.ModelInferRequest(model_name=model)
+    message.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
+    message.raw_input_contents.append(to_bytes(np.array([colour_samples()[0].data], dtype=object)))
+    serialised: bytes = message.SerializeToString()
+    return serialised
 
 
 def _post(path: str, body: bytes, *headers: str) -> bytes:
@@ -279,6 +295,7 @@ KNOWN: tuple[Killer, ...] = (
     Killer("JSON data nested deeply", "SIGSEGV", _nests_deeply, _nested_data_examples),
     Killer("JSON data of a huge shape", "SIGABRT", _reserves_memory, _huge_data_examples),
     Killer("a body of very many chunks", "SIGSEGV", _has_many_chunks, _chunk_examples),
+    Killer("a gRPC stream of many requests", "SIGSEGV", _streams_many, _stream_examples, together_s=300.0),
     Killer(
         "a cancelled gRPC call", "SIGSEGV", _is_cancelled, _cancelled_examples, together_s=180.0, passes_gateway=True
     ),

@@ -8,6 +8,7 @@ import io
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ import grpc
 RESPONSE_LIMIT_S = 15.0
 # Requests that the server may rightly go on waiting for, since the client withholds a part.
 STARVED_S = 0.05
+# Triton keeps 8 states of requests for reuse (--grpc-infer-allocation-pool-size); two more serve the stream itself. So
+# many requests of streams at once do no harm.
+MOST_STREAMED = 6
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -168,6 +172,8 @@ class Access:
 class Sender:
     """Sends requests to one server: a connection for each HTTP request, one channel for all gRPC calls.
 
+    Streams of a few requests wait for each other, since many of their requests at once end a server (`fuzz.known`).
+
     Args:
         http_address: HOST:PORT.
         grpc_address: HOST:PORT.
@@ -181,6 +187,7 @@ class Sender:
         host, _, port = http_address.rpartition(":")
         self._http = (host.strip("[]"), int(port))
         self._grpc_key: tuple[tuple[str, str], ...] = ()
+        self._stream_turn = threading.Lock()
         if access is None:
             self._channel = grpc.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS)
             self._tls, self._http_key = None, b""
@@ -205,6 +212,12 @@ class Sender:
 
     def send(self, request: Request) -> Outcome:
         """Send one request, and wait for its response or for its limit."""
+        if isinstance(request, GrpcRequest) and request.is_stream and len(request.messages) <= MOST_STREAMED:
+            with self._stream_turn:
+                return self._send_timed(request)
+        return self._send_timed(request)
+
+    def _send_timed(self, request: Request) -> Outcome:
         begun = time.perf_counter()
         outcome = self._send_http(request) if isinstance(request, HttpRequest) else self._send_grpc(request)
         return Outcome(
