@@ -8,9 +8,9 @@ from jpeg_contract.artefacts import report_path
 from jpeg_contract.forms import FORMS, ClassifierForm
 from jpeg_contract.inside import PathOutside, inside
 from jpeg_contract.model_config import parameters, pinned_version
+from jpeg_contract.model_names import ModelNames
 from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
-from jpeg_contract.tensors import PREPROCESS
 
 from jpeg_build import repository
 from jpeg_build.errors import RepositoryError
@@ -29,10 +29,10 @@ def require_built(root: Path, form: ClassifierForm, version: str | None) -> Repo
     found = find_report(find_artefact(root, form, number)) if number is not None else None
     if found is not None:
         return found
-    built = [each.name for each in FORMS.values() if repository.newest_version(root, each.model)]
+    built = [each.name for each in FORMS.values() if repository.newest_version(root, each.of(form.ensemble).model)]
     missing = f"version {number} of {form.model}" if number is not None else form.model
-    recipe, _ = recipe_in_place(root)
-    command = build_command(recipe or "RECIPE", form.name, root, version=number)
+    recipe, _ = recipe_in_place(root, ModelNames(form.ensemble))
+    command = build_command(recipe or "RECIPE", form.name, root, version=number, ensemble=form.ensemble)
     raise RepositoryError(
         f"{root}: {missing} is not built: build it with {command}; built are {', '.join(built) or 'none'}",
         reason="not_built",
@@ -68,10 +68,13 @@ def _named(folder: Path, name: str) -> Path:
         ) from error
 
 
-def recipe_in_place(root: Path) -> tuple[str, str]:
-    """Return name and SHA-256 of the recipe of the steps around the classifier; empty if they name none."""
-    preprocess = repository.read_config(root, PREPROCESS)
-    named = parameters(preprocess) if preprocess is not None else {}
+def recipe_in_place(root: Path, names: ModelNames) -> tuple[str, str]:
+    """Return name and SHA-256 of the recipe of an ensemble; empty if its steps name none.
+
+    The model that labels states it: the one that decodes may be another ensemble's.
+    """
+    postprocess = repository.read_config(root, names.postprocess)
+    named = parameters(postprocess) if postprocess is not None else {}
     return named.get("recipe", ""), named.get("recipe_sha256", "")
 
 

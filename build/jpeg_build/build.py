@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,17 @@ from jpeg_contract.artefacts import artefact_bytes, artefact_sha256
 from jpeg_contract.command_line import Progress
 from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.forms import FORMS, ClassifierForm, form_of_model
-from jpeg_contract.model_config import CONFIG, ModelConfig, chosen_classifier, parameters, pinned_version
+from jpeg_contract.model_config import (
+    CONFIG,
+    ModelConfig,
+    chosen_classifier,
+    maker,
+    parameters,
+    pinned_version,
+    rename_step,
+    route_of,
+)
+from jpeg_contract.model_names import ModelNames
 from jpeg_contract.remedies import build_command, use_command
 from jpeg_contract.report import (
     SCHEMA_VERSION,
@@ -31,7 +42,7 @@ from jpeg_contract.report import (
 )
 from jpeg_contract.resources import PHOTOS
 from jpeg_contract.settings import Head
-from jpeg_contract.tensors import ENSEMBLE, LABELS_FILE, POSTPROCESS, PREPROCESS
+from jpeg_contract.tensors import ENSEMBLE, LABELS_FILE, PIXELS
 from jpeg_contract.versions import tool_versions
 from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
 
@@ -39,6 +50,7 @@ from jpeg_build import configs, parity, repository
 from jpeg_build.artefacts import find_artefact, reported_artefact, served_report
 from jpeg_build.built_network import find_built
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, emitter
+from jpeg_build.ensembles import PreprocessChoice, choose_preprocess, preprocess_of
 from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError, RepositoryError
 from jpeg_build.gpu import this_capability
 from jpeg_build.network import Network
@@ -66,11 +78,13 @@ class Request:
     Attributes:
         recipe: Of the network.
         repository: The model repository; made if it is not there.
+        ensemble: Name of the model that clients know.
         backend: Name of the classifier form.
         precision: One of the form's, or "auto": the fastest on this machine of those within their tolerance.
         version: Number of the version's folder; None takes the newest that is there, or 1.
         checkpoint: Weights instead of those that the recipe names; not for ONNX files.
         random_weights: Likewise.
+        trust_code: Run the Python file that the recipe names.
         from_onnx: Take the network from classifier_onnx in the repository, which was compared with the trained one.
         photos: A folder of JPEGs that the artefact is checked on.
         calibration: A folder of JPEGs that int8 takes the ranges of its values from; None takes `photos`.
@@ -79,11 +93,13 @@ class Request:
 
     recipe: Recipe
     repository: Path
+    ensemble: str = ENSEMBLE
     backend: str = "onnx"
     precision: str = "fp32"
     version: int | None = None
     checkpoint: Path | None = None
     random_weights: bool = False
+    trust_code: bool = False
     from_onnx: bool = False
     photos: Path = PHOTOS
     calibration: Path | None = None
@@ -92,7 +108,12 @@ class Request:
     @property
     def form(self) -> ClassifierForm:
         """The classifier form."""
-        return FORMS[self.backend]
+        return FORMS[self.backend].of(self.ensemble)
+
+    @property
+    def names(self) -> ModelNames:
+        """Of the ensemble's models."""
+        return ModelNames(self.ensemble)
 
     @property
     def settled_version(self) -> int:
@@ -192,6 +213,7 @@ def prepare_inputs(request: Request, progress: Progress) -> ParityInputs:
         checkpoint=request.checkpoint,
         random=request.random_weights,
         built=request.repository if request.from_onnx else None,
+        trust_code=request.trust_code,
         progress=progress,
     )
     photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
@@ -404,6 +426,8 @@ def _stage_artefact(
         tolerance=ToleranceUsed(**asdict(parity.TOLERANCES[parity.judged_as(chosen.precision, inputs.network)])),
         probe=list(chosen.probe),
         versions=tool_versions(),
+        pixels_sha256=configs.preprocess_settings(request.recipe).pixels_sha256,
+        labels_sha256=configs.postprocess_settings(request.recipe).labels_sha256(inputs.network.labels),
         requested=_requested(request),
         images_per_second=speeds,
     )
@@ -427,7 +451,7 @@ def _requested(request: Request) -> dict[str, Any]:
 
 def _onnx_sha256(request: Request) -> str:
     """Return the digest of the ONNX file that the network is taken from: another file is another network."""
-    _, report = find_built(request.recipe, request.repository)
+    _, report = find_built(request.recipe, request.repository, request.ensemble)
     return report.artefact.sha256
 
 
@@ -467,26 +491,59 @@ def _classifier_config(request: Request, precision: str, emitted: Emitted) -> Mo
 
 def stage_repository(request: Request, folder: Path, labels: Sequence[str], chosen: Candidate | None = None) -> None:
     """Stage everything but the artefact: configs, labels, and the Python models where they are missing."""
-    recipe, form = request.recipe, request.form
-    built = {
-        config.name: config
-        for config in (
-            configs.preprocess_config(recipe),
-            configs.classifier_config(recipe, form),
-            configs.postprocess_config(recipe),
-            configs.ensemble_config(form.model),
-        )
-    }
+    recipe, form, names, root = request.recipe, request.form, request.names, request.repository
+    chosen_preprocess = choose_preprocess(root, names, configs.preprocess_settings(recipe))
+    _stage_moved(root, folder, chosen_preprocess)
+    preprocess = chosen_preprocess.model
+    steps = [
+        *([] if chosen_preprocess.is_shared else [configs.preprocess_config(recipe, preprocess)]),
+        configs.classifier_config(recipe, form),
+        configs.postprocess_config(recipe, names.postprocess),
+    ]
+    built = {config.name: config for config in steps}
     adjust = {}
     # A version that is not served leaves the config to the one that is.
     if chosen is not None and request.settled_version == _version_to_serve(request):
         adjust[form.model] = _apply_settings(request, chosen.precision, chosen.emitted)
-    repository.stage_configs(request.repository, folder, built, adjust)
-    repository.stage_sources(request.repository, folder)
-    for model in (form.model, POSTPROCESS):
+    repository.stage_configs(root, folder, built, adjust)
+    _stage_ensemble(request, folder, preprocess)
+    repository.stage_sources(root, folder, [preprocess, names.postprocess], names.ensemble)
+    for model in (form.model, names.postprocess):
         file = folder / model / LABELS_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+
+
+def _stage_ensemble(request: Request, folder: Path, preprocess: str) -> None:
+    """Stage the ensemble; one that is there keeps its text, but for the name of the model that decodes."""
+    root, name = request.repository, request.ensemble
+    existing = repository.read_config(root, name)
+    used = maker(existing, PIXELS) if existing is not None else None
+    if used is not None and used != preprocess:
+        text = (root / name / CONFIG).read_text(encoding="utf-8")
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / CONFIG).write_text(rename_step(text, used, preprocess), encoding="utf-8")
+        return
+    config = configs.ensemble_config(request.form.model, request.names, preprocess=preprocess)
+    repository.stage_configs(root, folder, {name: config})
+
+
+def _stage_moved(root: Path, folder: Path, choice: PreprocessChoice) -> None:
+    """Give other ensembles a copy of the model that decodes, as it was, before this build changes it."""
+    before = repository.read_config(root, choice.model)
+    if not choice.moved or before is None:
+        return
+    for ensemble, copy in choice.moved.items():
+        config = ModelConfig()
+        config.CopyFrom(before)
+        config.name = copy
+        for name in (ensemble, copy):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / copy / CONFIG).write_text(configs.to_text(config), encoding="utf-8")
+        text = (root / ensemble / CONFIG).read_text(encoding="utf-8")
+        (folder / ensemble / CONFIG).write_text(rename_step(text, choice.model, copy), encoding="utf-8")
+        (folder / copy / "1").mkdir(exist_ok=True)
+        shutil.copyfile(root / choice.model / "1" / "model.py", folder / copy / "1" / "model.py")
 
 
 def is_up_to_date(request: Request) -> bool:
@@ -511,11 +568,13 @@ def is_up_to_date(request: Request) -> bool:
         return False
     if not request.from_onnx and made.weights.source.startswith(("random", "checkpoint")):
         return False
+    names = request.names
+    preprocess = preprocess_of(root, names)
     others = [
-        *(root / model / CONFIG for model in (ENSEMBLE, form.model)),
-        *(root / model / "1" / "model.py" for model in (PREPROCESS, POSTPROCESS)),
-        *(root / model / LABELS_FILE for model in (form.model, POSTPROCESS)),
-        root / ENSEMBLE / "1",
+        *(root / model / CONFIG for model in (names.ensemble, form.model)),
+        *(root / model / "1" / "model.py" for model in (preprocess, names.postprocess)),
+        *(root / model / LABELS_FILE for model in (form.model, names.postprocess)),
+        root / names.ensemble / "1",
     ]
     if not all(path.exists() for path in others):
         return False
@@ -523,11 +582,18 @@ def is_up_to_date(request: Request) -> bool:
         same = artefact_sha256(reported_artefact(artefact, made)) == made.artefact.sha256
     except (OSError, RepositoryError):
         return False
-    return same and all(
-        (config := repository.read_config(root, model)) is not None
-        and parameters(config).get("recipe_sha256") == request.recipe.sha256
-        for model in (PREPROCESS, POSTPROCESS)
-    )
+    return same and all(_is_of_recipe(request, model) for model in (preprocess, names.postprocess))
+
+
+def _is_of_recipe(request: Request, model: str) -> bool:
+    """Whether a step around the classifier is as the recipe wants it."""
+    config = repository.read_config(request.repository, model)
+    if config is None:
+        return False
+    if parameters(config).get("recipe_sha256") == request.recipe.sha256:
+        return True
+    choice = choose_preprocess(request.repository, request.names, configs.preprocess_settings(request.recipe))
+    return choice.is_shared and choice.model == model
 
 
 def _warnings(request: Request, inputs: ParityInputs, report: Report) -> list[str]:
@@ -559,18 +625,27 @@ def _notes(request: Request) -> list[str]:
     """Describe the user's choices that the build left alone."""
     found = []
     form, root = request.form, request.repository
-    ensemble = repository.read_config(root, ENSEMBLE)
+    name = request.ensemble
+    ensemble = repository.read_config(root, name)
     chosen = chosen_classifier(ensemble) if ensemble is not None else None
-    if chosen != form.model:
-        path = root / ENSEMBLE / CONFIG
-        use = use_command(form.name, root)
+    router = repository.read_config(root, request.names.router) if chosen == request.names.router else None
+    route = route_of(router) if router is not None else None
+    if route is not None:
+        versions = ", ".join(map(str, (route.primary, route.candidate)))
+        found.append(
+            f"{name} has a {route.mode} of {route.percent:g} % between {versions}, which stays: "
+            f"{use_command(form.name, root, version=request.settled_version, ensemble=name)} ends it"
+        )
+    elif chosen != form.model:
+        path = root / name / CONFIG
+        use = use_command(form.name, root, ensemble=name)
         other = form_of_model(chosen or "")
         report = served_report(root, other) if other is not None else None
         if other is not None and report is not None and report.recipe_sha256 != request.recipe.sha256:
             found.append(
                 f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
                 f"({report.recipe}) than the steps around it now ({request.recipe.name}). Run {use}, or "
-                f"{build_command(request.recipe.argument, other.name, root)}"
+                f"{build_command(request.recipe.argument, other.name, root, ensemble=name)}"
             )
         else:
             found.append(f"{path} uses {chosen}; to use {form.model}, edit that word, or run: {use}")
@@ -580,11 +655,11 @@ def _notes(request: Request) -> list[str]:
         if served not in (None, request.settled_version):
             found.append(
                 f"{form.model} serves version {served}; to serve version {request.settled_version}: "
-                f"{use_command(form.name, root, version=request.settled_version)}"
+                f"{use_command(form.name, root, version=request.settled_version, ensemble=name)}"
             )
         if ensemble is not None and ensemble.max_batch_size > classifier.max_batch_size:
             found.append(
-                f"{form.model} takes batches up to {classifier.max_batch_size}, and {ENSEMBLE} promises "
+                f"{form.model} takes batches up to {classifier.max_batch_size}, and {name} promises "
                 f"{ensemble.max_batch_size}: lower max_batch_size there, or build with a larger --max-batch"
             )
     if request.options.min_batch > 1 and form.takes_device_tensors:
@@ -592,7 +667,7 @@ def _notes(request: Request) -> list[str]:
             f"this project's backend pads a request with fewer than {request.options.min_batch} images; the "
             "container's native one refuses it"
         )
-    for model in (PREPROCESS, POSTPROCESS):
+    for model in (preprocess_of(root, request.names), request.names.postprocess):
         path = root / model / "1" / "model.py"
         if repository.differs_from_source(path, model):
             found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")

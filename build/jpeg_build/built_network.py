@@ -16,7 +16,7 @@ from jpeg_contract.forms import ONNX
 from jpeg_contract.labels import LabelFileError, read_labels
 from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
-from jpeg_contract.tensors import INPUT, LABELS_FILE, OUTPUT
+from jpeg_contract.tensors import ENSEMBLE, INPUT, LABELS_FILE, OUTPUT
 from numpy.typing import NDArray
 
 from jpeg_build.artefacts import find_artefact, reported_artefact, served_version
@@ -32,14 +32,19 @@ class BuiltNetwork:
 
     Its logits stand for the trained network's, from which they differ by less than the tolerance of fp32.
 
+    Args:
+        recipe: Of the network.
+        repository: The model repository.
+        ensemble: Whose classifier it is.
+
     Raises:
         NetworkError: There is none, it is not in fp32, or it is of another recipe.
     """
 
-    def __init__(self, recipe: Recipe, repository: Path) -> None:
+    def __init__(self, recipe: Recipe, repository: Path, ensemble: str = ENSEMBLE) -> None:
         import onnxruntime as ort
 
-        self.artefact, report = find_built(recipe, repository)
+        self.artefact, report = find_built(recipe, repository, ensemble)
         self.sha256 = report.artefact.sha256
         if artefact_sha256(self.artefact) != self.sha256:
             raise NetworkError(
@@ -47,7 +52,7 @@ class BuiltNetwork:
                 reason="artefact_differs",
             )
         self.weights = Weights(report.weights.source, report.weights.sha256)
-        self.labels: Sequence[str] = _labels(recipe, repository)
+        self.labels: Sequence[str] = _labels(recipe, repository / SOURCE.of(ensemble).model)
         self.rounds_to_half = False
         ort.set_default_logger_severity(4)
         try:
@@ -67,23 +72,24 @@ class BuiltNetwork:
         shutil.copyfile(self.artefact, path)
 
 
-def find_built(recipe: Recipe, repository: Path) -> tuple[Path, Report]:
+def find_built(recipe: Recipe, repository: Path, ensemble: str = ENSEMBLE) -> tuple[Path, Report]:
     """Return the ONNX file and the report on it. Raises NetworkError if BuiltNetwork cannot use it."""
-    build = build_command(recipe.argument, SOURCE.name, repository)
-    served = served_version(repository, SOURCE, None)
-    expected = None if served is None else find_artefact(repository, SOURCE, served)
+    form = SOURCE.of(ensemble)
+    build = build_command(recipe.argument, form.name, repository, ensemble=ensemble)
+    served = served_version(repository, form, None)
+    expected = None if served is None else find_artefact(repository, form, served)
     report = None if expected is None else find_report(expected)
     # A newer version may be the same network in another precision.
-    numbers = [int(path.name) for path in (repository / SOURCE.model).glob("[0-9]*") if path.name.isdigit()]
+    numbers = [int(path.name) for path in (repository / form.model).glob("[0-9]*") if path.name.isdigit()]
     for number in sorted(numbers, reverse=True):
-        path = find_artefact(repository, SOURCE, number)
+        path = find_artefact(repository, form, number)
         other = find_report(path)
         if other is not None and (other.precision, other.recipe_sha256) == ("fp32", recipe.sha256):
             expected, report = path, other
             break
     if expected is None or report is None:
         raise NetworkError(
-            f"{repository}: {SOURCE.model} is not built: on a machine with the network, run {build}",
+            f"{repository}: {form.model} is not built: on a machine with the network, run {build}",
             reason="not_built",
         )
     artefact = reported_artefact(expected, report)
@@ -102,10 +108,10 @@ def find_built(recipe: Recipe, repository: Path) -> tuple[Path, Report]:
     return artefact, report
 
 
-def _labels(recipe: Recipe, repository: Path) -> Sequence[str]:
+def _labels(recipe: Recipe, folder: Path) -> Sequence[str]:
     if recipe.labels is not None:
         return recipe.labels
     try:
-        return read_labels(repository / SOURCE.model / LABELS_FILE)
+        return read_labels(folder / LABELS_FILE)
     except LabelFileError as error:
         raise NetworkError(str(error), reason=error.reason) from error

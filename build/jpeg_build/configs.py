@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -17,13 +17,14 @@ from jpeg_contract.model_config import (
     data_type,
     set_parameters,
 )
+from jpeg_contract.model_names import ModelNames, is_postprocess, is_preprocess
 from jpeg_contract.report import ConfigSettings
+from jpeg_contract.routes import Route
 from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
 from jpeg_contract.tensors import (
     CHECKSUM,
     CHECKSUMS_KEY,
     DECODE_ERRORS_KEY,
-    ENSEMBLE,
     ERROR,
     IMAGE,
     INPUT,
@@ -38,9 +39,12 @@ from jpeg_contract.tensors import (
     RESPONSE_TENSORS,
     STAMP_LENGTH,
     DataType,
+    member_tensor,
 )
 
 from jpeg_build.recipe import Recipe
+
+DEFAULT_NAMES = ModelNames()
 
 _FORMAT_NHWC = "FORMAT_NHWC"
 
@@ -65,9 +69,9 @@ _RECIPE_PARAMETERS = {
 _RECIPE_FIELDS = ("name", "backend", "platform", "input", "output", "model_warmup")
 
 
-def preprocess_config(recipe: Recipe) -> ModelConfig:
-    """Return the config of `preprocess`: IMAGE to PIXELS, ERROR and CHECKSUM."""
-    settings = PreprocessSettings(
+def preprocess_settings(recipe: Recipe) -> PreprocessSettings:
+    """Return the settings that a recipe needs to decode; the rest as the defaults are."""
+    return PreprocessSettings(
         recipe.geometry,
         recipe=recipe.name,
         recipe_sha256=recipe.sha256,
@@ -75,30 +79,38 @@ def preprocess_config(recipe: Recipe) -> ModelConfig:
         formats=recipe.formats,
         background=recipe.background,
     )
+
+
+def preprocess_config(recipe: Recipe, name: str = PREPROCESS) -> ModelConfig:
+    """Return the config of `preprocess`: IMAGE to PIXELS, ERROR and CHECKSUM."""
     # Of two, one is always free of large requests, so that small ones pass them.
-    config = _model(PREPROCESS, backend="python", instances=2)
+    config = _model(name, backend="python", instances=2)
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     _tensor(config.output, PIXELS, "TYPE_UINT8", [*recipe.geometry.crop_size, 3])
     _tensor(config.output, ERROR, "TYPE_STRING", [1])
     _tensor(config.output, CHECKSUM, "TYPE_UINT32", [STAMP_LENGTH])
     config.dynamic_batching.SetInParent()
-    set_parameters(config, settings.to_parameters())
+    set_parameters(config, preprocess_settings(recipe).to_parameters())
     return config
 
 
-def postprocess_config(recipe: Recipe) -> ModelConfig:
-    """Return the config of `postprocess`: logits, ERROR and CHECKSUM to the tensors of the response."""
-    settings = PostprocessSettings(
+def postprocess_settings(recipe: Recipe) -> PostprocessSettings:
+    """Return the settings that a recipe needs to label; the rest as the defaults are."""
+    return PostprocessSettings(
         recipe=recipe.name, recipe_sha256=recipe.sha256, output=recipe.output, threshold=recipe.threshold
     )
-    config = _model(POSTPROCESS, backend="python")
+
+
+def postprocess_config(recipe: Recipe, name: str = POSTPROCESS) -> ModelConfig:
+    """Return the config of `postprocess`: logits, ERROR and CHECKSUM to the tensors of the response."""
+    config = _model(name, backend="python")
     _tensor(config.input, OUTPUT, "TYPE_FP32", [recipe.classes])
     _tensor(config.input, ERROR, "TYPE_STRING", [1])
     _tensor(config.input, CHECKSUM, "TYPE_UINT32", [STAMP_LENGTH])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
     config.dynamic_batching.SetInParent()
-    set_parameters(config, settings.to_parameters())
+    set_parameters(config, postprocess_settings(recipe).to_parameters())
     return config
 
 
@@ -126,17 +138,68 @@ def classifier_config(recipe: Recipe, form: ClassifierForm) -> ModelConfig:
     return config
 
 
-def ensemble_config(classifier: str) -> ModelConfig:
-    """Return the config of the public model; `classifier` is the one word that a swap changes."""
-    config = _model(ENSEMBLE, platform="ensemble")
+def ensemble_config(classifier: str, names: ModelNames = DEFAULT_NAMES, *, preprocess: str = PREPROCESS) -> ModelConfig:
+    """Return the config of the public model.
+
+    Args:
+        classifier: The one word that a swap changes.
+        names: Of the ensemble.
+        preprocess: The model that decodes, its own or one that it shares.
+    """
+    config = _model(names.ensemble, platform="ensemble")
     _tensor(config.input, IMAGE, "TYPE_STRING", [1])
     for tensor in RESPONSE_TENSORS:
         _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
     passed_on = {ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY}
-    _step(config, PREPROCESS, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
+    _step(config, preprocess, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
     _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: LOGITS_KEY})
     answered = {tensor.name: tensor.name for tensor in RESPONSE_TENSORS}
-    _step(config, POSTPROCESS, {OUTPUT: LOGITS_KEY, **passed_on}, answered)
+    _step(config, names.postprocess, {OUTPUT: LOGITS_KEY, **passed_on}, answered)
+    return config
+
+
+def router_config(
+    names: ModelNames, primary: ModelConfig, candidate: ModelConfig, route: Route, precision: str
+) -> ModelConfig:
+    """Return the config of the model that stands for two classifiers.
+
+    Args:
+        names: Of the ensemble.
+        primary: Config of the classifier that answers.
+        candidate: Of the one that is tried.
+        route: Which requests go where.
+        precision: Of the one that answers, which clients learn.
+    """
+    # While one batch waits for the classifiers, the next one is handed on.
+    config = _model(names.router, backend="python", instances=2)
+    config.max_batch_size = min(primary.max_batch_size, candidate.max_batch_size)
+    config.input.extend(primary.input)
+    _tensor(config.output, OUTPUT, "TYPE_FP32", list(primary.output[0].dims))
+    config.dynamic_batching.SetInParent()
+    config.metric_tags[PRECISION_TAG] = precision
+    set_parameters(config, route.to_parameters())
+    return config
+
+
+def combined_config(names: ModelNames, preprocess: str, members: Sequence[tuple[str, str, str]]) -> ModelConfig:
+    """Return the config of an ensemble over several networks, which decodes once.
+
+    Args:
+        names: Of the ensemble.
+        preprocess: The model that decodes.
+        members: Name, classifier and model that labels of each; the outputs of the first have the usual names.
+    """
+    config = _model(names.ensemble, platform="ensemble")
+    _tensor(config.input, IMAGE, "TYPE_STRING", [1])
+    passed_on = {ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY}
+    _step(config, preprocess, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
+    for place, (name, classifier, postprocess) in enumerate(members):
+        logits = f"{LOGITS_KEY}_{place}"
+        _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: logits})
+        answered = {tensor.name: member_tensor(name, tensor.name, first=place == 0) for tensor in RESPONSE_TENSORS}
+        _step(config, postprocess, {OUTPUT: logits, **passed_on}, answered)
+        for tensor in RESPONSE_TENSORS:
+            _tensor(config.output, answered[tensor.name], tensor.data_type, [tensor.length])
     return config
 
 
@@ -211,7 +274,7 @@ def apply_settings(
 def to_text(config: ModelConfig) -> str:
     """Return a config as the text of a config.pbtxt, with a comment on its origin."""
     body = text_format.MessageToString(config, use_short_repeated_primitives=True)
-    if config.name == ENSEMBLE:
+    if config.platform == "ensemble":
         chosen = f'model_name: "{chosen_classifier(config)}"'
         body = body.replace(chosen, f"{chosen}  # <- swap the classifier by editing this word")
         return f"# jpeg-build writes this file once. It is yours from then on: a rebuild leaves it as it is.\n{body}"
@@ -234,14 +297,12 @@ def _add_missing_tensors(ensemble: ModelConfig, built: ModelConfig) -> None:
     """Add outputs and mappings of `preprocess` and `postprocess` that an ensemble lacks."""
     known = {tensor.name for tensor in ensemble.output}
     ensemble.output.extend(tensor for tensor in built.output if tensor.name not in known)
-    ours = {step.model_name: step for step in built.ensemble_scheduling.step}
+    first, _, last = built.ensemble_scheduling.step
     for step in ensemble.ensemble_scheduling.step:
-        if step.model_name not in (PREPROCESS, POSTPROCESS):
+        ours = first if is_preprocess(step.model_name) else last if is_postprocess(step.model_name) else None
+        if ours is None:
             continue
-        for mapping, wanted in (
-            (step.input_map, ours[step.model_name].input_map),
-            (step.output_map, ours[step.model_name].output_map),
-        ):
+        for mapping, wanted in ((step.input_map, ours.input_map), (step.output_map, ours.output_map)):
             for key, value in wanted.items():
                 if key not in mapping:
                     mapping[key] = value

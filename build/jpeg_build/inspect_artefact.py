@@ -9,24 +9,27 @@ import msgspec
 from jpeg_contract.artefacts import artefact_bytes
 from jpeg_contract.forms import FORMS, TF_TRT, ClassifierForm, form_of_model
 from jpeg_contract.report import Report, find_report
+from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_build.artefacts import find_artefact, reported_artefact, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
 
 
-def inspect_artefact(root: Path, name: str, version: str | None) -> dict[str, Any]:
+def inspect_artefact(root: Path, name: str, version: str | None, ensemble: str = ENSEMBLE) -> dict[str, Any]:
     """Describe the artefact of a form in the repository, or a file or folder of one of these kinds.
 
     Args:
         root: The model repository.
         name: A form, its classifier's name or folder, or an artefact.
         version: Of the classifier; None is the served one.
+        ensemble: Whose classifier a form is.
 
     Raises:
         BuildError: There is none, or it cannot be read.
     """
-    built = FORMS.get(name) or form_of_model(Path(name).name)
+    named = FORMS.get(name)
+    built = named.of(ensemble) if named is not None else form_of_model(Path(name).name)
     report: Report | None
     if built is not None and (
         name in (built.name, built.model) or Path(name).resolve() == (root / built.model).resolve()

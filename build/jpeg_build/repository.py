@@ -9,19 +9,28 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig, read
+from jpeg_contract.model_names import is_preprocess
 from jpeg_contract.resources import resource
-from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS, PREPROCESS
+from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
 
 from jpeg_build import configs
 from jpeg_build.errors import RepositoryError
 
 SOURCES = resource(__file__, "models", "model_repository")
 """Where the Python models of this project lie: MODEL/1/model.py."""
+
+_ROUTER = '''\
+"""Triton model `router`: hands each request on to one of two classifiers."""
+
+from jpeg_runtime.router import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
 
 _LOCK = ".jpeg-build.lock"
 STAGING = ".staging-"
@@ -76,6 +85,14 @@ def read_config(repository: Path, model: str) -> ModelConfig | None:
         raise RepositoryError(f"{where}: {error}: correct it, or delete the file to have it written again") from error
 
 
+def readable_config(repository: Path, model: str) -> ModelConfig | None:
+    """Return a model's config, or None if there is none that can be read."""
+    try:
+        return read(repository / model / CONFIG)
+    except ConfigError:
+        return None
+
+
 def newest_version(repository: Path, model: str) -> int | None:
     """Return the highest number of a version's folder, or None if there is none."""
     folder = repository / model
@@ -124,20 +141,45 @@ def merged_config(
     return merged
 
 
-def stage_sources(repository: Path, folder: Path) -> None:
-    """Stage the Python models of this project and the ensemble's version folder, where they are missing."""
-    for model in (PREPROCESS, POSTPROCESS):
+def stage_text(folder: Path, model: str, text: str) -> None:
+    """Write a model's config into `folder`, as it is."""
+    (folder / model).mkdir(parents=True, exist_ok=True)
+    (folder / model / CONFIG).write_text(text, encoding="utf-8")
+
+
+def stage_router(folder: Path, config: ModelConfig) -> None:
+    """Stage the model that stands for two classifiers."""
+    stage_text(folder, config.name, configs.to_text(config))
+    (folder / config.name / "1").mkdir(exist_ok=True)
+    (folder / config.name / "1" / "model.py").write_text(_ROUTER, encoding="utf-8")
+
+
+def stage_sources(repository: Path, folder: Path, models: Sequence[str], ensemble: str) -> None:
+    """Stage the Python models of this project and the ensemble's version folder, where they are missing.
+
+    Args:
+        repository: The model repository.
+        folder: Of `staging`.
+        models: Names of the models that decode and label.
+        ensemble: Name of the ensemble.
+    """
+    for model in models:
         if (repository / model / "1" / "model.py").exists():
             continue
         (folder / model / "1").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SOURCES / model / "1" / "model.py", folder / model / "1" / "model.py")
-    (folder / ENSEMBLE / "1").mkdir(parents=True, exist_ok=True)
-    (folder / ENSEMBLE / "1" / ".gitkeep").touch()
+        shutil.copyfile(source_of(model), folder / model / "1" / "model.py")
+    (folder / ensemble / "1").mkdir(parents=True, exist_ok=True)
+    (folder / ensemble / "1" / ".gitkeep").touch()
+
+
+def source_of(model: str) -> Path:
+    """Return this project's Python model for a model that decodes or labels."""
+    return SOURCES / (PREPROCESS if is_preprocess(model) else POSTPROCESS) / "1" / "model.py"
 
 
 def differs_from_source(path: Path, model: str) -> bool:
     """Whether a repository's Python model is another one than this project's."""
-    return path.read_bytes() != (SOURCES / model / "1" / "model.py").read_bytes()
+    return path.read_bytes() != source_of(model).read_bytes()
 
 
 def place(folder: Path, repository: Path) -> None:

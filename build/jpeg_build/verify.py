@@ -46,6 +46,7 @@ class Verification:
         server: HOST:PORT of a server's gRPC; None runs the artefact here.
         checkpoint: Weights instead of the recipe's.
         random_weights: Likewise.
+        trust_code: Run the Python file that the recipe names.
         photos: A folder of JPEGs; None takes the project's.
         speed: Measure images per second, too.
     """
@@ -57,6 +58,7 @@ class Verification:
     server: str | None = None
     checkpoint: Path | None = None
     random_weights: bool = False
+    trust_code: bool = False
     photos: Path | None = None
     speed: bool = False
 
@@ -84,9 +86,11 @@ def verify(wanted: Verification, progress: Progress) -> dict[str, Any]:
     request = Request(
         recipe=recipe,
         repository=wanted.repository,
+        ensemble=wanted.form.ensemble,
         backend=wanted.form.name,
         checkpoint=wanted.checkpoint,
         random_weights=wanted.random_weights or source.startswith("random"),
+        trust_code=wanted.trust_code,
         # An artefact of the repository's ONNX file is compared with that file, unless the weights are named.
         from_onnx=from_onnx and wanted.checkpoint is None and not wanted.random_weights,
         photos=wanted.photos or PHOTOS,
@@ -188,9 +192,11 @@ def _recipe(wanted: Verification, report: Report) -> Recipe:
             reason="recipe_missing",
         ) from error
     if recipe.sha256 != report.recipe_sha256:
+        form = wanted.form
+        again = build_command(recipe.argument, form.name, wanted.repository, ensemble=form.ensemble)
         raise BuildError(
-            f"{wanted.form.model} was built from another recipe, or an older state of it, than {recipe.path}: build it "
-            f"again with {build_command(recipe.argument, wanted.form.name, wanted.repository)}",
+            f"{form.model} was built from another recipe, or an older state of it, than {recipe.path}: build it again "
+            f"with {again}",
             reason="recipe_differs",
         )
     return recipe

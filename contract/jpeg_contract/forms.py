@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from jpeg_contract.model_names import own_name, split_classifier
 from jpeg_contract.remedies import install_command
-from jpeg_contract.tensors import CLASSIFIER_PREFIX
+from jpeg_contract.tensors import CLASSIFIER_PREFIX, ENSEMBLE
 
 ENTRY_POINTS = "jpeg_contract.forms"
 
@@ -190,7 +191,8 @@ class ClassifierForm:
     """One form of a classifier.
 
     Attributes:
-        name: As `--backend` takes it; the model is `classifier_<name>`.
+        name: As `--backend` takes it; the model is `classifier_<name>`, in another ensemble than `jpeg_classifier`
+            with that ensemble's name in front.
         title: Its runtime's proper name.
         backend: Triton backend of the config.
         platform: Platform of the config; empty where Triton knows none.
@@ -212,6 +214,7 @@ class ClassifierForm:
         from_onnx: Whether it can be built from the repository's classifier_onnx.
         served_by: Which backend serves where both are there.
         native_refusal: Why the native backend cannot serve what this project builds; empty if it can.
+        ensemble: Whose classifier it is.
     """
 
     name: str
@@ -236,11 +239,16 @@ class ClassifierForm:
     from_onnx: bool = False
     served_by: ServedBy = "native"
     native_refusal: str = ""
+    ensemble: str = ENSEMBLE
 
     @property
     def model(self) -> str:
         """Name of the classifier in the model repository: `classifier_onnx`."""
-        return f"{CLASSIFIER_PREFIX}{self.name}"
+        return own_name(self.ensemble, f"{CLASSIFIER_PREFIX}{self.name}")
+
+    def of(self, ensemble: str) -> ClassifierForm:
+        """Return the form as the classifier of an ensemble."""
+        return replace(self, ensemble=ensemble)
 
 
 _CONTAINER = "serve it in NVIDIA's Triton container, which has that backend itself"
@@ -369,9 +377,9 @@ FORMS: Mapping[str, ClassifierForm] = _Forms()
 
 def form_of_model(model: str) -> ClassifierForm | None:
     """Return the form of a classifier by its name in the model repository; None if it is no classifier."""
-    if not model.startswith(CLASSIFIER_PREFIX):
-        return None
-    return FORMS.get(model.removeprefix(CLASSIFIER_PREFIX))
+    found = split_classifier(model)
+    form = FORMS.get(found[1]) if found is not None else None
+    return form.of(found[0]) if form is not None and found is not None else None
 
 
 def form_of_backend(backend: str) -> ClassifierForm | None:

@@ -86,6 +86,12 @@ class Geometry:
         # Python rounds halves to even, and so does torchvision.transforms.functional.center_crop.
         return round((new_width - crop_width) / 2.0), round((new_height - crop_height) / 2.0)
 
+    def shown(self, new_width: int, new_height: int) -> tuple[int, int, int, int]:
+        """Return (left, top, right, bottom) of what the crop shows of a resized image; it is never empty."""
+        left, top = self.crop_corner(new_width, new_height)
+        crop_height, crop_width = self.crop_size
+        return max(left, 0), max(top, 0), min(left + crop_width, new_width), min(top + crop_height, new_height)
+
     def sampling(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Map the crop onto an image of this size that was not resized.
 

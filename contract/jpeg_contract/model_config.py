@@ -17,6 +17,9 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from jpeg_contract.errors import ReasonedError
+from jpeg_contract.model_names import is_router
+from jpeg_contract.parameters import SettingsError
+from jpeg_contract.routes import Route
 from jpeg_contract.tensors import OUTPUT
 
 __all__ = [
@@ -29,12 +32,15 @@ __all__ = [
     "chosen_classifier",
     "data_type",
     "json_format",
+    "maker",
     "model_config_pb2",
     "parameters",
     "parse",
     "pin_version",
     "pinned_version",
     "read",
+    "rename_step",
+    "route_of",
     "text_format",
 ]
 
@@ -117,10 +123,30 @@ def to_triton_json(config: ModelConfig) -> str:
 
 def chosen_classifier(ensemble: ModelConfig) -> str | None:
     """Return the name of the model in the ensemble's classifier step, or None if there is no such step."""
+    return maker(ensemble, OUTPUT)
+
+
+def maker(ensemble: ModelConfig, output: str) -> str | None:
+    """Return the name of the first model of an ensemble whose output of that name is used; None if there is none.
+
+    Args:
+        ensemble: Config of an ensemble.
+        output: As the step names it: `PIXELS` of the model that decodes, `LABEL` of the one that labels.
+    """
     for step in ensemble.ensemble_scheduling.step:
-        if OUTPUT in step.output_map:
+        if output in step.output_map:
             return str(step.model_name)
     return None
+
+
+def route_of(config: ModelConfig) -> Route | None:
+    """Return the route of a router's config, None for another model or a route that cannot be read."""
+    if not is_router(config.name):
+        return None
+    try:
+        return Route.from_parameters(parameters(config))
+    except SettingsError:
+        return None
 
 
 def choose_classifier(text: str, classifier: str) -> str:
@@ -132,10 +158,15 @@ def choose_classifier(text: str, classifier: str) -> str:
     chosen = chosen_classifier(parse(text))
     if chosen is None:
         raise ValueError(f"no step makes {OUTPUT}")
-    changed = re.sub(rf"""(model_name\s*:\s*)(["']){re.escape(chosen)}\2""", rf'\1"{classifier}"', text)
+    changed = rename_step(text, chosen, classifier)
     if chosen_classifier(parse(changed)) != classifier:
         raise ValueError(f'model_name: "{chosen}" does not stand there as one word behind its key')
     return changed
+
+
+def rename_step(text: str, model: str, other: str) -> str:
+    """Return the text of an ensemble's config with another model as a step; all else, comments too, stays as it is."""
+    return re.sub(rf"""(model_name\s*:\s*)(["']){re.escape(model)}\2""", rf'\1"{other}"', text)
 
 
 def pinned_version(classifier: ModelConfig) -> int | None:
@@ -147,11 +178,12 @@ def pinned_version(classifier: ModelConfig) -> int | None:
     return int(max(versions)) if versions else None
 
 
-def pin_version(classifier: ModelConfig, version: int | None) -> ModelConfig:
-    """Return the config with a policy that serves this version; None serves the newest."""
+def pin_version(classifier: ModelConfig, *versions: int) -> ModelConfig:
+    """Return the config with a policy that serves these versions; none serves the newest."""
     pinned = ModelConfig()
     pinned.CopyFrom(classifier)
     pinned.ClearField("version_policy")
-    if version is not None:
-        pinned.version_policy.specific.versions.append(version)
+    pinned.version_policy.specific.versions.extend(versions)
+    if not versions:
+        pinned.ClearField("version_policy")
     return pinned

@@ -5,8 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from jpeg_contract.tensors import ENSEMBLE
+
 DISTRIBUTION = "triton-jpeg-classifier"
 DEFAULT_REPOSITORY = Path("model_repository")
+# Recipes that jpeg-build finds by their names from any folder.
+PROJECT_RECIPES = ("mobilenet_v2", "resnet50")
 
 
 def install_command(*extras: str) -> str:
@@ -27,6 +31,7 @@ def build_command(
     version: int | None = None,
     precision: str | None = None,
     flags: tuple[str, ...] = (),
+    ensemble: str = ENSEMBLE,
 ) -> str:
     """Return `jpeg-build RECIPE --backend FORM ...`.
 
@@ -37,8 +42,9 @@ def build_command(
         version: Number of the version, None for the newest.
         precision: None for the default.
         flags: More options.
+        ensemble: Whose classifier it is.
     """
-    words = ["jpeg-build", recipe, "--backend", form]
+    words = ["jpeg-build", _recipe_argument(recipe), "--backend", form, *_name_option(ensemble)]
     if precision is not None:
         words += ["--precision", precision]
     words += flags
@@ -47,9 +53,11 @@ def build_command(
     return _joined(words, repository)
 
 
-def use_command(form: str, repository: Path = DEFAULT_REPOSITORY, *, version: int | None = None) -> str:
+def use_command(
+    form: str, repository: Path = DEFAULT_REPOSITORY, *, version: int | None = None, ensemble: str = ENSEMBLE
+) -> str:
     """Return `jpeg-build use FORM ...`."""
-    words = ["jpeg-build", "use", form]
+    words = ["jpeg-build", "use", form, *_name_option(ensemble)]
     if version is not None:
         words += ["--version", str(version)]
     return _joined(words, repository)
@@ -63,6 +71,17 @@ def reload_command(repository: Path = DEFAULT_REPOSITORY) -> str:
 def restart_command(repository: Path = DEFAULT_REPOSITORY) -> str:
     """Return `jpeg-serve restart ...`."""
     return _joined(["jpeg-serve", "restart"], repository)
+
+
+def _recipe_argument(recipe: str) -> str:
+    """Return RECIPE as it can be run: configs and reports name a recipe without its folder."""
+    if recipe in PROJECT_RECIPES or recipe == "RECIPE" or recipe.endswith(".toml"):
+        return recipe
+    return f"{recipe}.toml" if Path(f"{recipe}.toml").is_file() else f"PATH/{recipe}.toml"
+
+
+def _name_option(ensemble: str) -> list[str]:
+    return [] if ensemble == ENSEMBLE else ["--name", ensemble]
 
 
 def _joined(words: list[str], repository: Path) -> str:

@@ -151,6 +151,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         tolerance: The tolerance of the check.
         probe: The classes that the artefact may give the photo of `jpeg-serve probe`, best first.
         versions: Of the tools that made it.
+        pixels_sha256: Digest of what decides the pixels that the network takes (`PreprocessSettings.pixels_sha256`);
+            empty in reports of earlier builds.
+        labels_sha256: Digest of what decides what the network's outputs mean (`PostprocessSettings.labels_sha256`);
+            likewise.
         requested: The options of the build, so that a build with others is not taken for this one.
         images_per_second: Measured for each precision by `--precision auto`; None for one left out.
     """
@@ -171,6 +175,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: ToleranceUsed
     probe: list[KnownClass] = msgspec.field(default_factory=list)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
+    pixels_sha256: str = ""
+    labels_sha256: str = ""
     requested: dict[str, Any] = msgspec.field(default_factory=dict)
     images_per_second: dict[str, float | None] | None = None
 

@@ -8,10 +8,11 @@ mapped into memory, so that an update costs less than a microsecond and no call.
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,10 +20,11 @@ from typing import Literal, get_args
 VARIABLE = "JPEG_SERVE_RUN"
 """Environment variable with the folder's path."""
 
-Role = Literal["preprocess", "classifier", "postprocess"]
+Role = Literal["preprocess", "router", "classifier", "postprocess"]
 
 _DRAINING = "draining"
 _EXCESS = "excess"
+_ENSEMBLES = "ensembles.json"
 _SUFFIX = ".worker"
 # 64-bit integers in the machine's byte order: aligned ones are written and read as a whole.
 _FIELDS = ("busy", "begun", "taken", "passed")
@@ -36,6 +38,7 @@ class WorkerState:
     Attributes:
         pid: Its process id.
         role: Its step.
+        model: Its model.
         busy: Whether it executes a batch.
         begun: Requests that it has accepted, since it started.
         taken: Images that it has taken, since it started.
@@ -44,6 +47,7 @@ class WorkerState:
 
     pid: int
     role: Role
+    model: str
     busy: bool
     begun: int
     taken: int
@@ -56,6 +60,7 @@ class WorkerFile:
     Args:
         folder: The run folder, None for none.
         role: The worker's step.
+        model: The worker's model.
 
     Attributes:
         path: The file, None without a folder.
@@ -64,12 +69,12 @@ class WorkerFile:
         OSError: The file cannot be written.
     """
 
-    def __init__(self, folder: Path | None, role: Role) -> None:
+    def __init__(self, folder: Path | None, role: Role, model: str) -> None:
         self.path: Path | None = None
         if folder is None:
             self._map = mmap.mmap(-1, _SIZE)
         else:
-            self.path = folder / f"{os.getpid()}.{role}{_SUFFIX}"
+            self.path = folder / f"{os.getpid()}.{role}.{model}{_SUFFIX}"
             # Written, not truncated to length: a full disk fails here, and not at an access to the mapped memory.
             self.path.write_bytes(bytes(_SIZE))
             with self.path.open("r+b") as file:
@@ -113,45 +118,66 @@ def run_folder() -> Path | None:
 def read_workers(folder: Path) -> Iterator[WorkerState]:
     """Return the state of each worker of a server."""
     for path in folder.glob(f"*{_SUFFIX}"):
-        pid, role, _ = path.name.split(".")
+        pid, role, model = path.name.removesuffix(_SUFFIX).split(".", 2)
         content = b""
         with contextlib.suppress(OSError):  # its worker ends at this moment
             content = path.read_bytes()
         if len(content) == _SIZE and role in get_args(Role):
             busy, *counts = memoryview(content).cast("q")
-            yield WorkerState(int(pid), role, bool(busy), *counts)  # type: ignore[arg-type]
+            yield WorkerState(int(pid), role, model, bool(busy), *counts)  # type: ignore[arg-type]
 
 
-def write_excess(folder: Path, reading: int, requests: int) -> None:
-    """State how many waiting requests the first step shall refuse, with the number of this reading."""
-    with (folder / _EXCESS).open("r+b" if (folder / _EXCESS).exists() else "w+b", buffering=0) as file:
+def write_ensembles(folder: Path, ensembles: Mapping[str, Sequence[str]]) -> None:
+    """State which ensembles of this project the server serves, and the names of their steps."""
+    making = folder / f"{_ENSEMBLES}.making"
+    making.write_text(json.dumps({name: list(steps) for name, steps in ensembles.items()}), encoding="utf-8")
+    making.rename(folder / _ENSEMBLES)
+
+
+def read_ensembles(folder: Path) -> dict[str, list[str]]:
+    """Return the ensembles of this project that the server serves, and the names of their steps."""
+    try:
+        found: dict[str, list[str]] = json.loads((folder / _ENSEMBLES).read_bytes())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def write_excess(folder: Path, model: str, reading: int, requests: int) -> None:
+    """State how many waiting requests a first step shall refuse, with the number of this reading."""
+    path = folder / f"{_EXCESS}.{model}"
+    with path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
         file.write(struct.pack("qq", reading, requests))
 
 
-def read_excess(folder: Path) -> tuple[int, int]:
-    """Return the last reading's number, and how many waiting requests the first step shall refuse; (0, 0) for none."""
+def read_excess(folder: Path, model: str) -> tuple[int, int]:
+    """Return the last reading's number, and how many waiting requests the model shall refuse; (0, 0) for none."""
     try:
-        reading, requests = struct.unpack("qq", (folder / _EXCESS).read_bytes())
+        reading, requests = struct.unpack("qq", (folder / f"{_EXCESS}.{model}").read_bytes())
     except (OSError, struct.error):
         return 0, 0
     return reading, requests
 
 
 def start_draining(folder: Path, most_begun: int) -> None:
-    """Let the server's first step refuse requests, once it has begun this many since the server started."""
+    """Let the first steps refuse requests, once they have begun this many together since the server started."""
     making = folder / f"{_DRAINING}.making"
     making.write_text(str(most_begun), encoding="ascii")
     making.rename(folder / _DRAINING)
 
 
 def draining_limit(folder: Path) -> int | None:
-    """Return how many requests the first step begins before it refuses them; None if the server is not stopping."""
+    """Return how many requests the first steps begin before they refuse them; None if the server is not stopping."""
     try:
         return int((folder / _DRAINING).read_text(encoding="ascii"))
     except FileNotFoundError:
         return None
 
 
-def begun_requests(folder: Path) -> int:
-    """Return how many requests the first step has begun since the server started."""
-    return sum(state.begun for state in read_workers(folder) if state.role == "preprocess")
+def begun_requests(folder: Path) -> dict[str, int]:
+    """Return how many requests each first step has begun since the server started, by its model."""
+    begun: dict[str, int] = {}
+    for state in read_workers(folder):
+        if state.role == "preprocess":
+            begun[state.model] = begun.get(state.model, 0) + state.begun
+    return begun

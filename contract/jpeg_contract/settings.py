@@ -5,7 +5,9 @@ The models read them through these classes, and so does `jpeg-serve check`: what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Literal, cast, get_args
 
@@ -28,6 +30,9 @@ Head = Literal["softmax", "sigmoid"]
 """How logits become scores: `softmax` for one class of several, `sigmoid` for each label by itself."""
 
 DEFAULT_FORMATS: tuple[ImageFormat, ...] = ("jpeg",)
+
+HEIC_PACKAGES = ("pi_heif", "pillow_heif")
+"""Either decodes HEIC; the extra `heic` brings the first, and the second also encodes. Pillow decodes the others."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,12 @@ class PreprocessSettings:
     limits: Limits = field(default_factory=Limits)
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        if "jpeg" not in self.formats:
+            raise ValueError("formats must list jpeg, too: the first photo of every server is a JPEG")
+        if self.background is not None and not all(0 <= value <= 255 for value in self.background):
+            raise ValueError("background must be three numbers from 0 to 255, red, green and blue")
+
     @classmethod
     def from_config(cls, model_config: str) -> PreprocessSettings:
         """Read the JSON that Triton hands to a Python model as "model_config". Raises SettingsError."""
@@ -162,17 +173,31 @@ class PreprocessSettings:
             )
         except ValueError as error:
             raise SettingsError(f"parameter {error}", reason="invalid_geometry") from error
-        return cls(
-            geometry=geometry,
-            recipe=read.recipe,
-            recipe_sha256=read.recipe_sha256,
-            exif_orientation=read.exif_orientation,
-            formats=cast("tuple[ImageFormat, ...]", tuple(name.strip() for name in read.formats.split(","))),
-            background=_rgb(read.background),
-            decoder=read.decoder,
-            limits=Limits(**{each.name: getattr(read, each.name) for each in fields(Limits)}),
-            threads=read.threads,
+        try:
+            return cls(
+                geometry=geometry,
+                recipe=read.recipe,
+                recipe_sha256=read.recipe_sha256,
+                exif_orientation=read.exif_orientation,
+                formats=read_formats(read.formats),
+                background=_rgb(read.background),
+                decoder=read.decoder,
+                limits=Limits(**{each.name: getattr(read, each.name) for each in fields(Limits)}),
+                threads=read.threads,
+            )
+        except ValueError as error:
+            raise SettingsError(f"parameter {error}") from error
+
+    @property
+    def pixels_sha256(self) -> str:
+        """Digest of what decides the pixels of an image: ensembles with equal ones can share a model `preprocess`."""
+        decides = (
+            asdict(self.geometry),
+            self.exif_orientation,
+            sorted(self.formats),
+            self.background,
         )
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def to_parameters(self) -> dict[str, str]:
         """Return names and texts: the inverse of from_parameters."""
@@ -228,6 +253,10 @@ class PostprocessSettings:
         """Read names and texts. Raises SettingsError."""
         return cls(**msgspec.structs.asdict(read_parameters(_PostprocessParameters, parameters)))
 
+    def labels_sha256(self, labels: Sequence[str]) -> str:
+        """Digest of what decides what a network's outputs mean: the labels in their order, softmax or sigmoid."""
+        return hashlib.sha256(json.dumps([self.output, list(labels)]).encode()).hexdigest()
+
     def to_parameters(self) -> dict[str, str]:
         """Return names and texts: the inverse of from_parameters."""
         return _texts(
@@ -251,8 +280,13 @@ def _texts(values: Mapping[str, str | float | bool | None]) -> dict[str, str]:
     }
 
 
+def read_formats(text: str) -> tuple[ImageFormat, ...]:
+    """Return the formats that the parameter `formats` names, each once."""
+    names = (name.strip() for name in text.split(","))
+    return cast("tuple[ImageFormat, ...]", tuple(dict.fromkeys(names)))
+
+
 def _rgb(text: str | None) -> Rgb | None:
-    """Read a colour. Raises ValueError for one out of range."""
     if text is None:
         return None
     red, green, blue = (int(part) for part in text.split(","))

@@ -42,6 +42,17 @@ class TensorSpec(NamedTuple):
     length: int
 
 
+def member_tensor(member: str, name: str, *, first: bool) -> str:
+    """Return the name of an output of an ensemble over several networks.
+
+    Args:
+        member: Name of the network's own ensemble.
+        name: The tensor's there.
+        first: Whether it is the first member, whose outputs have the usual names.
+    """
+    return name if first else f"{member}_{name}"
+
+
 RESPONSE_TENSORS = (
     TensorSpec(LABEL, "TYPE_STRING", -1),
     TensorSpec(SCORE, "TYPE_FP32", -1),

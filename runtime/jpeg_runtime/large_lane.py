@@ -15,16 +15,17 @@ class LargeLane:
 
     Args:
         folder: The run folder; without one, every worker takes large requests.
+        model: Name of the model.
         workers: Number of the model's workers. A single one takes large requests, too.
     """
 
-    def __init__(self, folder: Path | None, workers: int) -> None:
+    def __init__(self, folder: Path | None, model: str, workers: int) -> None:
         self._places: list[int] = []
         self._held: int | None = None
         self._is_open = folder is None or workers == 1
         if folder is not None:
             self._places = [
-                os.open(folder / f"large-{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                os.open(folder / f"large-{model}-{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 for place in range(workers - 1)
             ]
 

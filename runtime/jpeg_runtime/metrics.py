@@ -95,6 +95,21 @@ POSTPROCESS_SERIES = (
     BATCH_IMAGES,
 )
 
+ROUTED_PRIMARY = Series("jpeg_routed_primary_images_total", "Images that the primary classifier answered")
+ROUTED_CANDIDATE = Series("jpeg_routed_candidate_images_total", "Images that the candidate answered")
+CANDIDATE_FAILED = Series("jpeg_candidate_failed_images_total", "Images that the candidate failed on")
+SHADOW_SAME = Series("jpeg_shadow_same_images_total", "Images for which the candidate has the primary's best class")
+SHADOW_DIFFERENT = Series("jpeg_shadow_different_images_total", "Images for which the candidate has another best class")
+SHADOW_SKIPPED = Series("jpeg_shadow_skipped_images_total", "Images that were not compared, since others waited")
+ROUTER_SERIES = (
+    ROUTED_PRIMARY,
+    ROUTED_CANDIDATE,
+    CANDIDATE_FAILED,
+    SHADOW_SAME,
+    SHADOW_DIFFERENT,
+    SHADOW_SKIPPED,
+)
+
 
 @dataclass
 class Measurements:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from jpeg_contract.run_folder import (
     Role,
@@ -12,6 +13,7 @@ from jpeg_contract.run_folder import (
     WorkerState,
     begun_requests,
     draining_limit,
+    read_ensembles,
     read_excess,
     read_workers,
     run_folder,
@@ -46,9 +48,9 @@ class Worker:
     def __init__(self, name: str, role: Role) -> None:
         self.name = name
         self._folder = run_folder()
-        self._file = WorkerFile(self._folder, role)
+        self._file = WorkerFile(self._folder, role, name)
         self._guard = StallGuard(name)
-        self._backlog = _Backlog()
+        self._backlog = _Backlog(name)
         self._reading = self._to_refuse = 0
 
     @contextlib.contextmanager
@@ -75,12 +77,12 @@ class Worker:
         if self._folder is None:
             return 0, ""
         limit = draining_limit(self._folder)
-        if limit is not None and begun_requests(self._folder) >= limit:
+        if limit is not None and sum(begun_requests(self._folder).values()) >= limit:
             return requests, STOPPING
-        reading, excess = read_excess(self._folder)
+        reading, excess = read_excess(self._folder, self.name)
         if reading != self._reading:
             # Each of the workers refuses its share.
-            workers = sum(state.role == "preprocess" for state in read_workers(self._folder))
+            workers = sum(state.model == self.name for state in read_workers(self._folder))
             self._reading, self._to_refuse = reading, -(-excess // max(1, workers))
         refused = min(requests, self._to_refuse)
         self._to_refuse -= refused
@@ -99,7 +101,7 @@ class Worker:
 
         So requests wait in front of the first step, where too many are refused before any work is done.
         """
-        while self._folder is not None and self._backlog.is_full(list(read_workers(self._folder))):
+        while self._folder is not None and self._backlog.is_full(self._folder):
             time.sleep(_POLL_S)
 
     def close(self) -> None:
@@ -108,15 +110,27 @@ class Worker:
 
 
 class _Backlog:
-    """Estimates how many images wait for the classifier: those that were passed on, less those that were taken."""
+    """Estimates how many images wait for the classifier: those that were passed on, less those that were taken.
 
-    def __init__(self) -> None:
+    Args:
+        model: That passes them on. Several ensembles may share it: all their classifiers take from it.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
         self._workers: set[int] = set()
         self._lost = 0
         self._taken = -1
         self._progress_at = 0.0
 
-    def is_full(self, states: list[WorkerState]) -> bool:
+    def is_full(self, folder: Path) -> bool:
+        """Whether as many images wait as the classifiers take at once."""
+        ensembles = read_ensembles(folder).values()
+        steps = {step for each in ensembles if self._model in each for step in each}
+        # A server without such a list runs models that nobody of this project put together.
+        return self._is_full([state for state in read_workers(folder) if not steps or state.model in steps])
+
+    def _is_full(self, states: list[WorkerState]) -> bool:
         passed = sum(state.passed for state in states if state.role == "preprocess")
         classifiers = [state for state in states if state.role == "classifier"]
         # A native classifier has no worker: its images count as waiting until the next step has taken them.

@@ -11,8 +11,9 @@ from jpeg_serve.context import make_context
 from jpeg_serve.contract_check import check_contract
 from jpeg_serve.ensemble_check import check_ensemble
 from jpeg_serve.file_check import check_files, check_versions
+from jpeg_serve.format_check import check_formats
 from jpeg_serve.machine import Machine, ServedWith, this_machine
-from jpeg_serve.models import Problem, read_models, step_names
+from jpeg_serve.models import Problem, loaded_by_name, read_models, step_names
 from jpeg_serve.path_check import check_paths
 from jpeg_serve.serving_backends import ServedClassifier, check_backend, served_classifiers
 from jpeg_serve.warm_up_check import check_warm_up
@@ -69,17 +70,17 @@ def examine_repository(repository: Path, machine: Machine | None = None, *, load
     ]
     for model in context.served:
         problems += check_backend(model, context.served_with, context.machine)
+        problems += check_formats(model, context.machine)
         problems += check_versions(model)
         outside = list(check_paths(model))
         problems += outside or check_files(model, context)
     return CheckResult(problems, served_classifiers(context.served, context.served_with), context.served_with)
 
 
-def models_to_load(repository: Path) -> list[str]:
-    """Return the ensembles, through which Triton loads their steps; all models if there is no ensemble."""
+def models_to_load(repository: Path, load: Sequence[str] = ()) -> list[str]:
+    """Return the models that Triton loads by their names (`loaded_by_name`); all models if there is no ensemble."""
     models, _ = read_models(repository)
-    ensembles = [model.name for model in models.values() if model.is_ensemble]
-    return ensembles or list(models)
+    return loaded_by_name(models, load)
 
 
 def summary(repository: Path) -> str:

@@ -282,6 +282,8 @@ def reload(
         ready_timeout_s: Time limit for each model to load, in seconds.
         drain_s: Time limit for the last requests of models that are no longer used, in seconds.
     """
+    from jpeg_contract.run_folder import read_ensembles
+
     from jpeg_serve.machine import this_machine
     from jpeg_serve.probe import probe as probe_server
     from jpeg_serve.reload import choose_servers, reload_server
@@ -320,16 +322,20 @@ def reload(
         if number == 1:
             print(f"serving now: {'; '.join(served)}", flush=True)
         # A wrong label on the first server keeps the others as they are.
-        result = _probe_or_skip(
-            partial(
-                probe_server,
-                running.http_address,
-                timeout_s=ready_timeout_s,
-                repository=Path(running.model_repository),
-                server_id=running.server_id,
+        results = {
+            name: _probe_or_skip(
+                partial(
+                    probe_server,
+                    running.http_address,
+                    name,
+                    timeout_s=ready_timeout_s,
+                    repository=Path(running.model_repository),
+                    server_id=running.server_id,
+                )
             )
-        )
-    _report_probe(result)
+            for name in read_ensembles(Path(running.run_folder))
+        }
+    _report_probes(results)
     return OK
 
 
@@ -432,14 +438,18 @@ def _probe_or_skip(probe_server: Callable[[], ProbeResult]) -> ProbeResult | Pro
         return skipped
 
 
-def _report_probe(result: ProbeResult | ProbeSkipped) -> None:
+def _report_probes(results: Mapping[str, ProbeResult | ProbeSkipped]) -> None:
     from jpeg_serve.probe import ProbeSkipped
 
-    if isinstance(result, ProbeSkipped):
-        note(COMMAND, f"probe skipped: {result}")
-        return
-    compared = f"; {result.note}" if result.note else ", as its report states"
-    note(COMMAND, f'probe: the photo is labelled "{result.label}"{compared}')
+    if not results:
+        note(COMMAND, "probe skipped: the server serves no image classifier of this project")
+    for name, result in results.items():
+        by = f" by {name}" if len(results) > 1 else ""
+        if isinstance(result, ProbeSkipped):
+            note(COMMAND, f"probe skipped: {result}")
+            continue
+        compared = f"; {result.note}" if result.note else ", as its report states"
+        note(COMMAND, f'probe: the photo is labelled "{result.label}"{by}{compared}')
 
 
 def _serve(options: ServerOptions, servers: int, *, web_port: int | None) -> int:
@@ -536,8 +546,8 @@ def _report_start(supervisor: Supervisor, web: WebApplication | None) -> None:
     from jpeg_serve.ports import reachable
 
     first = supervisor.keepers[0]
-    if first.first_probe is not None:
-        _report_probe(first.first_probe)
+    if first.first_probes is not None:
+        _report_probes(first.first_probes)
     most = min(keeper.most_http_responses for keeper in supervisor.keepers)
     if most < FEW_HTTP_RESPONSES:
         note(

@@ -37,11 +37,6 @@ class CheckContext:
     served_with: Mapping[str, ServedWith]
     mixed: set[str] = field(default_factory=set)
 
-    @property
-    def recipe(self) -> str:
-        """Name of the repository's recipe, empty if no step names one."""
-        return recipe_of(self.models)
-
     def build(
         self, model: Model, version: Version | None = None, report: Report | None = None, recipe: str = ""
     ) -> str:
@@ -60,37 +55,43 @@ class CheckContext:
             self._form_name(model),
             model.folder.parent,
             report,
-            recipe=recipe or own or self.recipe or NO_RECIPE,
+            recipe=recipe or own or recipe_of(self.models, model.ensemble) or NO_RECIPE,
             version=version.number if version is not None and numbered else None,
+            ensemble=model.ensemble,
         )
 
     def _form_name(self, model: Model) -> str:
         """Return the form to build for a model: its own, else that of the classifier that is served."""
         form = FORMS.get(model.built_as) or model.form
-        served = (each.form for each in self.served if each.form is not None)
+        classifiers = sorted(
+            (each for each in self.served if each.form is not None), key=lambda each: each.ensemble != model.ensemble
+        )
+        served = (each.form for each in classifiers if each.form is not None)
         return (form or next(served, ONNX)).name
 
     def alternatives(self, model: Model) -> str:
         """Return the alternatives to a classifier, as the end of a sentence; empty if no other one is built."""
-        commands = self.built_from({other.parameter("recipe_sha256") for other in self.models.values()})
+        mine = [other for other in self.models.values() if other.ensemble == model.ensemble]
+        commands = self.built_from({other.parameter("recipe_sha256") for other in mine}, model.ensemble)
         return f"; or use {' or '.join(commands)}" if commands and model.form is not None else ""
 
-    def built_from(self, recipes: Collection[str]) -> list[str]:
+    def built_from(self, recipes: Collection[str], ensemble: str) -> list[str]:
         """Return the commands that choose another classifier, built from one of these recipes, that runs here.
 
         Args:
             recipes: Digests.
+            ensemble: Whose classifiers.
         """
         return [
-            use_command(other.built_as, other.folder.parent)
+            use_command(other.built_as, other.folder.parent, ensemble=ensemble)
             for other in self.models.values()
-            if other not in self.served and self._can_serve(other, recipes)
+            if other.ensemble == ensemble and other not in self.served and self._can_serve(other, recipes)
         ]
 
     def built_versions(self, model: Model, recipe: str) -> list[str]:
         """Return the commands that choose another version of a classifier, built from this recipe; the newest first."""
         return [
-            use_command(model.built_as, model.folder.parent, version=version.number)
+            use_command(model.built_as, model.folder.parent, version=version.number, ensemble=model.ensemble)
             for version in reversed(model.versions())
             if model.built_as and version.is_proper and self._is_built(model, version, [recipe])
         ]

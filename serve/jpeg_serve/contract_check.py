@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.model_config import KIND_CPU, ModelInstanceGroup, data_type
 from jpeg_contract.parameters import SettingsError, read_parameters
+from jpeg_contract.routes import Route
 from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
 from jpeg_contract.tensors import (
     CHECKSUM,
@@ -65,6 +66,10 @@ def check_contract(model: Model) -> Iterator[Problem]:
             yield from _check_tensors(model, "input", (_LOGITS, _ERROR, _CHECKSUM))
             yield from _check_tensors(model, "output", _RESPONSE)
             PostprocessSettings.from_parameters(model.parameters)
+        elif model.is_router:
+            yield from _check_tensors(model, "input", (_INPUT,))
+            yield from _check_tensors(model, "output", (_LOGITS,))
+            Route.from_parameters(model.parameters)
         elif model.form is not None:
             yield from _check_classifier(model, model.form)
     except SettingsError as error:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jpeg_contract.run_folder import begun_requests, read_workers, start_draining
-from jpeg_contract.tensors import PREPROCESS
 
 from jpeg_serve.triton_metrics import read_metrics, waiting_requests
 
@@ -37,8 +36,9 @@ def drain(run_folder: Path, metrics_address: str, limit_s: float, is_alive: Call
         return False
     end = time.monotonic() + limit_s
     # In this order: a request that leaves the queue in between is counted twice, not omitted.
-    waiting = _waiting(metrics_address).get(PREPROCESS, 0)
-    most = begun_requests(run_folder) + waiting
+    waiting = _waiting(metrics_address)
+    begun = begun_requests(run_folder)
+    most = sum(begun.values()) + sum(waiting.get(model, 0) for model in begun)
     start_draining(run_folder, most)
     quiet, before = 0, -1
     while quiet < _QUIET_LOOKS:
@@ -47,9 +47,10 @@ def drain(run_folder: Path, metrics_address: str, limit_s: float, is_alive: Call
         workers = list(read_workers(run_folder))
         done = sum(worker.begun + worker.taken for worker in workers)
         waiting_by_model = _waiting(metrics_address)
-        if begun_requests(run_folder) >= most:
+        begun = begun_requests(run_folder)
+        if sum(begun.values()) >= most:
             # What waits there now is refused.
-            waiting_by_model.pop(PREPROCESS, None)
+            waiting_by_model = {model: count for model, count in waiting_by_model.items() if model not in begun}
         is_quiet = done == before and not any(worker.busy for worker in workers) and not any(waiting_by_model.values())
         quiet, before = quiet + 1 if is_quiet else 0, done
         time.sleep(_POLL_S)

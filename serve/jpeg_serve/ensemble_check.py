@@ -6,8 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jpeg_contract.inside import PathOutside, inside
+from jpeg_contract.labels import LabelFileError, read_labels
+from jpeg_contract.parameters import SettingsError
 from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report, find_report
+from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
 
 from jpeg_serve.config_check import dims_match, shape, type_name
 from jpeg_serve.context import CheckContext, where_of
@@ -51,14 +55,43 @@ def check_ensemble(ensemble: Model, context: CheckContext) -> Iterator[Problem]:
         yield from _check_step_version(where, step, model)
         yield from _check_names(where, "input", step.model_name, step.input_map, model.config.input)
         yield from _check_names(where, "output", step.model_name, step.output_map, model.config.output)
-    yield from check_recipes(
-        ensemble, [models[step.model_name] for step in steps if step.model_name in models], context
-    )
+    for step in steps:
+        if step.model_name in models:
+            yield from _check_route(models[step.model_name], models)
+    for chain in _chains(ensemble, models):
+        yield from check_recipes(ensemble, chain, context)
     sources: dict[str, _Source] = {}
     yield from _check_sources(ensemble, models, sources)
     yield from _check_edges(ensemble, context, sources)
     yield from _check_uses(ensemble, sources)
     yield from _check_order(ensemble, models)
+
+
+def _chains(ensemble: Model, models: Mapping[str, Model]) -> list[list[Model]]:
+    """Return the steps that belong together: for each model that labels, those before it; else all steps."""
+    steps = ensemble.config.ensemble_scheduling.step
+    makers = {tensor: index for index, step in enumerate(steps) for tensor in step.output_map.values()}
+    found = []
+    for index, step in enumerate(steps):
+        if step.model_name not in models or not models[step.model_name].is_postprocess:
+            continue
+        before: set[int] = set()
+        waiting = [index]
+        while waiting:
+            at = waiting.pop()
+            if at not in before:
+                before.add(at)
+                waiting += [makers[tensor] for tensor in steps[at].input_map.values() if tensor in makers]
+        found.append([steps[at].model_name for at in sorted(before)])
+    chains = found or [[step.model_name for step in steps]]
+    return [_models_of(chain, models) for chain in chains]
+
+
+def _models_of(chain: Iterable[str], models: Mapping[str, Model]) -> list[Model]:
+    """Return the models of steps; of a router, the classifiers behind it."""
+    known = [models[name] for name in chain if name in models]
+    routed = [target for model in known if model.route is not None for target in model.route.models]
+    return [*known, *(models[name] for name in routed if name in models)]
 
 
 @dataclass(frozen=True)
@@ -72,6 +105,8 @@ class _Origin:
         recipe: Its name.
         version: Of the artefact, None for a config.
         report: On the artefact.
+        pixels: Digest of what decides the pixels that the step makes or takes; empty if it is not known.
+        labels: Digest of what decides what the logits mean that the step makes or takes; empty if it is not known.
     """
 
     step: Model
@@ -80,39 +115,94 @@ class _Origin:
     recipe: str
     version: Version | None = None
     report: Report | None = None
+    pixels: str = ""
+    labels: str = ""
 
 
 def check_recipes(ensemble: Model, steps: list[Model], context: CheckContext) -> Iterator[Problem]:
     """Check that all steps come from one recipe: otherwise pixels, network and labels do not belong together.
 
-    Steps of another recipe than the first one's are added to `context.mixed`.
+    A network of another recipe fits, too, if it takes the same pixels and its outputs mean the same labels: so versions
+    of a network that was trained again can be served beside each other, and a model that decodes can be shared. Steps
+    of another recipe than most others are added to `context.mixed`.
     """
     origins = [origin for step in steps for origin in _origins(step)]
-    others = [origin for origin in origins if origin.digest != origins[0].digest]
+    artefacts = [origin for origin in origins if origin.report is not None]
+    # Reports of earlier builds do not say what their networks take and return.
+    same_pixels = _are_same(each.pixels for each in [*artefacts, *(each for each in origins if each.pixels)])
+    same_labels = _are_same(each.labels for each in [*artefacts, *(each for each in origins if each.labels)])
+    if not origins or (artefacts and same_pixels and same_labels):
+        return
+    if artefacts and same_pixels:
+        origins = [each for each in origins if not each.step.is_preprocess] or origins
+    wanted = _wanted(origins)
+    others = [origin for origin in origins if origin.digest != wanted.digest]
     if not others:
         return
     context.mixed.update(origin.step.name for origin in others)
     listed = ", ".join(f"{each.name} from {each.recipe} ({each.digest[:8]})" for each in origins)
     yield Problem(
         ensemble.where,
-        f"its steps are built from different recipes: {listed}: {_one_recipe(origins[0], others, steps, context)}",
+        f"its steps are built from different recipes: {listed}: {_one_recipe(ensemble, wanted, others, context)}",
         "recipe_mismatch",
     )
 
 
+def _wanted(origins: list[_Origin]) -> _Origin:
+    """Return the origin that most steps share; of several, the labels', which are the user's classes."""
+    digests = [origin.digest for origin in origins]
+    return max(origins, key=lambda origin: (digests.count(origin.digest), origin.step.is_postprocess))
+
+
 def _origins(step: Model) -> Iterator[_Origin]:
     if step.parameter("recipe_sha256"):
-        yield _Origin(step, step.name, step.parameter("recipe_sha256"), step.parameter("recipe"))
+        yield _Origin(
+            step,
+            step.name,
+            step.parameter("recipe_sha256"),
+            step.parameter("recipe"),
+            pixels=_pixels(step),
+            labels=_labels(step),
+        )
     artefacts = step.artefacts() if step.form is not None else []
     for version, artefact in artefacts:
         report = find_report(artefact)
         if report is not None:
             name = where_of(step, version, artefact.name) if len(artefacts) > 1 else step.name
-            yield _Origin(step, name, report.recipe_sha256, report.recipe, version, report)
+            made = (report.recipe_sha256, report.recipe)
+            yield _Origin(step, name, *made, version, report, report.pixels_sha256, report.labels_sha256)
 
 
-def _one_recipe(wanted: _Origin, others: list[_Origin], steps: list[Model], context: CheckContext) -> str:
+def _pixels(step: Model) -> str:
+    """Return the digest of what decides the pixels that a model makes; empty if it makes none."""
+    if not step.is_preprocess:
+        return ""
+    try:
+        return PreprocessSettings.from_parameters(step.parameters).pixels_sha256
+    except SettingsError:
+        return ""  # which `check_contract` reports
+
+
+def _labels(step: Model) -> str:
+    """Return the digest of what decides what the logits mean that a model takes; empty if it takes none."""
+    if not step.is_postprocess:
+        return ""
+    try:
+        settings = PostprocessSettings.from_parameters(step.parameters)
+        return settings.labels_sha256(read_labels(inside(step.folder, settings.labels_file)))
+    except (SettingsError, LabelFileError, PathOutside):
+        return ""  # which other checks report
+
+
+def _are_same(digests: Iterable[str]) -> bool:
+    """Whether all digests are known and equal."""
+    found = set(digests)
+    return len(found) == 1 and "" not in found
+
+
+def _one_recipe(ensemble: Model, wanted: _Origin, others: list[_Origin], context: CheckContext) -> str:
     """Return the commands that give all steps the wanted recipe: another classifier that is built, else a build."""
+    steps = _models_of(step_names(ensemble.config), context.models)
     classifiers = [step for step in steps if step.form is not None]
     if not classifiers:
         return "build them from one"
@@ -121,9 +211,9 @@ def _one_recipe(wanted: _Origin, others: list[_Origin], steps: list[Model], cont
     if len(wrong) == len(others):  # else the configs differ, which only a build writes
         wrong_steps = [step for step in classifiers if step.name in context.mixed]
         uses = [use for step in wrong_steps for use in context.built_versions(step, wanted.digest)[:1]]
-        uses += context.built_from([wanted.digest])
+        uses += context.built_from([wanted.digest], ensemble.name)
     builds = [context.build(other.step, other.version, other.report, wanted.recipe) for other in wrong]
-    builds = builds or [context.build(step) for step in classifiers]
+    builds = builds or [context.build(step, recipe=wanted.recipe) for step in classifiers]
     build = f"build from {wanted.recipe or 'one recipe'}: {' and '.join(dict.fromkeys(builds))}"
     return f"{' or '.join(uses)}; or {build}" if uses else build
 
@@ -255,7 +345,9 @@ def _check_step_version(where: str, step: Any, model: Model) -> Iterator[Problem
     stated = "has no model_version, which Triton takes for version 0" if number == 0 else f"names version {number}"
     exists = number in {version.number for version in model.versions()}
     remedy = (
-        f", or {use_command(model.built_as, model.folder.parent, version=number)}" if exists and model.built_as else ""
+        f", or {use_command(model.built_as, model.folder.parent, version=number, ensemble=model.ensemble)}"
+        if exists and model.built_as
+        else ""
     )
     yield Problem(
         where,
@@ -263,6 +355,42 @@ def _check_step_version(where: str, step: Any, model: Model) -> Iterator[Problem
         f"newest served one{remedy}",
         "step_version",
     )
+
+
+def _check_route(router: Model, models: Mapping[str, Model]) -> Iterator[Problem]:
+    """Check that a router's classifiers exist, are served in its versions, and take and return what it does."""
+    route = router.route
+    for target in (route.primary, route.candidate) if route is not None else ():
+        model = models.get(target.model)
+        if model is None or model.is_ensemble:
+            yield Problem(
+                router.where, f"routes requests to {target.model}, and there is no such classifier", "step_unknown"
+            )
+            continue
+        served = [version.number for version in model.served()]
+        if target.version not in served:
+            yield Problem(
+                router.where,
+                f"routes requests to {target}, but Triton serves {version_list(served) if served else 'none of it'}: "
+                "choose again with jpeg-build use",
+                "step_version",
+            )
+        for kind in ("input", "output"):
+            ours, theirs = ({tensor.name: tensor for tensor in getattr(each.config, kind)} for each in (router, model))
+            for name, tensor in ours.items():
+                if name in theirs and not dims_match(tensor.dims, theirs[name].dims):
+                    yield Problem(
+                        router.where,
+                        f"{name} has dims {shape(tensor)}, but {target.model} has {shape(theirs[name])}",
+                        "edge_shape",
+                    )
+        if router.config.max_batch_size > model.config.max_batch_size:
+            yield Problem(
+                router.where,
+                f"max_batch_size is {router.config.max_batch_size}, but {target.model} takes "
+                f"{model.config.max_batch_size}: lower the one or raise the other",
+                "max_batch_size_mismatch",
+            )
 
 
 def version_list(versions: list[int]) -> str:

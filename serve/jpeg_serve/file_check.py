@@ -82,7 +82,7 @@ def check_versions(model: Model) -> Iterator[Problem]:
     for number in model.missing_versions():
         remedy = "name one that exists, or remove the policy to serve the newest"
         if model.built_as and numbers:
-            use = use_command(model.built_as, model.folder.parent, version=numbers[-1])
+            use = use_command(model.built_as, model.folder.parent, version=numbers[-1], ensemble=model.ensemble)
             remedy = f"{use}, or build it with --version {number}"
         present = f"there is {version_list(numbers)}" if numbers else "there is none"
         yield Problem(
@@ -248,13 +248,13 @@ def _check_artefact(
         conflict = ""  # `contract_check` reports it
     if conflict:
         yield Problem(model.where, conflict, "parameter_conflict")
+    use = use_command(form.name, model.folder.parent, version=version.number, ensemble=model.ensemble)
     stated_precision = model.config.metric_tags.get(PRECISION_TAG, report.precision)
     if stated_precision != report.precision and version == model.served()[-1]:
         yield Problem(
             model.where,
             f"metric_tags states the precision {stated_precision} to clients and metrics, but the artefact is in "
-            f"{report.precision}: {use_command(form.name, model.folder.parent, version=version.number)}, or correct "
-            "the entry",
+            f"{report.precision}: {use}, or correct the entry",
             "precision_differs",
         )
     if gpus is None:

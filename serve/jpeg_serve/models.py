@@ -11,7 +11,9 @@ from jpeg_contract import model_config
 from jpeg_contract.forms import FORMS, ClassifierForm, form_of_backend, form_of_model
 from jpeg_contract.inside import is_inside
 from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig
-from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
+from jpeg_contract.model_names import ensemble_of, is_postprocess, is_preprocess, is_router
+from jpeg_contract.routes import Route
+from jpeg_contract.tensors import IMAGE, LABEL
 
 ENSEMBLE_PLATFORM = "ensemble"
 PYTHON = "python"
@@ -95,19 +97,41 @@ class Model:
         return form.name if form is not None else ""
 
     @property
+    def ensemble(self) -> str:
+        """The ensemble that jpeg-build makes this step for; its own name for an ensemble."""
+        return self.name if self.is_ensemble else ensemble_of(self.name)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it is an ensemble of this project: images in, labels out."""
+        inputs = {tensor.name for tensor in self.config.input}
+        outputs = {tensor.name for tensor in self.config.output}
+        return self.is_ensemble and inputs == {IMAGE} and LABEL in outputs
+
+    @property
     def is_preprocess(self) -> bool:
         """Whether it is this project's model that decodes."""
-        return self.name == PREPROCESS and self.backend == PYTHON
+        return is_preprocess(self.name) and self.backend == PYTHON
 
     @property
     def is_postprocess(self) -> bool:
         """Whether it is this project's model that labels."""
-        return self.name == POSTPROCESS and self.backend == PYTHON
+        return is_postprocess(self.name) and self.backend == PYTHON
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is this project's model that hands requests on to one of two classifiers."""
+        return is_router(self.name) and self.backend == PYTHON
+
+    @property
+    def route(self) -> Route | None:
+        """Where a router's requests go; None for another model, and for a route that cannot be read."""
+        return model_config.route_of(self.config) if self.is_router else None
 
     @property
     def is_ours(self) -> bool:
         """Whether it is a stage of this project, to which the contract between the stages applies."""
-        return self.is_preprocess or self.is_postprocess or self.form is not None
+        return self.is_preprocess or self.is_postprocess or self.is_router or self.form is not None
 
     @property
     def file(self) -> str | None:
@@ -212,9 +236,47 @@ def served_models(models: Mapping[str, Model], load: Sequence[str] = ()) -> list
         if name in wanted or name not in models:
             continue
         wanted.add(name)
-        if models[name].is_ensemble:
-            waiting += step_names(models[name].config)
+        waiting += models_used(models[name].config)
     return [model for model in models.values() if model.name in wanted]
+
+
+def served_ensembles(models: Mapping[str, Model], load: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the ensembles of this project that Triton loads, and the names of their steps.
+
+    Args:
+        models: All models of the repository.
+        load: See `served_models`.
+    """
+    return {
+        model.name: [each for step in step_names(model.config) for each in _with_answering(models, step)]
+        for model in served_models(models, load)
+        if model.classifies
+    }
+
+
+def _with_answering(models: Mapping[str, Model], step: str) -> list[str]:
+    """Return a step and, of a router, the classifiers that answer for it: a shadow takes no part in the flow."""
+    route = models[step].route if step in models else None
+    return [step, *(route.answering if route is not None else [])]
+
+
+def models_used(config: ModelConfig) -> list[str]:
+    """Return the models that a model runs: the steps of an ensemble, the classifiers of a router; else none."""
+    route = model_config.route_of(config)
+    return route.models if route is not None else step_names(config)
+
+
+def loaded_by_name(models: Mapping[str, Model], load: Sequence[str] = ()) -> list[str]:
+    """Return the models that Triton loads by their names: not those that it finds as the steps of ensembles.
+
+    Args:
+        models: All models of the repository.
+        load: See `served_models`.
+    """
+    ensembles = [model.name for model in models.values() if model.is_ensemble]
+    routes = [model.route for model in served_models(models, load)]
+    targets = [target for route in routes if route is not None for target in route.models]
+    return list(dict.fromkeys([*(load or ensembles or models), *targets]))
 
 
 def step_names(config: ModelConfig) -> list[str]:
@@ -222,10 +284,17 @@ def step_names(config: ModelConfig) -> list[str]:
     return [str(step.model_name) for step in config.ensemble_scheduling.step]
 
 
-def recipe_of(models: Mapping[str, Model]) -> str:
-    """Return the name of the recipe that the repository is built from: that of the first step with one, else ""."""
-    names = [name for model in models.values() for name in step_names(model.config)]
-    recipes = (models[name].parameter("recipe") for name in [*names, *models] if name in models)
+def recipe_of(models: Mapping[str, Model], ensemble: str) -> str:
+    """Return the name of the recipe that an ensemble is built from: that of the model that labels, else of any step.
+
+    Args:
+        models: All models of the repository.
+        ensemble: Name of the ensemble.
+    """
+    steps = [name for name in (step_names(models[ensemble].config) if ensemble in models else []) if name in models]
+    mine = [model.name for model in models.values() if model.ensemble == ensemble]
+    names = sorted([*steps, *mine], key=lambda name: not models[name].is_postprocess)
+    recipes = (models[name].parameter("recipe") for name in [*names, *models])
     return next((recipe for recipe in recipes if recipe), "")
 
 

@@ -28,6 +28,8 @@ DEFAULT_TIMEOUT_S = 10.0
 
 _OK, _FORBIDDEN, _UNAVAILABLE = 200, 403, 503
 
+_THRESHOLD = "threshold"
+"""Parameter and header of the requests: with 0, the best label is in the response whatever the model's threshold is."""
 
 _INTEGERS = {"INT32": "i", "UINT32": "I"}
 """Data types of the response, with their letters in `struct`."""
@@ -167,6 +169,7 @@ class _Server:
         if copies == 1:
             # The whole body is the one input: "raw binary request" in Triton's HTTP extensions.
             header, body = b"", photo
+            headers = {_THRESHOLD: "0"}
         else:
             body = (struct.pack("<I", len(photo)) + photo) * copies
             tensor = {
@@ -175,12 +178,17 @@ class _Server:
                 "datatype": "BYTES",
                 "parameters": {"binary_data_size": len(body)},
             }
-            header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+            parameters = {"binary_data_output": True, _THRESHOLD: 0}
+            header, headers = json.dumps({"inputs": [tensor], "parameters": parameters}).encode(), {}
         status, body, length = self._request(
             "POST",
             f"/v2/models/{quote(self._model, safe='')}/infer",
             header + body,
-            {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))},
+            {
+                **headers,
+                "Content-Type": "application/octet-stream",
+                "Inference-Header-Content-Length": str(len(header)),
+            },
         )
         if status == _FORBIDDEN:
             raise ProbeSkipped(f"{self._address} accepts inferences with a key only", reason="inference_restricted")

@@ -7,6 +7,7 @@ from pathlib import Path
 from jpeg_contract.forms import FORMS, ClassifierForm
 from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report
+from jpeg_contract.tensors import ENSEMBLE
 
 NO_RECIPE = "RECIPE"
 
@@ -14,7 +15,13 @@ _DEFAULT_PRECISION = "fp32"
 
 
 def rebuild_command(
-    form: str, repository: Path, report: Report | None, *, recipe: str = "", version: int | None = None
+    form: str,
+    repository: Path,
+    report: Report | None,
+    *,
+    recipe: str = "",
+    version: int | None = None,
+    ensemble: str = ENSEMBLE,
 ) -> str:
     """Return `jpeg-build RECIPE ...`.
 
@@ -24,6 +31,7 @@ def rebuild_command(
         report: Of the last build, None if there is none.
         recipe: Name of the recipe, empty for the report's.
         version: Number of the version, None for the newest.
+        ensemble: Whose classifier it is.
     """
     own = report.recipe if report is not None else ""
     return build_command(
@@ -33,6 +41,7 @@ def rebuild_command(
         version=version,
         precision=None if report is None or report.precision == _DEFAULT_PRECISION else report.precision,
         flags=_flags(FORMS[form], report),
+        ensemble=ensemble,
     )
 
 

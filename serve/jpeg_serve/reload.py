@@ -25,13 +25,14 @@ from jpeg_contract.command_line import Progress
 from jpeg_contract.model_config import ModelConfig, json_format, parameters
 from jpeg_contract.remedies import restart_command
 from jpeg_contract.report import find_report
+from jpeg_contract.run_folder import read_ensembles, write_ensembles
 
 from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import check_repository, models_to_load
 from jpeg_serve.errors import ReloadError, RepositoryProblems
 from jpeg_serve.machine import Machine
 from jpeg_serve.management import Management, reason
-from jpeg_serve.models import Model, read_models, step_names
+from jpeg_serve.models import Model, models_used, read_models, served_ensembles, step_names
 from jpeg_serve.state import Running, find_running
 
 # A request looks up the steps right after the ensemble. After this time, all requests that looked up the old ensemble
@@ -116,13 +117,25 @@ def reload_server(
             )
         compile_models(repository, running.load)
         models, _ = read_models(repository)
-        wanted = list(running.load) or models_to_load(repository)
+        wanted = models_to_load(repository, running.load)
         with Management(running.grpc_address, running.keys, load_s=load_s, server_id=running.server_id) as server:
-            steps, before = _used(models, wanted), _loaded(server, wanted)
+            folder = Path(running.run_folder)
+            served = read_ensembles(folder)
+            # Ensembles that the repository no longer has are still served until now.
+            steps, before = _used(models, wanted), _loaded(server, [*wanted, *served.keys() - set(wanted)])
             _refuse_mixtures(before, steps)
-            _load(server, steps, set(before), progress)
-            versions = _verify(server, steps)
-            _unload(server, before.keys() - steps.keys(), progress, unload_s)
+            found = served_ensembles(models, wanted)
+            # The workers count what the steps of both take.
+            write_ensembles(folder, {name: [*served.get(name, ()), *found.get(name, ())] for name in served | found})
+            try:
+                _load(server, steps, set(before), progress)
+                versions = _verify(server, steps)
+            except ReloadError:
+                write_ensembles(folder, served)
+                raise
+            write_ensembles(folder, found)
+            gone = sorted(before.keys() - steps.keys(), key=lambda name: not step_names(before[name]))
+            _unload(server, gone, progress, unload_s)
         return [_served(steps[name], steps, versions) for name in wanted]
 
 
@@ -219,8 +232,8 @@ def _served(model: Model, models: Mapping[str, Model], versions: Mapping[str, li
     return f"{model.name} (version {number}: {', '.join(sorted(built))})" if built else model.name
 
 
-def _unload(server: Management, names: set[str], progress: Progress, unload_s: float) -> None:
-    """Unload models that nothing uses any more, and wait until their last requests are finished."""
+def _unload(server: Management, names: list[str], progress: Progress, unload_s: float) -> None:
+    """Unload models that nothing uses any more, ensembles first, and wait until their last requests are finished."""
     if not names:
         return
     time.sleep(_GRACE_S)
@@ -271,7 +284,7 @@ def _loaded(server: Management, wanted: list[str]) -> dict[str, ModelConfig]:
         config = server.config(name) if name not in found else None
         if config is not None:
             found[name] = config
-            waiting += step_names(config)
+            waiting += models_used(config)
     return found
 
 
@@ -283,7 +296,7 @@ def _used(models: Mapping[str, Model], wanted: list[str]) -> dict[str, Model]:
         name = waiting.pop()
         if name not in found:
             found[name] = models[name]
-            waiting += step_names(models[name].config)
+            waiting += models_used(models[name].config)
     return found
 
 

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from jpeg_contract import run_folder
+from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_serve import ports, shared_memory, socket_buffers, state
 from jpeg_serve.backends import prepare_backends
@@ -36,6 +37,7 @@ from jpeg_serve.locate import Installation, find_installation
 from jpeg_serve.logs import OPTIONS_WITHOUT_GPU, expected_without_gpu, format_triton_line
 from jpeg_serve.machine import ServedWith, backends_folder, this_machine
 from jpeg_serve.management import restricted_protocols
+from jpeg_serve.models import read_models, served_ensembles
 from jpeg_serve.options import ServerOptions
 from jpeg_serve.parent_death import terminate_with_parent
 from jpeg_serve.probe import DEFAULT_TIMEOUT_S, ProbeResult, probe
@@ -123,6 +125,7 @@ class TritonServer:
             self.server_id = f"triton-{member.number}-{secrets.token_hex(4)}"
         self.most_http_responses = 0
         self.run_folder: Path | None = None
+        self.ensembles: dict[str, list[str]] = {}
         self._ready = False
         self._queue_bound: QueueBound | None = None
         self._restarts = 0
@@ -189,10 +192,13 @@ class TritonServer:
         require_shelter(options.address, installation, behind_gateway=options.behind_gateway)
         backends = prepare_backends(installation, ours if ours.is_dir() else None, self._served_with)
         compile_models(options.model_repository, options.load)
-        self._models = list(options.load or models_to_load(options.model_repository))
+        self._models = models_to_load(options.model_repository, options.load)
         self.options = options = self._settle_ports()
         self._shm_prefix = shared_memory.new_prefix()
         self.run_folder = state.new_run_folder()
+        models, _ = read_models(options.model_repository)
+        self.ensembles = served_ensembles(models, self._models)
+        run_folder.write_ensembles(self.run_folder, self.ensembles)
         self._has_gpu = bool(machine.gpus.found)
         arguments = _arguments(options, self._models, backends, self._shm_prefix, has_gpu=self._has_gpu)
         environment = {**installation.environment(), run_folder.VARIABLE: str(self.run_folder)}
@@ -287,10 +293,11 @@ class TritonServer:
         """Let nobody else read the photos in the workers' shared memory."""
         shared_memory.make_private(self._shm_prefix)
 
-    def probe(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> ProbeResult:
-        """Let the server classify a photo, and compare the label with the classifier's report: see `probe.probe`."""
+    def probe(self, timeout_s: float = DEFAULT_TIMEOUT_S, ensemble: str = ENSEMBLE) -> ProbeResult:
+        """Let an ensemble classify a photo, and compare the label with the classifier's report: see `probe.probe`."""
         return probe(
             self.http_address,
+            ensemble,
             timeout_s=timeout_s,
             repository=self.options.model_repository,
             server_id=self.server_id,

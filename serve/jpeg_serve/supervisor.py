@@ -59,7 +59,7 @@ class Keeper:
         self.server: TritonServer | None = None
         self.restarts: dict[str, int] = {}
         self.failure: ServeError | None = None
-        self.first_probe: ProbeResult | ProbeSkipped | None = None
+        self.first_probes: dict[str, ProbeResult | ProbeSkipped] | None = None
         self._first_photo_s: float | None = None
         self._ending = threading.Event()
         self._replacing = threading.Event()
@@ -146,7 +146,7 @@ class Keeper:
 
     def _most_failed_starts(self, error: Exception) -> int:
         """Return after how many failed starts in a row to give up: at first, an error is the user's to correct."""
-        if self.first_probe is not None:
+        if self.first_probes is not None:
             return _MOST_FAILED_STARTS
         return _MOST_LOST_PORTS if _LOST_PORT in str(error) else 1
 
@@ -162,7 +162,7 @@ class Keeper:
         """
         server.start()
         self.server = server
-        if self.first_probe is None:
+        if self.first_probes is None:
             for classifier in server.classifiers if self.number == 1 else ():
                 self._progress(str(classifier))
             self._progress("loading the models ..." if self.number == 1 else f"loading {self._name()} ...")
@@ -178,25 +178,32 @@ class Keeper:
             # Another classifier may need longer than the one before: it gets twice the time at each try.
             usual_s = max(_LEAST_PHOTO_S, _PHOTO_FACTOR * self._first_photo_s)
             limit_s = min(limit_s, usual_s * 2**failed_starts)
-        try:
-            begun = time.monotonic()
-            # Compared with the report at the first start only: later, the repository may hold a newer build.
-            if self.first_probe is None:
-                self.first_probe = server.probe(limit_s)
-            else:
-                probe_once(server.http_address, limit_s, server.server_id)
-            # The first requests may compile kernels.
-            self._first_photo_s = time.monotonic() - begun
-            begun = time.monotonic()
-            probe_once(server.http_address, limit_s, server.server_id)
-            return time.monotonic() - begun
-        except ProbeSkipped as skipped:
-            self.first_probe = self.first_probe or skipped
-        except ProbeError as error:
-            if error.reason != "overloaded":
-                raise
-            # Clients have found it already.
-        return 0.0
+        photo_s = first_s = 0.0
+        probes: dict[str, ProbeResult | ProbeSkipped] = {}
+        for name in server.ensembles:
+            try:
+                begun = time.monotonic()
+                # Compared with the report at the first start only: later, the repository may hold a newer build.
+                if self.first_probes is None:
+                    probes[name] = server.probe(limit_s, name)
+                else:
+                    probe_once(server.http_address, limit_s, server.server_id, name)
+                # The first requests may compile kernels.
+                first_s = max(first_s, time.monotonic() - begun)
+                begun = time.monotonic()
+                probe_once(server.http_address, limit_s, server.server_id, name)
+                photo_s = max(photo_s, time.monotonic() - begun)
+            except ProbeSkipped as skipped:
+                probes[name] = skipped
+            except ProbeError as error:
+                if error.reason != "overloaded":
+                    raise
+                # Clients have found it already.
+        if first_s:
+            self._first_photo_s = first_s
+        if self.first_probes is None:
+            self.first_probes = probes
+        return photo_s
 
     def _serve(self, server: TritonServer, photo_s: float) -> Fault | None:
         """Watch a server until it must end, and end it.

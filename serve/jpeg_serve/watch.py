@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jpeg_contract.run_folder import WorkerState, read_workers
+from jpeg_contract.run_folder import WorkerState, read_ensembles, read_workers
 
 from jpeg_serve.errors import ProbeError, ServeError, ServerDied
 from jpeg_serve.probe import ProbeSkipped, probe_once
@@ -48,16 +48,14 @@ class Watch:
 
     Args:
         server: The server.
-        photo_s: How long it took to answer one photo, in seconds.
+        photo_s: How long it took to answer one photo, in seconds; of several ensembles, the slowest.
     """
 
     def __init__(self, server: TritonServer, photo_s: float) -> None:
         self._server = server
         self._hang_s = max(_LEAST_HANG_S, _HANG_FACTOR * _FULL_BATCH * photo_s)
-        self._prober = _Prober(server, self._hang_s)
+        self._ensembles: dict[str, _Ensemble] = {}
         self._since: dict[int, tuple[tuple[int, ...], float]] = {}
-        self._answered = -1
-        self._progress_at = time.monotonic()
 
     def wait(self, is_ending: Callable[[], bool]) -> Fault | None:
         """Wait for a fault.
@@ -68,7 +66,6 @@ class Watch:
         Returns:
             The fault, None if it shall no longer be watched.
         """
-        self._prober.start()
         try:
             while not is_ending():
                 fault = self._look()
@@ -76,7 +73,8 @@ class Watch:
                     return fault
                 time.sleep(_LOOK_S)
         finally:
-            self._prober.stop()
+            for ensemble in self._ensembles.values():
+                ensemble.prober.stop()
         return None
 
     def _look(self) -> Fault | None:
@@ -94,15 +92,30 @@ class Watch:
         line = server.unhealthy_worker()
         if line:
             return Fault("hangs", f"Triton has given up a worker: {line}")
-        answered = sum(worker.taken for worker in workers if worker.role == "postprocess") + self._prober.succeeded
-        if answered != self._answered:
-            self._answered, self._progress_at = answered, now
-            self._prober.progress()
-        quiet_s = now - self._progress_at
-        if self._prober.failures >= _FAILED_PROBES:
-            return Fault("fails", f"a photo gets no labels: {self._prober.error}")
-        if quiet_s > self._hang_s + _PROBE_PERIOD_S:
-            return Fault("hangs", f"nothing was answered for {quiet_s:.1f} s")
+        return self._look_at_ensembles(workers, now)
+
+    def _look_at_ensembles(self, workers: Sequence[WorkerState], now: float) -> Fault | None:
+        """Look whether each ensemble answers: another one's answers say nothing about it."""
+        folder = self._server.run_folder
+        served = read_ensembles(folder) if folder is not None else {}
+        for name in self._ensembles.keys() - served.keys():
+            self._ensembles.pop(name).prober.stop()
+        for name, steps in served.items():
+            if name not in self._ensembles:
+                prober = _Prober(self._server, name, self._hang_s)
+                self._ensembles[name] = _Ensemble(prober, now)
+                prober.start()
+            ensemble = self._ensembles[name]
+            prober = ensemble.prober
+            mine = [worker for worker in workers if worker.role == "postprocess" and worker.model in steps]
+            answered = sum(worker.taken for worker in mine) + prober.succeeded
+            if answered != ensemble.answered:
+                ensemble.answered, ensemble.progress_at = answered, now
+                prober.progress()
+            if prober.failures >= _FAILED_PROBES:
+                return Fault("fails", f"a photo gets no labels from {name}: {prober.error}")
+            if not prober.is_skipped and now - ensemble.progress_at > self._hang_s + _PROBE_PERIOD_S:
+                return Fault("hangs", f"{name} answered nothing for {now - ensemble.progress_at:.1f} s")
         return None
 
     def _look_at(self, worker: WorkerState, now: float) -> Fault | None:
@@ -114,6 +127,15 @@ class Watch:
             # `preprocess` waits for the classifier, which is looked at itself.
             return Fault("hangs", f"the worker {_name(worker)} has computed for {now - since:.1f} s without a result")
         return None
+
+
+@dataclass
+class _Ensemble:
+    """What is known of one ensemble: its prober, when it answered last, and how much until then."""
+
+    prober: _Prober
+    progress_at: float
+    answered: int = -1
 
 
 @contextlib.contextmanager
@@ -190,12 +212,13 @@ def _name(worker: WorkerState) -> str:
 
 
 class _Prober:
-    """Sends a photo every other second, in a thread of its own."""
+    """Sends a photo to an ensemble every other second, in a thread of its own."""
 
-    def __init__(self, server: TritonServer, timeout_s: float) -> None:
-        self._server, self._timeout_s = server, timeout_s
+    def __init__(self, server: TritonServer, ensemble: str, timeout_s: float) -> None:
+        self._server, self._ensemble, self._timeout_s = server, ensemble, timeout_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"prober-{ensemble}", daemon=True)
+        self.is_skipped = False
         self.succeeded = 0
         self.failures = 0
         self.error = ""
@@ -207,7 +230,7 @@ class _Prober:
         self._stopping.set()
 
     def progress(self) -> None:
-        """Note that the server answered something."""
+        """Note that the ensemble answered something."""
         self.failures = 0
 
     def _run(self) -> None:
@@ -215,8 +238,9 @@ class _Prober:
         while not self._stopping.wait(pause_s):
             pause_s = _PROBE_PERIOD_S
             try:
-                probe_once(self._server.http_address, self._timeout_s, self._server.server_id)
+                probe_once(self._server.http_address, self._timeout_s, self._server.server_id, self._ensemble)
             except ProbeSkipped:
+                self.is_skipped = True
                 return  # other models than ours: the processes are watched, and no more
             except ProbeError as error:
                 if error.reason == "overloaded":

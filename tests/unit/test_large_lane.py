@@ -10,7 +10,7 @@ from jpeg_runtime.large_lane import LargeLane, count_workers
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_all_workers_but_one_are_in_the_lane(tmp_path, workers):
-    lanes = [LargeLane(tmp_path, workers) for _ in range(workers)]
+    lanes = [LargeLane(tmp_path, "preprocess", workers) for _ in range(workers)]
     assert [lane.enter() for lane in lanes] == [True] * (workers - 1) + [False]
     lanes[0].leave()
     assert lanes[-1].enter()
@@ -21,12 +21,12 @@ def test_all_workers_but_one_are_in_the_lane(tmp_path, workers):
 
 def test_a_worker_that_ends_gives_its_place_back(tmp_path):
     script = "import sys; from pathlib import Path; from jpeg_runtime.large_lane import LargeLane; "
-    script += "print(LargeLane(Path(sys.argv[1]), 2).enter(), flush=True); sys.stdin.read()"
+    script += "print(LargeLane(Path(sys.argv[1]), 'preprocess', 2).enter(), flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        lane = LargeLane(tmp_path, 2)
+        lane = LargeLane(tmp_path, "preprocess", 2)
         assert not lane.enter()
         other.kill()
         other.wait()
@@ -35,7 +35,7 @@ def test_a_worker_that_ends_gives_its_place_back(tmp_path):
 
 
 def test_a_single_worker_and_one_without_a_run_folder_take_everything(tmp_path):
-    for lane in (LargeLane(tmp_path, 1), LargeLane(None, 3)):
+    for lane in (LargeLane(tmp_path, "preprocess", 1), LargeLane(None, "preprocess", 3)):
         assert lane.enter()
         assert lane.enter()
         lane.leave()

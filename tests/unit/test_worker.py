@@ -41,14 +41,15 @@ def test_a_checksum_is_the_crc_32_of_other_programs():
 
 
 def test_a_worker_publishes_its_state(tmp_path):
-    file = WorkerFile(tmp_path, "preprocess")
+    file = WorkerFile(tmp_path, "preprocess", "preprocess")
     file.busy = True
     file.add_begun(2)
     file.add_taken(5)
     file.add_passed(4)
     (state,) = read_workers(tmp_path)
-    assert (state.pid, state.role, state.busy, state.begun, state.taken, state.passed) == (
+    assert (state.pid, state.role, state.model, state.busy, state.begun, state.taken, state.passed) == (
         os.getpid(),
+        "preprocess",
         "preprocess",
         True,
         2,
@@ -80,26 +81,26 @@ def test_a_draining_server_begins_what_it_has_accepted_and_no_more(tmp_path, mon
     start_draining(tmp_path, 5)
     assert worker.refusals(2)[0] == 0
     assert worker.refusals(1) == (1, STOPPING)
-    assert begun_requests(tmp_path) == 5
+    assert begun_requests(tmp_path) == {"preprocess": 5}
 
 
 def test_of_too_many_waiting_requests_the_oldest_are_refused_once(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     worker = Worker("preprocess", "preprocess")
-    write_excess(tmp_path, 1, 5)
+    write_excess(tmp_path, "preprocess", 1, 5)
     assert worker.refusals(3) == (3, BUSY)
     assert worker.refusals(4) == (2, BUSY)
     assert worker.refusals(4)[0] == 0  # until the next reading
-    write_excess(tmp_path, 2, 1)
+    write_excess(tmp_path, "preprocess", 2, 1)
     assert worker.refusals(4) == (1, BUSY)
-    assert begun_requests(tmp_path) == 2 + 4 + 3
+    assert begun_requests(tmp_path) == {"preprocess": 2 + 4 + 3}
 
 
 def test_several_workers_share_what_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     worker = Worker("preprocess", "preprocess")
-    (tmp_path / "1.preprocess.worker").write_bytes(next(tmp_path.glob("*.worker")).read_bytes())
-    write_excess(tmp_path, 1, 5)
+    (tmp_path / "1.preprocess.preprocess.worker").write_bytes(next(tmp_path.glob("*.worker")).read_bytes())
+    write_excess(tmp_path, "preprocess", 1, 5)
     assert worker.refusals(4) == (3, BUSY)
 
 
@@ -138,7 +139,7 @@ def test_the_first_step_waits_while_a_full_batch_waits_for_the_classifier(tmp_pa
 _CLASSIFIER = """
 import time
 from jpeg_contract.run_folder import WorkerFile, run_folder
-file = WorkerFile(run_folder(), "classifier")
+file = WorkerFile(run_folder(), "classifier", "classifier_onnx")
 file.busy = True
 print("ready", flush=True)
 time.sleep(1)
@@ -150,7 +151,7 @@ time.sleep(60)
 def test_images_that_were_lost_on_the_way_do_not_count_as_waiting(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     worker = Worker("preprocess", "preprocess")
-    postprocess = WorkerFile(tmp_path, "postprocess")
+    postprocess = WorkerFile(tmp_path, "postprocess", "postprocess")
     worker.wait_for_classifier()
     worker.pass_on(1000)
     worker.wait_for_classifier()  # returns

@@ -35,7 +35,7 @@ class TritonPythonModel:
         self._preprocess = open_preprocessor(settings, gpu)
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.PREPROCESS_SERIES, args)
         self._worker = Worker(args["model_name"], "preprocess")
-        self._lane = LargeLane(run_folder(), count_workers(args["model_config"]))
+        self._lane = LargeLane(run_folder(), args["model_name"], count_workers(args["model_config"]))
 
     @answers_every_request
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
