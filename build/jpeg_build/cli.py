@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,17 @@ from jpeg_contract.command_line import (
     run_app,
 )
 from jpeg_contract.forms import FORMS, ClassifierForm
+from jpeg_contract.model_names import ModelNames, why_no_ensemble
 from jpeg_contract.remedies import DEFAULT_REPOSITORY, reload_command
+from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_build.errors import BuildError, CallError, RecipeError
+from jpeg_build.init_facts import NO_FACTS, Facts, Prompt
 
 if TYPE_CHECKING:
     from jpeg_contract.report import Report
+
+    from jpeg_build.init import Written
 
 COMMAND = "jpeg-build"
 
@@ -43,13 +49,16 @@ app = make_app(
     "Make a classifier for the model repository from a trained network, and check it.",
     """\
 jpeg-build RECIPE is short for jpeg-build build RECIPE. A recipe says how images are prepared, which network it is, and
-where its weights come from; docs/recipes.md explains every key, docs/classifiers.md the backends. A build makes the
+where its weights come from; docs/recipes.md explains every key, docs/classifiers.md the backends. Instead of RECIPE, a
+network may be given: its recipe is written first, as jpeg-build init does. A build makes the
 artefact, runs it in batches as the server does, compares it with the network itself, and only then puts artefact,
 configs and report into the model repository. If anything fails, the repository stays as it was.
 
 examples:
 
     jpeg-build mobilenet_v2
+    jpeg-build timm:convnext_tiny.fb_in22k
+    jpeg-build mine.onnx --labels labels.txt --resize-size 256 --scale -1..1
     jpeg-build mine.toml --backend openvino --precision auto
     jpeg-build mine.toml --backend tensorrt --precision fp16 --version 2
     jpeg-build use tensorrt
@@ -60,11 +69,13 @@ exit status: 0 done, or already up to date with --if-needed; 1 it failed; 2 the 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    from jpeg_build.networks import EXTRAS
+
     return run_app(
         app,
         arguments,
         extra="build",
-        extras_of_packages=dict.fromkeys(("torch", "torchvision", "onnxscript"), "torch"),
+        extras_of_packages=EXTRAS,
         statuses={
             CallError: WRONG_CALL,
             RecipeError: WRONG_CALL,
@@ -81,7 +92,21 @@ def _version_text(_kind: Any, tokens: Sequence[Any]) -> str:
     return text
 
 
+def _model_name(_kind: Any, tokens: Sequence[Any]) -> str:
+    name = str(tokens[0].value)
+    if reason := why_no_ensemble(name):
+        raise ValueError(reason)
+    return name
+
+
+def _percent(_kind: Any, value: float | None) -> None:
+    if value is not None and not 0 < value <= 100:
+        raise ValueError("must be above 0, and at most 100")
+
+
 Version = Annotated[str, Parameter(converter=_version_text)]
+ModelName = Annotated[str, Parameter(converter=_model_name)]
+Percent = Annotated[float, Parameter(validator=_percent)]
 
 
 @Parameter(name="*")
@@ -138,12 +163,15 @@ def build_command(
     from_onnx: bool = False,
     if_needed: bool = False,
     json: bool = False,
+    trust_code: bool = False,
+    name: ModelName = ENSEMBLE,
+    facts: Facts = NO_FACTS,
     engine: EngineOptions = _NO_ENGINE_OPTIONS,
 ) -> None:
     """Build and check a classifier.
 
     Args:
-        recipe: Name of a recipe of this project, or path of a .toml file.
+        recipe: Name of a recipe of this project, path of a .toml file, or a network (SOURCE of jpeg-build init).
         backend: The classifier form: onnx and openvino for CPUs; tensorrt, torch_tensorrt and tf_trt for GPUs.
         precision: Of the artefact; auto builds all, measures them on this machine, and takes the fastest in tolerance.
         version: Number of the version to build, beside existing ones (default: the newest there is, or 1).
@@ -155,12 +183,17 @@ def build_command(
         from_onnx: openvino, tensorrt: take the network from the repository's classifier_onnx; needs no PyTorch.
         if_needed: Do nothing if the repository already holds this very build.
         json: Print the report as JSON.
+        trust_code: Run the Python file that the recipe names (kind = "module").
+        name: Name of the model that clients request; several models live in one repository.
     """
     from jpeg_build.emitters import Options
-    from jpeg_build.recipe import find_recipe, load_recipe
+    from jpeg_build.recipe import load_recipe
 
-    form = _form(backend)
-    loaded = load_recipe(find_recipe(recipe))
+    form = _form(backend, name)
+    path, is_new = _find_recipe(recipe, facts, checkpoint)
+    loaded = load_recipe(path)
+    if is_new:
+        checkpoint = None  # The recipe names it.
     opt_batch = (
         max(engine.min_batch, min(OPT_BATCH, engine.max_batch)) if engine.opt_batch is None else engine.opt_batch
     )
@@ -186,11 +219,13 @@ def build_command(
     request = Request(
         recipe=loaded,
         repository=model_repository,
+        ensemble=name,
         backend=backend,
         precision=precision,
         version=version,
         checkpoint=checkpoint,
         random_weights=weights == "none",
+        trust_code=trust_code,
         from_onnx=from_onnx,
         photos=photos or PHOTOS,
         calibration=calibration,
@@ -210,7 +245,7 @@ def build_command(
         ),
     )
     if if_needed and is_up_to_date(request):
-        note(COMMAND, f"{loaded.name} is up to date")
+        note(COMMAND, f"{loaded.name} is up to date{'' if name == ENSEMBLE else f' as {name}'}")
         return
     with _work() as step:
         built = build(request, step)
@@ -223,23 +258,107 @@ def build_command(
 
         print_json(to_json(built.report))
     else:
-        print(_summary(built.report, request.settled_version))
+        print(_summary(built.report, form, request.settled_version))
 
 
 @app.command
-def use(backend: str, /, *, version: Version | None = None, model_repository: Path = DEFAULT_REPOSITORY) -> None:
-    """Let the ensemble use another classifier: change one word in its config, and nothing else.
+def init(
+    source: str,
+    /,
+    *,
+    output: Path | None = None,
+    checkpoint: Path | None = None,
+    force: bool = False,
+    facts: Facts = NO_FACTS,
+) -> None:
+    """Write the recipe of a network. What nobody but you knows comes from the options, or from questions on a terminal.
+
+    Args:
+        source: timm:NAME, hf:FOLDER or hf:NAME, torchvision:NAME[:WEIGHTS], ultralytics:FILE.pt,
+            module:FILE.py:FUNCTION, keras:NAME, or the path of a file (.onnx, .keras, .h5, .pt, .pth, .pt2,
+            .safetensors) or folder (SavedModel, Hugging Face).
+        output: The recipe's .toml file (default: beside the network's file, otherwise in the working directory).
+        checkpoint: Weights for a network that SOURCE names: timm, torchvision, module or keras.
+        force: Replace a recipe that is there.
+    """
+    from jpeg_build.init import NewRecipe, write_recipe
+
+    wanted = NewRecipe(source, facts, output, checkpoint, force=force)
+    with contextlib.redirect_stdout(sys.stderr):
+        written = write_recipe(wanted, _prompt(), _note)
+    _report_recipe(written)
+    note(COMMAND, f"check it, and build it with: {shlex.join(['jpeg-build', str(written.path)])}")
+    print(written.path)
+
+
+@app.command
+def use(
+    backend: str,
+    /,
+    *,
+    version: Version | None = None,
+    split: Percent | None = None,
+    shadow: Percent | None = None,
+    name: ModelName = ENSEMBLE,
+    model_repository: Path = DEFAULT_REPOSITORY,
+) -> None:
+    """Let a model use another classifier: change one word in its config, and nothing else. Ends a split or shadow.
 
     Args:
         backend: The classifier form.
         version: Also change which version the classifier serves: a number, or newest (default: as it is).
+        split: Let it answer this part of the requests, in percent (default: all), beside the classifier in use.
+        shadow: Compare its labels on this part of the requests, in percent (default: none), and answer none.
+        name: Name of the model.
         model_repository: The model repository.
     """
+    from jpeg_build.use import Trial, try_beside
     from jpeg_build.use import use as choose
 
-    for line in choose(model_repository, _form(backend), version):
+    form = _form(backend, name)
+    if split is not None and shadow is not None:
+        raise CallError("--split and --shadow exclude each other")
+    if split is None and shadow is None:
+        lines = choose(model_repository, form, version)
+    else:
+        trial = Trial("split", split) if split is not None else Trial("shadow", shadow or 0)
+        lines = try_beside(model_repository, form, version, trial)
+    for line in lines:
         note(COMMAND, line)
     note(COMMAND, f"a server loads it when it starts; a running one, with: {reload_command(model_repository)}")
+
+
+@app.command
+def combine(name: ModelName, /, *models: str, model_repository: Path = DEFAULT_REPOSITORY) -> None:
+    """Make a model that runs the networks of several others on one decoded image.
+
+    Args:
+        name: Of the new model.
+        models: The others, at least two, that take the same pixels.
+        model_repository: The model repository.
+    """
+    from jpeg_build.combine import combine as write
+
+    if len(models) < 2:
+        raise CallError("name at least two models to combine")
+    for line in write(model_repository, ModelNames(name), models):
+        note(COMMAND, line)
+    note(COMMAND, f"a running server loads it with: {reload_command(model_repository)}")
+
+
+@app.command
+def remove(name: str, /, *, model_repository: Path = DEFAULT_REPOSITORY) -> None:
+    """Remove a model, and what only it uses: its classifiers of all forms and versions, labels, configs.
+
+    Args:
+        name: Of the model.
+        model_repository: The model repository.
+    """
+    from jpeg_build.remove import remove as delete
+
+    for line in delete(model_repository, name):
+        note(COMMAND, line)
+    note(COMMAND, f"a running server lets go of it with: {reload_command(model_repository)}")
 
 
 @app.command
@@ -256,6 +375,8 @@ def verify(
     weights: Weights = "recipe",
     model_repository: Path = DEFAULT_REPOSITORY,
     json: bool = False,
+    trust_code: bool = False,
+    name: ModelName = ENSEMBLE,
 ) -> None:
     """Compare a classifier with the network it was built from, as the build did.
 
@@ -270,6 +391,8 @@ def verify(
         weights: none takes random weights from a fixed seed.
         model_repository: The model repository.
         json: Print all measurements as JSON.
+        trust_code: Run the Python file that the recipe names (kind = "module").
+        name: Name of the model.
     """
     from jpeg_build.verify import Verification
     from jpeg_build.verify import verify as compare
@@ -280,12 +403,13 @@ def verify(
         found = compare(
             Verification(
                 repository=model_repository,
-                form=_form(backend),
+                form=_form(backend, name),
                 recipe=recipe,
                 version=version,
                 server=server,
                 checkpoint=checkpoint,
                 random_weights=weights == "none",
+                trust_code=trust_code,
                 photos=photos,
                 speed=speed,
             ),
@@ -306,6 +430,7 @@ def inspect(
     /,
     *,
     version: Version | None = None,
+    name: ModelName = ENSEMBLE,
     model_repository: Path = DEFAULT_REPOSITORY,
 ) -> None:
     """Show the inside of an artefact as JSON: tensors, operators or layers, size, and its report.
@@ -313,19 +438,75 @@ def inspect(
     Args:
         artefact: A classifier form, or the path of an artefact.
         version: Version to show: a number, or newest (default: the one that is served).
+        name: Name of the model.
         model_repository: The model repository.
     """
     from jpeg_build.inspect_artefact import inspect_artefact
 
     with contextlib.redirect_stdout(sys.stderr):
-        found = inspect_artefact(model_repository, artefact, version)
+        found = inspect_artefact(model_repository, artefact, version, name)
     print_json(found)
 
 
-def _form(backend: str) -> ClassifierForm:
+def _find_recipe(text: str, facts: Facts, checkpoint: Path | None) -> tuple[Path, bool]:
+    """Return the path of a recipe, and whether it was found for a network that was given in its place."""
+    from jpeg_build.init import NewRecipe, find_or_write, is_network
+    from jpeg_build.recipe import find_recipe, is_recipe
+
+    if not is_recipe(text) and is_network(text):
+        wanted = NewRecipe(text, facts, checkpoint=checkpoint)
+        with contextlib.redirect_stdout(sys.stderr):
+            written = find_or_write(wanted, _prompt(), _note)
+        _report_recipe(written)
+        return written.path, True
+    path = find_recipe(text)
+    if given := ["network"] * (facts.network is not None) + [*facts.given()]:
+        option = f"--{given[0].replace('_', '-')}"
+        raise CallError(f"{option} is for a network without a recipe, and {path} is a recipe: edit it")
+    return path, False
+
+
+def _report_recipe(written: Written) -> None:
+    """Report a recipe that was written, or that is used as it is."""
+    for line in written.notes:
+        note(COMMAND, f"note: {line}")
+    if written.is_new:
+        labels = "" if written.labels is None else f" and {written.labels}"
+        note(COMMAND, f"wrote {written.path}{labels}")
+    else:
+        note(COMMAND, f"taking the recipe {written.path}")
+
+
+def _note(message: str) -> None:
+    note(COMMAND, message)
+
+
+def _prompt() -> Prompt | None:
+    """Return what puts questions to the user; None without a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.prompt import Prompt as RichPrompt
+
+    console = Console(stderr=True, highlight=False)
+
+    def prompt(question: str, why: str, *, default: str | None, choices: Sequence[str] | None) -> str:
+        console.print(f"[dim]{escape(why)}[/dim]")
+        known = None if choices is None else list(choices)
+        if default is None:
+            return RichPrompt.ask(escape(question), console=console, choices=known)
+        return RichPrompt.ask(
+            escape(question), console=console, choices=known, default=default, show_default=bool(default)
+        )
+
+    return prompt
+
+
+def _form(backend: str, name: str) -> ClassifierForm:
     if backend not in FORMS:
         raise CallError(f"there is no backend {backend!r}; there are {', '.join(FORMS)}")
-    return FORMS[backend]
+    return FORMS[backend].of(name)
 
 
 def _refuse_idle(form: ClassifierForm, engine: EngineOptions) -> None:
@@ -344,12 +525,12 @@ def _work() -> Iterator[Progress]:
         yield step
 
 
-def _summary(report: Report, version: int) -> str:
+def _summary(report: Report, form: ClassifierForm, version: int) -> str:
     from jpeg_contract.report import to_json
 
     plain = to_json(report)
     lines = [
-        f"classifier_{report.form}/{version}: {report.recipe} in {report.precision}, "
+        f"{form.model}/{version}: {report.recipe} in {report.precision}, "
         f"{report.artefact.bytes / 1e6:.1f} MB, {report.classes} classes",
         f"  {_parity_line(plain['parity'], plain['tolerance'])}",
     ]

@@ -22,6 +22,7 @@ class Draft:
         geometry: The table [geometry].
         normalisation: The table [normalisation].
         notes: Sentences for the user, such as on what was assumed.
+        choices: Keys of [source] that the user must set, each with its possible values.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Draft:
     geometry: Mapping[str, Any] | None = None
     normalisation: Mapping[str, Any] | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)

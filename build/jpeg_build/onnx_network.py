@@ -32,7 +32,7 @@ from jpeg_build.reference import (
 )
 from jpeg_build.sources import OnnxSource
 
-_DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
 
 # Operators that change the form of a tensor, and not its values.
 _FORM = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
@@ -67,7 +67,7 @@ class OnnxNetwork:
             self._session: Any = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise NetworkError(
-                f"{file}: cannot be loaded as an ONNX model: {_first_line(error)}", reason="network_not_loaded"
+                f"{file}: cannot be loaded as an ONNX model: {first_line(error)}", reason="network_not_loaded"
             ) from error
         several = len(inputs(self._model.graph)) > 1
         self._output = self._find_output()
@@ -111,7 +111,7 @@ class OnnxNetwork:
         except Exception as error:
             hint = f": {DYNAMIC_BATCH_HINT}" if self._fixed_batch else ""
             raise NetworkError(
-                f"{self._source.file}: cannot be given a dynamic batch ({_first_line(error)}){hint}",
+                f"{self._source.file}: cannot be given a dynamic batch ({first_line(error)}){hint}",
                 reason="static_batch",
             ) from error
 
@@ -138,7 +138,7 @@ class OnnxNetwork:
             )
             raise NetworkError(f"{file}: has several outputs, {shown}: {remedy}", reason="several_outputs")
         output = outputs[name] if name is not None else next(iter(outputs.values()))
-        if output.type.tensor_type.elem_type not in _DTYPES:
+        if output.type.tensor_type.elem_type not in DTYPES:
             raise NetworkError(
                 f"{file}: output {output.name} is {describe(output)}, but must be float logits or probabilities, one "
                 "value for each class: export the network without the steps behind them, such as argmax",
@@ -148,7 +148,7 @@ class OnnxNetwork:
 
     def _fits(self, output: Any) -> bool:
         values = [size for size in sizes(output)[1:] if size != 1]
-        return output.type.tensor_type.elem_type in _DTYPES and values in ([self._recipe.classes], [0])
+        return output.type.tensor_type.elem_type in DTYPES and values in ([self._recipe.classes], [0])
 
     def _find_input(self) -> Any:
         """Return the image input, the only one that the output may need."""
@@ -162,7 +162,7 @@ class OnnxNetwork:
             )
         (tensor,) = found
         kind = tensor.type.tensor_type
-        if kind.elem_type not in _DTYPES:
+        if kind.elem_type not in DTYPES:
             raise NetworkError(
                 f"{file}: input {tensor.name} is {describe(tensor)}, but must be float32, float16 or float64. A "
                 "network that takes integers normalises them itself: export it without that step, and write its mean "
@@ -198,13 +198,13 @@ class OnnxNetwork:
         step = self._fixed_batch or len(images)
         padding = -len(images) % step
         images = np.concatenate([images, np.zeros((padding, *images.shape[1:]))])
-        typed = np.ascontiguousarray(images, dtype=_DTYPES[self._input.type.tensor_type.elem_type])
+        typed = np.ascontiguousarray(images, dtype=DTYPES[self._input.type.tensor_type.elem_type])
         batches = [typed[first : first + step] for first in range(0, len(typed), step)]
         try:
             outputs = [self._session.run([self._output.name], {self._input.name: batch})[0] for batch in batches]
         except Exception as error:
             raise NetworkError(
-                f"{self._source.file}: ONNX Runtime cannot run it: {_first_line(error)}", reason="network_failed"
+                f"{self._source.file}: ONNX Runtime cannot run it: {first_line(error)}", reason="network_failed"
             ) from error
         shape = outputs[0].shape
         if len(shape) > 0 and shape[0] != step:
@@ -229,6 +229,6 @@ def _computes_in_half(graph: Any, image: Any) -> bool:
     return image.type.tensor_type.elem_type == half or any(in_half)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the head of a message of ONNX Runtime, which may be pages long."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

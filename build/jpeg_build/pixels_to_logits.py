@@ -23,7 +23,7 @@ class PixelsToLogits(nn.Module):
     """
 
     # TorchScript drops the branches that these switch off.
-    __constants__ = ("bgr", "fp16", "gray", "probabilities", "sigmoid", "single")
+    __constants__ = ("bgr", "fp16", "gray", "one_channel", "probabilities", "sigmoid", "single")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class PixelsToLogits(nn.Module):
         self.network = network
         self.bgr = normalisation.color == "BGR"
         self.gray = normalisation.color == "GRAY"
+        self.one_channel = normalisation.channels == 1
         self.fp16 = fp16
         self.probabilities = output.values == "probabilities"
         self.sigmoid = output.head == "sigmoid" or output.single
@@ -67,8 +68,13 @@ class PixelsToLogits(nn.Module):
         normalised = (floats - self.mean) * self.scale
         if self.fp16:
             normalised = normalised.to(torch.float16)
-        # Contiguous: from the strides of a view, exporters write other operators.
-        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2).contiguous())
+        if self.one_channel:
+            # A permuted axis of one passes for contiguous as it is, and the network's layers then keep channels last.
+            planes = normalised.squeeze(-1).unsqueeze(1)
+        else:
+            # Contiguous: from the strides of a view, exporters write other operators.
+            planes = normalised.permute(0, 3, 1, 2).contiguous()
+        logits: Tensor = self.network(planes)
         if self.fp16:
             logits = logits.to(torch.float32)
         if self.probabilities:

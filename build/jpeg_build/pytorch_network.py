@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from jpeg_build.network import Weights
 from jpeg_build.normalisation import Normalisation
 from jpeg_build.outputs import OutputKind, to_logits
 from jpeg_build.pixels_to_logits import PixelsToLogits
+from jpeg_build.quiet import quiet
 from jpeg_build.recipe import Recipe
 from jpeg_build.recipe_keys import Output
 from jpeg_build.reference import check_shape, check_values, normalise, probe_images
@@ -69,7 +67,7 @@ class PyTorchNetwork:
         # Two images: with one, the exporter makes the batch a constant.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
         wrapped = self.pixels_to_logits()
-        with _quiet_exporter():
+        with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
                 wrapped,
                 (example,),
@@ -103,10 +101,11 @@ class PyTorchNetwork:
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network on pixels, (N, H, W, 3) uint8; return its values, (N, values) float32."""
-        images = normalise(pixels, self.normalisation).transpose(0, 3, 1, 2)
+        images = normalise(pixels, self.normalisation).transpose(0, 3, 1, 2).astype(np.float32)
         try:
             with torch.inference_mode():
-                output = self._network(torch.from_numpy(np.ascontiguousarray(images, np.float32)))
+                # A copy: of one channel, NumPy takes channels last for contiguous.
+                output = self._network(torch.from_numpy(images).clone(memory_format=torch.contiguous_format))
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             shape = "x".join(str(size) for size in images.shape[1:])
@@ -124,19 +123,3 @@ class PyTorchNetwork:
         check_shape(output.shape, self._recipe, self._title, "0")
         values: NDArray[np.float32] = output.reshape(len(pixels), -1).float().numpy()
         return values
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's warnings and logs, which are for its own developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

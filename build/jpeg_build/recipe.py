@@ -17,11 +17,11 @@ from jpeg_contract.geometry import Geometry, Rgb
 from jpeg_contract.labels import LabelFileError, read_labels
 from jpeg_contract.settings import DEFAULT_FORMATS, Head, ImageFormat
 
+from jpeg_build.artefact_files import artefact_message
 from jpeg_build.errors import RecipeError
 from jpeg_build.normalisation import Normalisation, read_normalisation
 from jpeg_build.recipe_keys import GeometryTable, RecipeTable
 from jpeg_build.recipe_table import RECIPES, Table, full_key, line_of
-from jpeg_build.recipe_templates import network_file_message
 from jpeg_build.sources import (
     LABELLED,
     KerasSource,
@@ -38,6 +38,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+__all__ = ["RECIPES", "Recipe", "TensorflowNetwork", "find_recipe", "is_recipe", "load_recipe"]
 
 # Keys that came later, with the values that leave a recipe as it was before them: they do not count in its digest.
 _LATER_KEYS: dict[str, dict[str, Any]] = {
@@ -111,8 +113,9 @@ class Recipe:
         for source in sources:
             for key in ("file", "folder", "differs_from_weights"):
                 source.pop(key, None)
-            if source.get("output_name") is None:
-                source.pop("output_name", None)
+            for key in ("output_name", "checkpoint"):
+                if source.get(key) is None:
+                    source.pop(key, None)
             for key in ("weights", "checkpoint"):
                 if isinstance(source.get(key), Path):
                     source[key] = source[key].name
@@ -142,6 +145,11 @@ class Recipe:
         return self.tensorflow
 
 
+def is_recipe(text: str) -> bool:
+    """Whether a text is the name of a recipe of this package, or ends as the path of a recipe does."""
+    return text.endswith(".toml") or (RECIPES / f"{text}.toml").is_file()
+
+
 def find_recipe(name_or_path: str) -> Path:
     """Return a recipe's file.
 
@@ -149,11 +157,10 @@ def find_recipe(name_or_path: str) -> Path:
         name_or_path: A path, or the name of a recipe of this package or of one in the working directory.
 
     Raises:
-        RecipeError: There is none, or the file is a network. The message lists the recipes, or shows a recipe for that
-            network.
+        RecipeError: There is none, or the file is an artefact that no network can be made of.
     """
     path = Path(name_or_path)
-    if message := network_file_message(path):
+    if message := artefact_message(path):
         raise RecipeError(message, reason="not_a_recipe")
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
@@ -166,7 +173,8 @@ def find_recipe(name_or_path: str) -> Path:
     near = difflib.get_close_matches(name_or_path, known, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise RecipeError(
-        f"there is no recipe {name_or_path!r}{hint}: give the path of a .toml file, or one of {', '.join(known)}",
+        f"there is no recipe {name_or_path!r}{hint}: give the path of a .toml file, one of {', '.join(known)}, or a "
+        "network, such as mine.onnx or timm:NAME (jpeg-build init --help)",
         reason="recipe_not_found",
     )
 

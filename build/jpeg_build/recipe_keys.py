@@ -63,6 +63,7 @@ class TorchvisionTable(msgspec.Struct):
     weights: _Text
     sha256: _Sha256 | None = None
     package: _Text | None = None
+    checkpoint: _Text | None = None
     differs_from_weights: _Flag = False
 
 

@@ -34,9 +34,11 @@ class TorchvisionSource:
     Attributes:
         network: Name for `torchvision.models.get_model`.
         weights: Name for `torchvision.models.get_model_weights`.
-        sha256: Expected digest of the weights file; None to accept any.
+        sha256: Expected digest of the weights file; None to accept any. With a checkpoint, the checkpoint's when the
+            recipe was loaded.
         package: An installed distribution that carries the weights file.
         differs_from_weights: Accept geometry and normalisation other than those of the weights.
+        checkpoint: A state dict of the fine-tuned network; None takes torchvision's weights.
     """
 
     network: str
@@ -44,6 +46,7 @@ class TorchvisionSource:
     sha256: str | None = None
     package: str | None = None
     differs_from_weights: bool = False
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,16 @@ def read_source(table: Table) -> Source:
 
 def _torchvision(table: Table) -> TorchvisionSource:
     fields = table.read(TorchvisionTable)
-    return TorchvisionSource(fields.network, fields.weights, fields.sha256, fields.package, fields.differs_from_weights)
+    sha256, checkpoint = fields.sha256, None
+    if fields.checkpoint is not None:
+        for key in ("sha256", "package"):
+            if key in table.values:
+                raise table.error(key, "goes with torchvision's own weights, and checkpoint replaces them")
+        checkpoint = _file(table, "checkpoint", fields.checkpoint)
+        sha256 = file_sha256(checkpoint)
+    return TorchvisionSource(
+        fields.network, fields.weights, sha256, fields.package, fields.differs_from_weights, checkpoint
+    )
 
 
 def _timm(table: Table) -> TimmSource:

@@ -363,7 +363,7 @@ def test_steps_of_two_recipes_are_one_problem_with_the_command_that_fixes_it(rep
     assert (found.where, found.reason) == (f"{ENSEMBLE}/config.pbtxt", "recipe_mismatch")
     for origin in (f"{PREPROCESS} from mine (00000000)", f"{CLASSIFIER} from mobilenet_v2 ("):
         assert origin in found.message
-    build = f"build from mine: jpeg-build mine --backend onnx --model-repository {repository}"
+    build = f"build from mine: jpeg-build PATH/mine.toml --backend onnx --model-repository {repository}"
     assert found.message.endswith(f"): {build}")
     # A classifier that is built from the right recipe and runs here comes first.
     for form, digest in (("openvino", OTHER_SHA256), ("torch_tensorrt", "1" * 64)):
@@ -383,7 +383,7 @@ def test_an_artefact_of_another_recipe_is_built_from_the_repositorys_recipe(repo
     (repository / CLASSIFIER / "labels.txt").write_text("cat\ndog\n")
     edit_report(repository / CLASSIFIER / "1/model.json", precision="int8")
     edit(repository / CLASSIFIER / "config.pbtxt", 'value: "fp32"', 'value: "int8"')
-    build = f"jpeg-build mine --backend onnx --precision int8 --model-repository {repository}"
+    build = f"jpeg-build PATH/mine.toml --backend onnx --precision int8 --model-repository {repository}"
     (found,) = problems(repository)
     assert found.message.endswith(f": build from mine: {build}")
     (repository / CLASSIFIER / "1/model.onnx").write_bytes(b"other")

@@ -13,8 +13,9 @@ import onnx
 import pytest
 from jpeg_build import build as builds
 from jpeg_build.cli import app, main
+from jpeg_build.init_facts import Facts
 from jpeg_build.parity import TOLERANCES
-from jpeg_build.recipe import RECIPES
+from jpeg_build.recipe_table import RECIPES
 from jpeg_contract import model_config
 from jpeg_contract.report import read_report, to_json
 from jpeg_contract.versions import project_version
@@ -94,7 +95,7 @@ def test_versions_lie_side_by_side_and_going_back_is_one_command(recipe, reposit
     text, code = failure(capsys)
     assert code == "not_built"
     assert "version 7 of classifier_onnx" in text
-    assert "jpeg-build small --backend onnx --version 7" in text
+    assert "jpeg-build PATH/small.toml --backend onnx --version 7" in text
 
 
 def test_a_build_of_another_recipe_names_the_commands_that_make_the_ensemble_servable(
@@ -118,8 +119,8 @@ def test_a_build_of_another_recipe_names_the_commands_that_make_the_ensemble_ser
     text, code = failure(capsys)
     assert code == "recipe_differs"
     assert "of the recipe small" in text or "from the recipe small" in text
-    assert f"jpeg-build other --backend openvino --version 1 {where}" in text
-    assert f"jpeg-build small --backend openvino {where}" in text
+    assert f"jpeg-build PATH/other.toml --backend openvino --version 1 {where}" in text
+    assert f"jpeg-build PATH/small.toml --backend openvino {where}" in text
     assert main(["use", "onnx", *where.split()]) == 0
     assert f"jpeg-serve reload {where}" in capsys.readouterr().err
 
@@ -143,7 +144,7 @@ def test_use_changes_one_word_and_refuses_what_is_not_built(recipe, repository, 
     assert main(["use", "tensorrt", *where]) == 1
     text, code = failure(capsys)
     assert code == "not_built"
-    assert f"jpeg-build small --backend tensorrt --model-repository {repository}" in text
+    assert f"jpeg-build PATH/small.toml --backend tensorrt --model-repository {repository}" in text
     assert "built are onnx, openvino" in text
     assert ensembles_word(repository) == "classifier_openvino"
 
@@ -588,7 +589,7 @@ def test_the_users_edits_of_the_config_are_part_of_the_check(recipe, repository,
     assert "execution_mode" in text
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["use"], ["verify"], ["inspect"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["build"], ["init"], ["use"], ["verify"], ["inspect"]], ids=" ".join)
 def test_help_names_every_option_with_its_default(command, capsys):
     assert main([*command, "--help"]) == 0
     printed = capsys.readouterr()
@@ -601,9 +602,11 @@ def test_help_names_every_option_with_its_default(command, capsys):
     arguments = app[command[0] if command else "build"].assemble_argument_collection()
     options = [argument for argument in arguments if argument.name.startswith("--")]
     assert options
+    # Without them, the network or a question on the terminal answers.
+    facts = [f"--{name.replace('_', '-')}" for name in Facts.__dataclass_fields__]
     for option in options:
         default, text = option.field_info.default, described[option.name]
-        if default is None and option.name not in ("--checkpoint", "--keep-onnx"):
+        if default is None and option.name not in ("--checkpoint", "--keep-onnx", *facts):
             assert "(default: " in text
         elif default not in (None, False):
             assert f"[default: {default}]" in text

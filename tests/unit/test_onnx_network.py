@@ -1,11 +1,14 @@
 """ONNX files get the contract around them, in every layout, type, batch and kind of output; others are refused."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from jpeg_build.errors import NetworkError
 from jpeg_build.onnx_network import OnnxNetwork
+from jpeg_build.quantise import quantise
 from jpeg_build.recipe import load_recipe
 from onnx import TensorProto, helper, numpy_helper
 
@@ -154,10 +157,9 @@ def test_a_wrong_kind_of_output_is_refused(network, tmp_path):
     refused(recipe, "output_differs", f"{recipe.path}:13: [source] output", 'set output = "logits"')
 
 
-@pytest.mark.parametrize("output", ["logits", "probabilities"])
 @pytest.mark.parametrize("behind", [[], ["Identity"], ["Reshape", "Cast"]])
-def test_a_sigmoid_is_refused(network, tmp_path, output, behind):
-    network(output=output)
+def test_a_sigmoid_is_refused_where_the_recipe_states_a_softmax(network, tmp_path, behind):
+    network()
     nodes = [mean(), helper.make_node("Sigmoid", ["mean"], ["0"])]
     for number, operator in enumerate(behind):
         inputs = [str(number), "shape"] if operator == "Reshape" else [str(number)]
@@ -166,38 +168,202 @@ def test_a_sigmoid_is_refused(network, tmp_path, output, behind):
             nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
     shape = numpy_helper.from_array(np.array([-1, CLASSES], np.int64), "shape")
     recipe = custom(tmp_path, nodes, {"image": IMAGES}, {str(len(behind)): SCORES}, [shape])
-    refused(recipe, "sigmoid_output", "several labels per image", 'output = "logits"')
+    refused(recipe, "sigmoid_output", 'output = "sigmoid"', 'output = "logits"')
 
 
-@pytest.mark.parametrize("output", ["logits", "probabilities"])
-def test_values_of_a_sigmoid_are_refused_whatever_computes_them(network, tmp_path, output):
-    network(output=output)
-    one = numpy_helper.from_array(np.array(1, np.float32), "one")
-    nodes = [
-        mean(),
+# What computes a sigmoid, with and without the operator of that name.
+SIGMOIDS = {
+    "operator": [helper.make_node("Sigmoid", ["mean"], ["scores"])],
+    "arithmetic": [
         helper.make_node("Neg", ["mean"], ["negative"]),
         helper.make_node("Exp", ["negative"], ["exponential"]),
         helper.make_node("Add", ["exponential", "one"], ["sum"]),
         helper.make_node("Reciprocal", ["sum"], ["scores"]),
+    ],
+}
+ONE = numpy_helper.from_array(np.array(1, np.float32), "one")
+
+
+@pytest.mark.parametrize("sigmoid", SIGMOIDS)
+def test_values_of_a_sigmoid(network, tmp_path, sigmoid):
+    network()
+    path = custom(tmp_path, [mean(), *SIGMOIDS[sigmoid]], {"image": IMAGES}, {"scores": SCORES}, [ONE]).path
+    refused(load_recipe(path), "sigmoid_output", 'output = "sigmoid"')
+    good = path.read_text()
+    path.write_text('output = "sigmoid"\n' + good)
+    refused(load_recipe(path), "output_differs", f"{path}:14: [source] output", 'set output = "probabilities"')
+    path.write_text('output = "sigmoid"\n' + good.replace('output = "logits"', 'output = "probabilities"'))
+    assert_logits(OnnxNetwork(load_recipe(path)), tmp_path, expected)
+
+
+def assert_logits(made, tmp_path, computed, tolerance=1e-4):
+    """Check the logits of the network, and of its export in batches, against those that a function computes."""
+    pixels = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    assert np.allclose(made.reference(pixels), computed(pixels), atol=tolerance)
+    made.export_onnx(tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"))
+    for size in (1, 2, 5):
+        (logits,) = session.run(["output__0"], {"input__0": pixels[:size]})
+        assert logits.dtype == np.float32
+        assert np.allclose(logits, computed(pixels[:size]), atol=tolerance)
+
+
+def test_logits_of_a_sigmoid_head(network, tmp_path):
+    network()
+    path = tmp_path / "mine.toml"
+    path.write_text('output = "sigmoid"\n' + path.read_text())
+    assert_logits(OnnxNetwork(load_recipe(path)), tmp_path, expected)
+
+
+GRAY_LINES = 'mean = 0.4\nstd = 0.5\ncolor = "GRAY"\n'
+
+
+def gray(pixels):
+    """The normalised mean gray value, (N, 1)."""
+    values = pixels.astype(np.float64) / 255 @ [0.299, 0.587, 0.114]
+    return ((values - 0.4) / 0.5).mean(axis=(1, 2))[:, None]
+
+
+def gray_recipe(tmp_path, *, classes, output="softmax", kind="logits"):
+    """Write a recipe for a network that takes one channel."""
+    text = RECIPE.format(color="GRAY", output=kind, classes=classes, size=SIZE)
+    lines = 'mean = [0.1, 0.2, 0.3]\nstd = [0.5, 0.25, 0.125]\ncolor = "GRAY"\n'
+    assert lines in text
+    path = tmp_path / "mine.toml"
+    path.write_text(f'output = "{output}"\n' + text.replace(lines, GRAY_LINES))
+    (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(classes)))
+    return path
+
+
+def pooled(tmp_path, *, opset, channels=3, ends=(), layout="NCHW"):
+    """Write a network of operators that all opsets have: the mean of each channel, and what follows it.
+
+    Its IR version is the oldest that goes with the opset: before 4, constants were inputs, too.
+    """
+    nodes = [
+        *([helper.make_node("Transpose", ["image"], ["first"], perm=[0, 3, 1, 2])] if layout == "NHWC" else []),
+        helper.make_node("GlobalAveragePool", ["first" if layout == "NHWC" else "image"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["value0"]),
     ]
-    recipe = custom(tmp_path, nodes, {"image": IMAGES}, {"scores": SCORES}, [one])
-    refused(recipe, "sigmoid_output", "several labels per image", 'output = "logits"')
+    for number, operator in enumerate(ends):
+        axis: dict[str, Any] = {"axis": 1} if operator == "Softmax" else {}
+        nodes.append(helper.make_node(operator, [f"value{number}"], [f"value{number + 1}"], **axis))
+    shape = ["N", channels, SIZE, SIZE] if layout == "NCHW" else ["N", SIZE, SIZE, channels]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"value{len(ends)}", TensorProto.FLOAT, ["N", channels])],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=imports, ir_version=3 if opset < 9 else 8), str(tmp_path / "net.onnx")
+    )
 
 
-def test_a_sigmoid_for_two_classes_is_refused(network, tmp_path):
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_network_of_gray_images(tmp_path, layout):
+    pooled(tmp_path, opset=17, channels=1, layout=layout)
+    recipe = load_recipe(gray_recipe(tmp_path, classes=1, output="sigmoid"))
+    assert_logits(OnnxNetwork(recipe), tmp_path, gray)
+
+
+def test_gray_images_three_times_for_a_network_of_three_channels(network, tmp_path):
+    network(color="GRAY")
+
+    def computed(pixels):
+        values = (pixels.astype(np.float64) / 255 @ [0.299, 0.587, 0.114])[..., None]
+        return ((values - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.125]).mean(axis=(1, 2))
+
+    assert_logits(OnnxNetwork(load_recipe(tmp_path / "mine.toml")), tmp_path, computed)
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 13, 15, 18, 20])
+@pytest.mark.parametrize(
+    ("head", "kind", "channels", "classes", "ends"),
+    [
+        ("softmax", "probabilities", 3, 3, ["Softmax"]),
+        ("sigmoid", "probabilities", 3, 3, ["Sigmoid"]),
+        # One value of a network of gray images, for two classes.
+        ("softmax", "logits", 1, 2, []),
+        ("softmax", "probabilities", 1, 2, ["Sigmoid"]),
+    ],
+)
+def test_every_kind_of_output_in_every_opset(tmp_path, opset, head, kind, channels, classes, ends):
+    pooled(tmp_path, opset=opset, channels=channels, ends=ends)
+    if channels == 1:
+        path = gray_recipe(tmp_path, classes=classes, output=head, kind=kind)
+
+        def computed(pixels):
+            return np.concatenate([np.zeros((len(pixels), 1)), gray(pixels)], axis=1)
+    else:
+        path = tmp_path / "mine.toml"
+        path.write_text(f'output = "{head}"\n' + RECIPE.format(color="RGB", output=kind, classes=classes, size=SIZE))
+        (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+
+        def computed(pixels):
+            values = expected(pixels)
+            return values - np.log(np.exp(values).sum(axis=1, keepdims=True)) if head == "softmax" else values
+
+    assert_logits(OnnxNetwork(load_recipe(path)), tmp_path, computed)
+
+
+def test_one_value_for_two_classes_or_one_label(network, tmp_path):
     network()
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
         helper.make_node("Reshape", ["mean", "shape"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["score"]),
     ]
     shape = numpy_helper.from_array(np.array([-1, 1], np.int64), "shape")
-    custom(tmp_path, nodes, {"image": IMAGES}, {"score": (TensorProto.FLOAT, ["N", 1])}, [shape])
+    path = custom(tmp_path, nodes, {"image": IMAGES}, {"logit": (TensorProto.FLOAT, ["N", 1])}, [shape]).path
+    refused(load_recipe(path), "classes_differ", f"{path}:1: classes: is 3", "classes = 2", 'output = "sigmoid"')
+
+    def value(pixels):
+        return expected(pixels).mean(axis=1, keepdims=True)
+
     (tmp_path / "labels.txt").write_text("no\nyes\n")
-    refused(change(tmp_path, classes="2"), "sigmoid_output")
-    # Without the sigmoid, it is one logit too few.
-    custom(tmp_path, nodes[:2], {"image": IMAGES}, {"logit": (TensorProto.FLOAT, ["N", 1])}, [shape])
-    refused(load_recipe(tmp_path / "mine.toml"), "classes_differ", "one logit for each class")
+    recipe = change(tmp_path, classes="2")
+    assert_logits(OnnxNetwork(recipe), tmp_path, lambda pixels: np.concatenate([0 * value(pixels), value(pixels)], 1))
+    (tmp_path / "labels.txt").write_text("yes\n")
+    path.write_text('output = "sigmoid"\n' + path.read_text().replace("classes = 2", "classes = 1"))
+    assert_logits(OnnxNetwork(load_recipe(path)), tmp_path, value)
+
+
+def test_int8_leaves_the_gray_conversion_in_float(tmp_path):
+    """Rounded to a few steps, red, green and blue would each lose what the network sees."""
+    random = np.random.default_rng(7)
+    weights = {
+        "kernels": random.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32),
+        "more": random.normal(0, 0.3, (8, 8, 3, 3)).astype(np.float32),
+        "matrix": random.normal(0, 2, (8, CLASSES)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "kernels"], ["features"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["features"], ["positive"]),
+            helper.make_node("Conv", ["positive", "more"], ["features2"], pads=[1, 1, 1, 1]),
+            helper.make_node("GlobalAveragePool", ["features2"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "matrix"], ["scores"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, SIZE, SIZE])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", CLASSES])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), str(tmp_path / "net.onnx"))
+    OnnxNetwork(load_recipe(gray_recipe(tmp_path, classes=CLASSES))).export_onnx(tmp_path / "model.onnx")
+    images = random.integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
+    for dialect in ("onnxruntime", "openvino", "tensorrt"):
+        quantised = quantise(onnx.load(str(tmp_path / "model.onnx")), images, dialect, lambda _: None)
+        assert quantised.layers > 0
+        nodes = quantised.model.graph.node
+        makers = {output: node.op_type for node in nodes for output in node.output}
+        # The input of the network, behind the conversion, may be quantised.
+        before = [node for node in nodes if node.output[0].startswith("pixels/") and "Linear" not in node.op_type]
+        assert {node.op_type for node in before} >= {"Gather", "Mul", "Sum", "Sub"}
+        assert {makers.get(name) for node in before for name in node.input}.isdisjoint({"DequantizeLinear"})
 
 
 def test_another_image_size_names_the_line_to_change(network, tmp_path):
@@ -303,8 +469,8 @@ def test_a_second_input_that_the_output_does_not_need_is_dropped(network, tmp_pa
 @pytest.mark.parametrize(
     ("shape", "stated", "reason", "facts"),
     [
-        (["N", 1, 28, 28], None, "gray_network", ["one channel", "rgb_to_grayscale"]),
-        (["N", 28, 28, 1], None, "gray_network", ["one channel", "rgb_to_grayscale"]),
+        (["N", 1, 28, 28], None, "gray_network", ["one channel", 'color = "GRAY"']),
+        (["N", 28, 28, 1], None, "gray_network", ["one channel", 'color = "GRAY"']),
         (["N", "H", "W", 1], None, "gray_network", []),
         (["N", 1, "H", "W"], "NCHW", "gray_network", []),
         (["N", 4, 28, 28], None, "channels_differ", ["float[N,4,28,28]", "three channels"]),

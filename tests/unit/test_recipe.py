@@ -1,16 +1,30 @@
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 
-import msgspec
 import onnx
 import pytest
 from jpeg_build.errors import RecipeError
+from jpeg_build.init_facts import Facts
 from jpeg_build.normalisation import Normalisation
-from jpeg_build.recipe import RECIPES, TensorflowNetwork, find_recipe, load_recipe
-from jpeg_build.sources import KerasSource, OnnxSource, SavedModelSource, TorchvisionSource
+from jpeg_build.recipe import TensorflowNetwork, find_recipe, load_recipe
+from jpeg_build.recipe_keys import KINDS, TABLES
+from jpeg_build.recipe_table import RECIPES
+from jpeg_build.sources import (
+    HuggingFaceSource,
+    KerasSource,
+    ModuleSource,
+    OnnxSource,
+    SavedModelSource,
+    TimmSource,
+    TorchSource,
+    TorchvisionSource,
+    UltralyticsSource,
+)
+from jpeg_contract.remedies import PROJECT_RECIPES, build_command
 from onnx import TensorProto, helper
-from support import run_module
+from support import ROOT, run_module
 
 GOOD = """\
 classes = 2
@@ -104,14 +118,15 @@ def test_the_project_recipes_have_torchvisions_labels_and_digests(path):
 @pytest.mark.parametrize(
     ("old", "new", "reason", "line", "facts"),
     [
-        ("classes = 2", "classes = 1", "invalid_value", 1, ["classes: is 1", "at least 2"]),
+        ("classes = 2", "classes = 0", "invalid_value", 1, ["classes: is 0", "at least 1"]),
+        ("classes = 2", "classes = 1", "invalid_value", 1, ["classes: is 1", 'output = "sigmoid"', "classes = 2"]),
         ("classes = 2", 'classes = "2"', "invalid_value", 1, ['classes: is "2"', "integer"]),
         ("classes = 2", "classes = true", "invalid_value", 1, ["classes: is true"]),
         ("classes = 2\n", "", "missing_key", 1, ["classes is missing", "integer"]),
         ("classes = 2", "classes = 3", "classes_differ", 2, ["labels.txt has 2 labels", "classes is 3"]),
         ('labels = "labels.txt"', 'labels = "gone.txt"', "invalid_labels", 2, ["labels:", "gone.txt"]),
         ('labels = "labels.txt"', 'labels = ["cat", "dog"]', "invalid_value", 2, ["labels:", "text file"]),
-        ('labels = "labels.txt"', 'labels = "weights"', "invalid_recipe", 2, ["labels:", "torchvision", "text file"]),
+        ('labels = "labels.txt"', 'labels = "weights"', "invalid_recipe", 2, ["labels:", "text file"]),
         ("crop_size = [32, 30]", "crop_size = 48", "invalid_geometry", 6, ["[geometry] crop_size:", "fit"]),
         ("crop_size = [32, 30]", "crop_size = [32]", "invalid_value", 6, ["crop_size: is [32]", "[height, width]"]),
         ("crop_size = [32, 30]", "crop_size = 0", "invalid_geometry", 6, ["[geometry] crop_size:", "at least 1"]),
@@ -129,12 +144,29 @@ def test_the_project_recipes_have_torchvisions_labels_and_digests(path):
         ("std = [0.5, 0.5, 0.5]", "std = [inf, 0.5, 0.5]", "invalid_value", 10, ["[normalisation] std:"]),
         ("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]", "invalid_value", 10, ["[normalisation] std:"]),
         ("mean = [0.5, 0.5, 0.5]", "mean = [nan, 0.5, 0.5]", "invalid_value", 9, ["[normalisation] mean:"]),
-        ("mean = [0.5, 0.5, 0.5]", "mean = [123, 116, 103]", "invalid_value", 9, ["divide mean and std by 255"]),
+        ("mean = [0.5, 0.5, 0.5]", "mean = [123, 116, 103]", "invalid_value", 9, ['scale = "0..255"']),
         ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, 0.5]", "invalid_value", 9, ["three numbers"]),
-        ("mean = [0.5, 0.5, 0.5]", "mean = 0.5", "invalid_value", 9, ["three numbers"]),
+        ("mean = [0.5, 0.5, 0.5]", "mean = []", "invalid_value", 9, ["three numbers"]),
+        ("mean = [0.5, 0.5, 0.5]\n", "", "missing_key", 8, ["[normalisation] mean is missing", 'scale = "-1..1"']),
+        ("mean = [0.5, 0.5, 0.5]", 'mean = [0, 0, 2]\nscale = "0..1"', "invalid_value", 9, ["in [0, 1]"]),
+        ("mean = [0.5, 0.5, 0.5]", 'mean = 300\nscale = "0..255"', "invalid_value", 9, ["in [0, 255]"]),
+        ("mean = [0.5, 0.5, 0.5]", 'mean = 0\nscale = "1..-1"', "invalid_value", 10, ["scale:", '"-1..1"']),
+        ("mean = [0.5, 0.5, 0.5]", 'mean = 0\nscale = "bytes"', "invalid_value", 10, ['is "bytes"', '"0..255"']),
+        ("classes = 2", 'classes = 2\noutput = "relu"', "invalid_value", 2, ['"softmax", "sigmoid"']),
+        ("classes = 2", "classes = 2\nthreshold = 1.5", "invalid_value", 2, ["threshold:", "from 0 to 1"]),
+        ("classes = 2", 'classes = 2\nformats = ["bmp"]', "invalid_value", 2, ["formats:", '"jpeg"', '"heic"']),
+        ("classes = 2", "classes = 2\nformats = []", "invalid_value", 2, ["formats:"]),
+        ("classes = 2", "classes = 2\nbackground = [0, 0, 256]", "invalid_value", 2, ["background:", "0 to 255"]),
+        ("resize_size = 40\n", "", "missing_key", 4, ["resize_size", "crop_percent"]),
+        ("resize_size = 40", "resize_size = 40\ncrop_percent = 0.9", "invalid_geometry", 6, ["crop_percent:"]),
+        ("resize_size = 40", "crop_percent = 1.5", "invalid_value", 5, ["crop_percent:", "up to 1"]),
+        ("resize_size = 40", 'resize_size = 40\nresize_side = "long"', "invalid_value", 6, ['"shorter", "longer"']),
+        ("resize_size = 40", 'resize_size = 40\nresize_side = "longer"', "invalid_geometry", 6, ["fill"]),
+        ("resize_size = 40", "resize_size = 40\nfill = [0, 0, 300]", "invalid_geometry", 6, ["fill:", "0 to 255"]),
+        ("resize_size = 40", "resize_size = 40\nfill = 7", "invalid_value", 6, ["fill:", "three numbers"]),
         ('color = "BGR"', 'color = "GRB"', "invalid_value", 11, ['"RGB", "BGR"']),
-        ('kind = "onnx"', 'kind = "jax"', "invalid_value", 14, ['"torchvision", "onnx", "keras", "saved_model"']),
-        ('kind = "onnx"\n', "", "missing_key", 13, ["[source] kind is missing", '"torchvision"']),
+        ('kind = "onnx"', 'kind = "jax"', "invalid_value", 14, ['"torch", "onnx", "keras", "saved_model"']),
+        ('kind = "onnx"\n', "", "missing_key", 13, ["[source] kind is missing", '"torchvision"', '"timm"']),
         ('file = "net.onnx"', 'file = "gone.onnx"', "network_not_found", 15, ["[source] file:", "gone.onnx"]),
         ('output = "probabilities"', "", "missing_key", 13, ["[source] output is missing", '"logits"']),
         ('output = "probabilities"', 'output = "scores"', "invalid_value", 16, ['"logits", "probabilities"']),
@@ -214,6 +246,178 @@ def write_onnx(path, outputs):
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", outputs, 1, 1])
     graph = helper.make_graph([helper.make_node("Identity", ["image"], ["output"])], "net", [image], [output])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def changed(write, old, new):
+    """Load the recipe with a change."""
+    assert old in GOOD
+    return load_recipe(write(GOOD.replace(old, new)))
+
+
+LINES = 'mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\ncolor = "BGR"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "mean", "std", "color"),
+    [
+        ('scale = "-1..1"', (0.5,) * 3, (0.5,) * 3, "RGB"),
+        ('scale = "0..1"', (0,) * 3, (1,) * 3, "RGB"),
+        ('scale = "0..255"\ncolor = "BGR"', (0,) * 3, (1 / 255,) * 3, "BGR"),
+        ('scale = "0..255"\nmean = [104, 117, 123]', (104 / 255, 117 / 255, 123 / 255), (1 / 255,) * 3, "RGB"),
+        ('scale = "0..255"\nmean = 127.5\nstd = 127.5', (0.5,) * 3, (0.5,) * 3, "RGB"),
+        ("mean = 0.5\nstd = [0.1, 0.2, 0.3]", (0.5,) * 3, (0.1, 0.2, 0.3), "RGB"),
+        ('mean = 0.1307\nstd = 0.3081\ncolor = "GRAY"', (0.1307,), (0.3081,), "GRAY"),
+        ('scale = "0..1"\ncolor = "GRAY"', (0,), (1,), "GRAY"),
+        # Three numbers: a network of three channels that takes gray images.
+        ('mean = [0.4, 0.5, 0.6]\nstd = 0.2\ncolor = "GRAY"', (0.4, 0.5, 0.6), (0.2,) * 3, "GRAY"),
+    ],
+)
+def test_normalisations(write, lines, mean, std, color):
+    normalisation = changed(write, LINES, lines).normalisation
+    assert normalisation.mean == pytest.approx(mean)
+    assert normalisation.std == pytest.approx(std)
+    assert normalisation.color == color
+    assert normalisation.channels == len(mean)
+
+
+def test_keys_of_the_geometry(write):
+    sized = "resize_size = 40\ncrop_size = [32, 30]"
+    # timm: floor(224 / 0.9)
+    assert changed(write, sized, "crop_percent = 0.9\ncrop_size = 224").geometry.resize_size == 248
+    assert changed(write, sized, "crop_percent = 0.875\ncrop_size = [224, 112]").geometry.resize_size == (256, 128)
+    letterbox = 'resize_size = 32\nresize_side = "longer"\nfill = [114, 114, 114]\ncrop_size = 32'
+    geometry = changed(write, sized, letterbox).geometry
+    assert (geometry.resize_side, geometry.fill) == ("longer", (114, 114, 114))
+    padded = changed(write, sized, "resize_size = 20\nfill = [0, 0, 0]\ncrop_size = 32").geometry
+    assert (padded.resize_size, padded.crop_size) == (20, (32, 32))
+
+
+def test_keys_above_the_tables(write, tmp_path):
+    lines = (
+        'classes = 2\noutput = "sigmoid"\nthreshold = 0.25\nformats = ["png", "jpeg", "png"]\nbackground = [1, 2, 3]'
+    )
+    recipe = changed(write, "classes = 2", lines)
+    assert (recipe.output, recipe.threshold, recipe.formats) == ("sigmoid", 0.25, ("png", "jpeg"))
+    assert recipe.background == (1, 2, 3)
+    (tmp_path / "labels.txt").write_text("smile\n")
+    assert changed(write, "classes = 2", 'classes = 1\noutput = "sigmoid"').labels == ("smile",)
+
+
+def test_keys_that_came_later_leave_the_digests_of_older_recipes(write):
+    """A digest that changes makes `jpeg-serve` refuse what was built before."""
+    mobilenet = load_recipe(find_recipe("mobilenet_v2"))
+    assert mobilenet.sha256 == "3955a4eef2e0e67102958ed352be074c5cbf7824fc1d7fc1cdda099a6ef55458"
+    digest = load_recipe(write(GOOD)).sha256
+    defaults = 'classes = 2\noutput = "softmax"\nthreshold = 0.0\nformats = ["jpeg"]'
+    assert changed(write, "classes = 2", defaults).sha256 == digest
+    assert changed(write, "resize_size = 40", 'resize_size = 40\nresize_side = "shorter"').sha256 == digest
+    assert changed(write, LINES, 'scale = "-1..1"\ncolor = "BGR"').sha256 == digest
+    for line in ('output = "sigmoid"', "threshold = 0.5", 'formats = ["png"]', "background = [0, 0, 0]"):
+        assert changed(write, "classes = 2", f"classes = 2\n{line}").sha256 != digest
+    assert changed(write, "resize_size = 40", "resize_size = 40\nfill = [0, 0, 0]").sha256 != digest
+
+
+# Kinds of networks
+
+
+ONNX_LINES = 'kind = "onnx"\nfile = "net.onnx"\noutput = "probabilities"'
+
+
+@pytest.fixture
+def networks(write, tmp_path):
+    """Files for every kind, beside the recipe; and the same above it."""
+    for folder in (tmp_path, tmp_path / "sub", tmp_path / "hf"):
+        folder.mkdir(exist_ok=True)
+        for name in ("w.pth", "net.py", "config.json", "net.keras", "saved_model.pb"):
+            (folder / name).write_bytes(name.encode())
+
+    def load(lines):
+        return load_recipe(write(GOOD.replace(ONNX_LINES, lines)))
+
+    return load
+
+
+def digest_of(*names):
+    digests = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("lines", "source"),
+    [
+        ('kind = "torchvision"\nnetwork = "n"\nweights = "W"\ncheckpoint = "w.pth"',
+         lambda at: TorchvisionSource("n", "W", digest_of("w.pth"), checkpoint=at / "w.pth")),
+        ('kind = "timm"\nnetwork = "n.tag"', lambda at: TimmSource("n.tag", None, None)),
+        ('kind = "timm"\nnetwork = "n"\ncheckpoint = "sub/w.pth"\ndiffers_from_weights = true',
+         lambda at: TimmSource("n", at / "sub/w.pth", digest_of("w.pth"), True)),
+        ('kind = "hugging_face"\nnetwork = "org/name"\nrevision = "v1"',
+         lambda at: HuggingFaceSource(None, "org/name", "v1", None)),
+        ('kind = "ultralytics"\nfile = "w.pth"', lambda at: UltralyticsSource(at / "w.pth", digest_of("w.pth"))),
+        ('kind = "module"\nmodule = "net.py:make"',
+         lambda at: ModuleSource(at / "net.py", "make", None, digest_of("net.py"), "logits")),
+        ('kind = "module"\nmodule = "sub/net.py:make"\ncheckpoint = "w.pth"\noutput = "probabilities"',
+         lambda at: ModuleSource(
+             at / "sub/net.py", "make", at / "w.pth", digest_of("net.py", "w.pth"), "probabilities")),
+        ('kind = "torch"\nfile = "w.pth"', lambda at: TorchSource(at / "w.pth", digest_of("w.pth"), "logits")),
+        ('kind = "keras"\nfile = "net.keras"\noutput = "probabilities"',
+         lambda at: KerasSource(None, None, None, digest_of("net.keras"), "probabilities", at / "net.keras")),
+    ],
+)  # fmt: skip
+def test_kinds_of_networks(networks, tmp_path, lines, source):
+    recipe = networks(lines)
+    assert recipe.source == source(tmp_path)
+    assert (recipe.tensorflow is not None) == lines.startswith('kind = "keras"')
+    assert networks(lines + "\n# a comment").sha256 == recipe.sha256
+
+
+def test_a_folder_of_hugging_face(networks, tmp_path):
+    recipe = networks('kind = "hugging_face"\nfolder = "hf"')
+    assert isinstance(recipe.source, HuggingFaceSource)
+    assert recipe.source.folder == tmp_path / "hf"
+    (tmp_path / "hf" / "config.json").write_text("other")
+    assert networks('kind = "hugging_face"\nfolder = "hf"').sha256 != recipe.sha256
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "line", "facts"),
+    [
+        ('kind = "timm"', "missing_key", 13, ["network is missing"]),
+        ('kind = "timm"\nnetwork = "n"\ncheckpoint = "gone"', "network_not_found", 16, ["checkpoint:", "gone"]),
+        ('kind = "timm"\nnetwork = "n"\ncheckpoint = "../w.pth"', "path_outside", 16, ["checkpoint:"]),
+        ('kind = "torchvision"\nnetwork = "n"\nweights = "W"\ncheckpoint = "/w.pth"', "path_outside", 17, []),
+        ('kind = "torchvision"\nnetwork = "n"\nweights = "W"\ncheckpoint = "w.pth"\npackage = "p"',
+         "invalid_recipe", 18, ["package:", "checkpoint"]),
+        ('kind = "hugging_face"', "missing_key", 13, ["folder", "network"]),
+        ('kind = "hugging_face"\nfolder = "hf"\nnetwork = "n"', "missing_key", 13, ["either"]),
+        ('kind = "hugging_face"\nfolder = "hf"\nrevision = "v1"', "invalid_recipe", 16, ["revision:"]),
+        ('kind = "hugging_face"\nfolder = "gone"', "network_not_found", 15, ["config.json"]),
+        ('kind = "hugging_face"\nfolder = "../hf"', "path_outside", 15, ["folder:"]),
+        ('kind = "ultralytics"\nfile = "gone.pt"', "network_not_found", 15, ["gone.pt"]),
+        ('kind = "ultralytics"\nfile = "../w.pth"', "path_outside", 15, ["file:"]),
+        ('kind = "module"\nmodule = "net.py"', "invalid_value", 15, ["FILE.py:FUNCTION"]),
+        ('kind = "module"\nmodule = "net.py:1st"', "invalid_value", 15, ["FILE.py:FUNCTION"]),
+        ('kind = "module"\nmodule = "gone.py:make"', "network_not_found", 15, ["gone.py"]),
+        ('kind = "module"\nmodule = "../net.py:make"', "path_outside", 15, ["module:"]),
+        ('kind = "torch"\nfile = "gone.pt2"', "network_not_found", 15, ["gone.pt2"]),
+        ('kind = "torch"\nfile = "w.pth"\noutput = "scores"', "invalid_value", 16, ['"logits", "probabilities"']),
+        ('kind = "torch"\nfile = "w.pth"\nlayout = "NCHW"', "unknown_key", 16, ['kind = "onnx"']),
+        ('kind = "keras"\nfile = "gone.keras"', "network_not_found", 15, ["gone.keras"]),
+        ('kind = "keras"\nfile = "../net.keras"', "path_outside", 15, ["file:"]),
+        ('kind = "keras"\nfile = "net.keras"\nweights = "imagenet"', "invalid_recipe", 16, ["weights:", "file"]),
+        (f'kind = "keras"\nfile = "net.keras"\nsha256 = "{"0" * 64}"', "weights_differ", 16, ["net.keras"]),
+        ('kind = "keras"\nnetwork = "ResNet50"', "missing_key", 13, ["weights is missing"]),
+    ],
+)  # fmt: skip
+def test_a_fault_in_a_source_is_reported_with_its_line(networks, write, lines, reason, line, facts):
+    refused(write(GOOD.replace(ONNX_LINES, lines)), reason, line, *facts)
+
+
+def test_labels_that_the_network_carries(networks, write):
+    text = GOOD.replace('labels = "labels.txt"', 'labels = "weights"')
+    for lines in ('kind = "timm"\nnetwork = "n"', 'kind = "hugging_face"\nfolder = "hf"',
+                  'kind = "ultralytics"\nfile = "w.pth"'):  # fmt: skip
+        assert load_recipe(write(text.replace(ONNX_LINES, lines))).labels is None
+    refused(write(text.replace(ONNX_LINES, 'kind = "torch"\nfile = "w.pth"')), "invalid_recipe", 2, "text file")
 
 
 TENSORFLOW = (
@@ -311,7 +515,7 @@ SAVED_MODEL = 'kind = "saved_model"\nfolder = "net"'
         ('weights = "net.h5"', 'weights = "net.h5"\nsha256 = "abc"', "invalid_value", 22, ["64 hexadecimal digits"]),
         ('weights = "net.h5"', f'weights = "net.h5"\nsha256 = "{"0" * 64}"', "weights_differ", 22, ["net.h5"]),
         ("mean = [0.1, 0.2, 0.3]\n", "", "missing_key", 18, ["[tensorflow] mean is missing"]),
-        ("mean = [0.1, 0.2, 0.3]", "mean = [103, 116, 123]", "invalid_value", 22, ["divide mean and std by 255"]),
+        ("mean = [0.1, 0.2, 0.3]", "mean = [103, 116, 123]", "invalid_value", 22, ['scale = "0..255"']),
         ('kind = "keras"', 'kind = "keras"\ncolour = "BGR"', "unknown_key", 20, ["did you mean color?"]),
         ('kind = "keras"', 'kind = "keras"\nfolder = "net"', "unknown_key", 20, ['"saved_model"']),
         ('kind = "onnx"\nfile = "net.onnx"', SAVED_MODEL, "invalid_recipe", 18, ["[source]", "TensorFlow"]),
@@ -364,44 +568,42 @@ def test_a_name_that_is_not_a_recipe_gets_the_list():
 
 
 @pytest.mark.parametrize(
-    ("name", "facts"),
+    ("name", "remedy"),
     [
-        ("mine.onnx", []),
-        ("mine.pt", ["--checkpoint"]),
-        ("mine.pth", ["--checkpoint"]),
-        ("mine.ckpt", ["--checkpoint"]),
-        ("mine.safetensors", ["--checkpoint", "torch.save"]),
-        ("mine.h5", ["--backend tf_trt"]),
-        ("mine.keras", ["--backend tf_trt", "export("]),
-        ("mine.engine", ["ONNX file"]),
-        ("mine.plan", ["ONNX file"]),
-        ("mine.xml", ["ONNX file"]),
-        ("mine", ["--backend tf_trt"]),
+        ("mine.engine", "ONNX file"),
+        ("mine.plan", "ONNX file"),
+        ("mine.xml", "ONNX file"),
+        ("mine.tflite", "tf2onnx"),
+        ("mine.pb", "tf2onnx"),
     ],
 )
-def test_a_network_given_as_recipe_gets_a_recipe_to_start_from(tmp_path, name, facts):
-    if name == "mine":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "saved_model.pb").write_bytes(b"graph")
-    else:
-        (tmp_path / name).write_bytes(b"network")
+def test_an_artefact_given_as_recipe_gets_a_remedy(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"network")
     with pytest.raises(RecipeError) as caught:
         find_recipe(str(tmp_path / name))
-    message = str(caught.value)
     assert caught.value.reason == "not_a_recipe"
-    assert str(tmp_path / "mine.toml") in message
-    for fact in facts:
-        assert fact in message
-    # The recipe in the message can be read, once its files are there: four blocks behind the first sentence.
-    text = "\n\n".join(message.split("\n\n")[1:5])
-    tables = msgspec.toml.decode(text)
-    (tmp_path / "labels.txt").write_text("label\n" * tables["classes"])
-    (tmp_path / "mine.onnx").write_bytes(b"network")
-    (tmp_path / "mine").mkdir(exist_ok=True)
-    (tmp_path / "mine" / "saved_model.pb").write_bytes(b"graph")
-    (tmp_path / "mine.toml").write_text(text)
-    recipe = load_recipe(tmp_path / "mine.toml")
-    assert recipe.geometry.crop_size == (224, 224)
+    assert remedy in str(caught.value)
+
+
+def test_remedies_know_the_recipes_that_go_by_their_names(tmp_path, monkeypatch):
+    assert sorted(PROJECT_RECIPES) == sorted(path.stem for path in RECIPES.glob("*.toml"))
+    monkeypatch.chdir(tmp_path)
+    assert build_command("resnet50", "onnx") == "jpeg-build resnet50 --backend onnx"
+    # Reports have a recipe's name and not its folder.
+    assert build_command("mine", "onnx") == "jpeg-build PATH/mine.toml --backend onnx"
+    (tmp_path / "mine.toml").touch()
+    assert build_command("mine", "onnx") == "jpeg-build mine.toml --backend onnx"
+
+
+def test_the_page_on_recipes_has_every_key_kind_and_option():
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for struct in (*TABLES.values(), *KINDS.values()):
+        for key in struct.__struct_fields__:
+            assert re.search(rf"`{key}\b|\[{key}\]", page), key
+    for kind in KINDS:
+        assert f'| `"{kind}"` |' in page
+    for name in Facts.__dataclass_fields__:
+        assert f"`--{name.replace('_', '-')}" in page, name
 
 
 def test_the_command_reports_the_fault_on_stderr_and_exits_2(write):

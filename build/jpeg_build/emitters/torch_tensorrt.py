@@ -32,6 +32,7 @@ from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import cache_folder, require_gpu
 from jpeg_build.pytorch_network import PyTorchNetwork
+from jpeg_build.quiet import quiet
 from jpeg_build.sources import OnnxSource
 
 # Some of its functions are typed in some versions of PyTorch.
@@ -99,12 +100,19 @@ def _emit_plain(job: Job, network: PyTorchNetwork, artefact: Path) -> Emitted:
     fp16 = job.precision == "fp16"
     height, width = job.recipe.geometry.crop_size
     job.progress(f"tracing the network with PyTorch {torch.__version__}")
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         # Two images: with one, a size could be taken for a constant 1.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-        wrapped = network.pixels_to_logits(fp16=fp16)
-        traced = _JIT.trace(wrapped, example, check_trace=False)
-        frozen = _JIT.freeze(traced.eval())
+        try:
+            traced = _JIT.trace(network.pixels_to_logits(fp16=fp16), example, check_trace=False)
+            frozen = _JIT.freeze(traced.eval())
+        except Exception as error:  # The network's own code runs: any error of its.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            remedy = "build it in fp32, or with --backend onnx" if fp16 else "build it with --backend onnx"
+            raise BuildError(
+                f"PyTorch cannot trace the network in {job.precision} ({lines[-1][:300]}): {remedy}",
+                reason="not_traced",
+            ) from error
         notes = _notes(job)
         _save(frozen, artefact, notes)
     found = _operations(frozen)

@@ -1,0 +1,63 @@
+"""Recipes as TOML text, with a comment where a key needs one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Where comments begin, if the value leaves room.
+_COLUMN = 32
+
+_COMMENTS = {
+    ("", "labels"): "line i names class i",
+    ("geometry", "resize_size"): "shorter side in pixels, or [height, width]",
+    ("geometry", "crop_percent"): "share of the resized image that the crop is",
+    ("geometry", "crop_size"): "centre crop: its side, or [height, width]",
+    ("normalisation", "scale"): "range of the pixels, before mean and std",
+    ("source", "output"): "logits or probabilities: before or behind softmax or sigmoid",
+}
+_HEADS = {"normalisation": "as in the training: (pixel / 255 - mean) / std"}
+
+
+def recipe_text(title: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a recipe as TOML.
+
+    Args:
+        title: First line, a comment.
+        tables: Values by table and key; "" has the keys above the first table.
+    """
+    lines = [f"# {_one_line(title)}"]
+    for table, values in tables.items():
+        if table:
+            lines += ["", _with_comment(f"[{table}]", _HEADS.get(table))]
+        for key, value in values.items():
+            comment = _COMMENTS.get((table, key))
+            if (table, key) == ("", "labels") and value == "weights":
+                comment = "those that the network carries"
+            lines.append(_with_comment(f"{key} = {to_toml(value)}", comment))
+    return "\n".join([*lines, ""])
+
+
+def to_toml(value: object) -> str:
+    """Return a value as TOML: text, number, truth value, or a list of them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(to_toml, value))}]"
+    raise TypeError(f"{value!r} has no place in a recipe")
+
+
+def _with_comment(line: str, comment: str | None) -> str:
+    return line if comment is None else f"{line:{_COLUMN}}  # {comment}"
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
