@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 class TritonModelException(Exception): ...
 
 class TritonError:
+    def message(self) -> str: ...
     INVALID_ARG: int
     INTERNAL: int
     UNAVAILABLE: int

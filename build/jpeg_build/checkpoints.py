@@ -137,7 +137,9 @@ def load_checkpoint(recipe: Recipe, network: nn.Module, checkpoint: Path, title:
         raise NetworkError(
             f"{checkpoint}: does not fit {title}: {lines}. {hint}", reason="checkpoint_differs"
         ) from error
-    return Weights(f"checkpoint {checkpoint.name}{f', {key}' if key else ''}", file_sha256(checkpoint))
+    # "checkpoint": of the option --checkpoint, which the next build or verification needs again.
+    kind = "state dict" if getattr(recipe.source, "checkpoint", None) == checkpoint else "checkpoint"
+    return Weights(f"{kind} {checkpoint.name}{f', {key}' if key else ''}", file_sha256(checkpoint))
 
 
 def state_sha256(network: nn.Module) -> str:

@@ -28,6 +28,7 @@ from jpeg_contract.remedies import DEFAULT_REPOSITORY, reload_command
 from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_build.errors import BuildError, CallError, RecipeError
+from jpeg_build.extras import EXTRAS
 from jpeg_build.init_facts import NO_FACTS, Facts, Prompt
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ exit status: 0 done, or already up to date with --if-needed; 1 it failed; 2 the 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    from jpeg_build.networks import EXTRAS
-
     return run_app(
         app,
         arguments,

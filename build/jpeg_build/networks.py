@@ -11,6 +11,7 @@ from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.remedies import missing_package
 
 from jpeg_build.errors import BuildError
+from jpeg_build.extras import EXTRAS
 from jpeg_build.network import Network
 from jpeg_build.recipe import Recipe
 from jpeg_build.sources import (
@@ -27,15 +28,6 @@ from jpeg_build.sources import (
 
 # Whose weights --checkpoint and --weights replace.
 WITH_CHECKPOINT = (TorchvisionSource, TimmSource, KerasSource)
-
-# The extra of this project that brings a framework's package.
-EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "onnxscript"), "torch"),
-    **dict.fromkeys(("timm", "safetensors"), "timm"),
-    **dict.fromkeys(("transformers", "huggingface_hub"), "hugging-face"),
-    "ultralytics": "ultralytics",
-    **dict.fromkeys(("keras", "h5py"), "keras"),
-}
 
 
 def load_network(
@@ -65,8 +57,8 @@ def load_network(
     if built is not None:
         from jpeg_build.built_network import SOURCE, BuiltNetwork
 
-        progress(f"taking the network from {SOURCE.model}")
-        return BuiltNetwork(recipe, built)
+        progress(f"taking the network from {SOURCE.of(form.ensemble).model}")
+        return BuiltNetwork(recipe, built, form.ensemble)
     if form.from_tensorflow:
         progress("starting TensorFlow")
         from jpeg_build.keras_network import KerasNetwork

@@ -53,7 +53,9 @@ class PyTorchNetwork:
     ) -> None:
         self._recipe, self._network, self._title = recipe, network.eval(), title
         self.labels, self.weights = labels, weights
-        self.kind: OutputKind = check_values(self._run(probe_images(recipe)), recipe, "source", output, title)
+        self.kind: OutputKind = check_values(
+            self._run(probe_images(recipe)), recipe, "source", output, title, trained=weights.sha256 is not None
+        )
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. NumPy normalises the images, and not the wrapper that is checked."""
@@ -67,17 +69,25 @@ class PyTorchNetwork:
         # Two images: with one, the exporter makes the batch a constant.
         example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
         wrapped = self.pixels_to_logits()
-        with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
-            program = torch.onnx.export(
-                wrapped,
-                (example,),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                external_data=False,
-                verbose=False,
-            )
+        try:
+            with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
+                program = torch.onnx.export(
+                    wrapped,
+                    (example,),
+                    dynamo=True,
+                    input_names=[INPUT],
+                    output_names=[OUTPUT],
+                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                    external_data=False,
+                    verbose=False,
+                )
+        except Exception as error:  # as the network's own code may raise any
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise NetworkError(
+                f"{self._title}: PyTorch cannot export it to ONNX: {lines[0][:300]}. If its code depends on the values "
+                'of images, export it yourself, for kind = "onnx" (docs/recipes.md)',
+                reason="not_exported",
+            ) from error
         assert program is not None
         finish(program.model_proto, path)
 

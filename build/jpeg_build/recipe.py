@@ -249,6 +249,8 @@ def _check_output(top: Table, fields: RecipeTable) -> None:
             "for a network with one output for two classes, set classes = 2 and name both labels",
             reason="invalid_value",
         )
+    if "jpeg" not in fields.formats:
+        raise top.value_error("formats", 'a list with "jpeg" in it, which the server checks itself with')
     if fields.background is not None and not all(0 <= value <= 255 for value in fields.background):
         raise top.value_error("background", "three numbers from 0 to 255: red, green, blue")
 

@@ -55,6 +55,7 @@ class TorchvisionNetwork(PyTorchNetwork):
                 f"set classes = {len(labels)}; or, with --checkpoint, name a label file of {recipe.classes} lines",
                 reason="classes_differ",
             )
+        checkpoint = checkpoint or (None if random else self._source.checkpoint)
         if checkpoint is not None:
             network, weights = self._from_checkpoint(checkpoint)
         elif random:

@@ -142,19 +142,7 @@ def _preparation(stored: Inert) -> Preparation:
 
 def _network(stored: Inert, file: Path) -> nn.Module:
     """Make the layers of their stand-ins."""
-    # Its import writes settings, and looks for a network unless it is told that there is none.
-    folder = Path(tempfile.gettempdir()) / f"jpeg-build-ultralytics-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    set_before = {key: os.environ.get(key) for key in ("YOLO_CONFIG_DIR", "YOLO_OFFLINE", "YOLO_VERBOSE")}
-    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
-    load = torch.load
-    try:
-        with quiet("ultralytics"):
-            importlib.import_module("ultralytics.nn.tasks")
-    finally:
-        torch.load = load  # It replaces this and others by functions that read pickles.
-        for key, value in set_before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    _import_ultralytics()
     try:
         network: nn.Module = _real(stored, {}).float()
     except (AttributeError, ImportError, TypeError) as error:
@@ -163,6 +151,24 @@ def _network(stored: Inert, file: Path) -> nn.Module:
             reason="invalid_checkpoint",
         ) from error
     return network.requires_grad_(requires_grad=False)
+
+
+def _import_ultralytics() -> None:
+    """Import its layers so that nothing is written to the user's home, and without a network."""
+    before = {key: os.environ.get(key) for key in ("YOLO_CONFIG_DIR", "YOLO_OFFLINE", "YOLO_VERBOSE")}
+    load = torch.load
+    try:
+        # Its import writes settings there, which nothing here reads.
+        with tempfile.TemporaryDirectory(prefix="jpeg-build-") as folder, quiet("ultralytics"):
+            os.environ |= {"YOLO_CONFIG_DIR": folder, "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+            importlib.import_module("ultralytics.nn.tasks")
+    finally:
+        torch.load = load  # Ultralytics replaces it by a function that reads pickles.
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 def _real(value: Any, made: dict[int, Any]) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import binascii
+import functools
 import string
 from typing import TypeAlias
 
 from jpeg_contract.image_errors import ImageError
-from jpeg_contract.settings import Limits
+from jpeg_contract.settings import DEFAULT_FORMATS, ImageFormat, Limits
+
+from jpeg_preprocess.formats.signatures import BASE64_STARTS
 
 Unwrapped: TypeAlias = bytes | ImageError
 """The encoded image, or why its text cannot be decoded."""
@@ -16,8 +19,6 @@ _SPACE = b" \t\r\n\f\v"
 _AROUND = _SPACE + b"\"'"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ALPHABET = (string.ascii_letters + string.digits + "+/").encode()
-# The first bytes of a JPEG, FF D8 FF, in both alphabets.
-_STARTS = (b"/9j/", b"_9j_")
 _SCHEME, _BASE64 = b"data:", b";base64"
 # White space and quotes in front, and the media type of a data: URL with its parameters.
 _NEAR = 256
@@ -25,14 +26,15 @@ _NEAR = 256
 _LONGEST_TEXT = 2
 
 
-def unwrap(data: bytes, limits: Limits) -> Unwrapped:
-    """Return an image as bytes: decoded, if it is the base64 of a JPEG or a data: URL, otherwise as it is.
+def unwrap(data: bytes, limits: Limits, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> Unwrapped:
+    """Return an image as bytes: decoded, if it is the base64 of an image or a data: URL, otherwise as it is.
 
     White space anywhere, quotes around the text, both alphabets, and missing padding are accepted.
 
     Args:
         data: As it was sent.
         limits: `max_image_bytes` bounds the decoded bytes, and twice as many the text.
+        formats: By whose first bytes base64 is known.
     """
     if data[:1] == b"\xff":
         return data
@@ -42,7 +44,7 @@ def unwrap(data: bytes, limits: Limits) -> Unwrapped:
         if not comma or not header.rstrip(_SPACE).lower().endswith(_BASE64):
             return _broken("a data: URL must hold base64, behind ';base64,'")
         begin = data.index(b",") + 1
-    elif head.startswith(_STARTS):
+    elif head.startswith(_starts(formats)):
         begin = 0
     else:
         return data
@@ -52,6 +54,11 @@ def unwrap(data: bytes, limits: Limits) -> Unwrapped:
             "too_many_bytes", f"too large: {len(data)} bytes of base64, the limit is {most} bytes decoded"
         )
     return _decode(data[begin:])
+
+
+@functools.cache
+def _starts(formats: tuple[ImageFormat, ...]) -> tuple[bytes, ...]:
+    return tuple(start for name in formats for start in BASE64_STARTS[name])
 
 
 def _decode(text: bytes) -> Unwrapped:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jpeg_contract.geometry import Geometry, Size
 from jpeg_contract.image_errors import ImageError
-from jpeg_contract.settings import Decoder, Limits
+from jpeg_contract.settings import DEFAULT_FORMATS, Decoder, ImageFormat, Limits
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
+from jpeg_preprocess.decoded import TRANSPOSE, DecodedImage, too_many_bytes, too_many_pixels, turned
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
     JPEG_LS_FRAME,
@@ -26,45 +28,27 @@ from jpeg_preprocess.jpeg_segments import (
     read_structure,
     segments,
 )
-from jpeg_preprocess.other_formats import looks_like
+from jpeg_preprocess.other_formats import not_an_image
 from jpeg_preprocess.repair import ended, without_applications, without_endless_exif
 
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
 
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIDEWAYS = (5, 6, 7, 8)
 # Baseline, extended and progressive.
 DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """A decoded image.
-
-    Attributes:
-        image: Mode RGB, upright.
-        original_size: Its (width, height) at full size.
-    """
-
-    image: Image.Image
-    original_size: Size
 
 
 def scale(geometry: Geometry, decoder: Decoder, width: int, height: int) -> int:
     """Return n, where an image of this size is decoded at 1/n of it."""
     if decoder != "scaled":
         return 1
-    least = max(geometry.resize_at_least) * SCALED_MARGIN
-    return next((n for n in (8, 4, 2) if min(width, height) >= n * least), 1)
+    if geometry.resize_side == "longer" and isinstance(geometry.resize_size, int):
+        needed_width, needed_height = geometry.resized_size(width, height)
+        factor = min(width // (needed_width * SCALED_MARGIN), height // (needed_height * SCALED_MARGIN))
+    else:
+        factor = min(width, height) // (max(geometry.resize_at_least) * SCALED_MARGIN)
+    return next((n for n in (8, 4, 2) if factor >= n), 1)
 
 
 @dataclass(frozen=True)
@@ -93,13 +77,18 @@ class OpenedJpeg:
             if complete is None:
                 raise _undecodable(self._data, error) from error
             upright = complete
-        if self._orientation != 1:
-            upright = upright.transpose(_TRANSPOSE[self._orientation])
+        upright = turned(upright, self._orientation)
         return DecodedImage(upright, (height, width) if self._orientation in _SIDEWAYS else (width, height))
 
 
 def open_jpeg(
-    data: bytes, *, geometry: Geometry, decoder: Decoder, limits: Limits, exif_orientation: bool
+    data: bytes,
+    *,
+    geometry: Geometry,
+    decoder: Decoder,
+    limits: Limits,
+    exif_orientation: bool,
+    formats: Sequence[ImageFormat] = DEFAULT_FORMATS,
 ) -> OpenedJpeg:
     """Open one JPEG: baseline or progressive; gray, YCbCr, RGB, CMYK or YCCK.
 
@@ -109,11 +98,12 @@ def open_jpeg(
         decoder: "scaled" or "full"; "gpu" is taken for "full".
         limits: What is refused.
         exif_orientation: Turn the image as its EXIF orientation says. torchvision's reference transform does not.
+        formats: That are decoded, for the message on data that has none of them.
 
     Raises:
         ImageError: The image cannot be decoded, or is beyond a limit.
     """
-    image, data, structure = _open(data, limits)
+    image, data, structure = _open(data, limits, formats)
     orientation = _orientation(image) if exif_orientation else 1
     cost = estimate(
         structure,
@@ -125,24 +115,29 @@ def open_jpeg(
         raise refused
     draft: tuple[int, int] | None = None
     if decoder == "scaled":
-        needed_height, needed_width = geometry.resize_at_least
-        needed = (needed_height, needed_width) if orientation in _SIDEWAYS else (needed_width, needed_height)
-        draft = (needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN)
+        draft = _draft(geometry, image.size, is_sideways=orientation in _SIDEWAYS)
     return OpenedJpeg(cost, image, data, orientation, draft)
 
 
-def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes, Structure]:
+def _draft(geometry: Geometry, stored: Size, *, is_sideways: bool) -> tuple[int, int]:
+    """Return the (width, height) that libjpeg must not go below for an image of this stored size."""
+    if geometry.resize_side == "longer" and isinstance(geometry.resize_size, int):
+        # The length of the longer side holds for either direction.
+        needed = geometry.resized_size(*stored)
+    else:
+        needed_height, needed_width = geometry.resize_at_least
+        needed = (needed_height, needed_width) if is_sideways else (needed_width, needed_height)
+    return needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN
+
+
+def _open(data: bytes, limits: Limits, formats: Sequence[ImageFormat]) -> tuple[JpegImageFile, bytes, Structure]:
     """Read the header; return also the bytes that it was read from, which may lack a part that says nothing."""
     if not data:
         raise ImageError("empty", "empty: no bytes were sent")
     if len(data) > limits.max_image_bytes:
-        raise ImageError("too_many_bytes", f"too large: {len(data)} bytes, the limit is {limits.max_image_bytes} bytes")
+        raise too_many_bytes(len(data), limits)
     if not data.startswith(START):
-        guess = looks_like(data)
-        raise ImageError(
-            "not_jpeg",
-            f"not a JPEG: it does not begin with the bytes FF D8 FF{f', it looks like {guess}' if guess else ''}",
-        )
+        raise not_an_image(data, formats)
     header = header_segments(data)
     if any(segment.marker in REFUSED for segment in header):
         raise _undecodable(data)
@@ -156,10 +151,7 @@ def _open(data: bytes, limits: Limits) -> tuple[JpegImageFile, bytes, Structure]
         image, data = _open_again(data, error)
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise ImageError(
-            "too_many_pixels",
-            f"too many pixels: {width}x{height} is {width * height}, the limit is {limits.max_pixels}",
-        )
+        raise too_many_pixels(width, height, limits)
     structure = read_structure(data)
     if structure is None:
         raise _undecodable(data)
@@ -252,4 +244,4 @@ def _orientation(image: JpegImageFile) -> int:
         value = exif.get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
         return 1
-    return value if isinstance(value, int) and value in _TRANSPOSE else 1
+    return value if isinstance(value, int) and value in TRANSPOSE else 1

@@ -52,7 +52,9 @@ class DevicePreprocessor:
 
     def __init__(self, settings: PreprocessSettings, gpu: int = 0) -> None:
         if not DeviceResizer.supports(settings.geometry):
-            raise SettingsError("decoder gpu offers bilinear, bicubic and lanczos, with antialias: use decoder scaled")
+            raise SettingsError(
+                "decoder gpu offers bilinear, bicubic, hamming and lanczos, with antialias: use decoder scaled"
+            )
         self.settings = settings
         self._cp, codec = _package("cupy"), _package("nvidia.nvimgcodec")
         self._codec = codec

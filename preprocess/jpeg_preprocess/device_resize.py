@@ -20,13 +20,18 @@ WINDOW = np.dtype(
         ("top", np.float64),
         ("scale_x", np.float64),
         ("scale_y", np.float64),
+        ("shown_left", np.int32),
+        ("shown_top", np.int32),
+        ("shown_right", np.int32),
+        ("shown_bottom", np.int32),
     ]
 )
 """One image, as the kernel takes it.
 
 pixels: address of the upright image's first pixel; 0 skips the image. step_x, step_y: bytes from there to the pixel on
 its right, and below. width, height: of the upright image, in pixels. left, top: where in it the crop begins. scale_x,
-scale_y: how many of its pixels one pixel of the result stands for.
+scale_y: how many of its pixels one pixel of the result stands for. shown_left to shown_bottom: where the image lies in
+the result; outside of it, the result has the geometry's colour.
 """
 
 # Pillow's filters (src/libImaging/Resample.c): how far each reaches, and its weight at a distance.
@@ -38,6 +43,14 @@ _FILTERS = {
         "if (x < 1.0f) return ((a + 2.0f) * x - (a + 3.0f)) * x * x + 1.0f;"
         "if (x < 2.0f) return (((x - 5.0f) * x + 8.0f) * x - 4.0f) * a;"
         "return 0.0f;",
+    ),
+    "hamming": (
+        1.0,
+        "x = fabsf(x);"
+        "if (x == 0.0f) return 1.0f;"
+        "if (x >= 1.0f) return 0.0f;"
+        "x *= 3.14159265358979f;"
+        "return sinf(x) / x * (0.54f + 0.46f * cosf(x));",
     ),
     "lanczos": (
         3.0,
@@ -55,6 +68,7 @@ struct Window {
     long long step_x, step_y;
     int width, height;
     double left, top, scale_x, scale_y;
+    int shown_left, shown_top, shown_right, shown_bottom;
 };
 
 __device__ __forceinline__ float weight(float x) { %(weight)s }
@@ -67,6 +81,13 @@ extern "C" __global__ void resize(const Window* windows, unsigned char* result, 
     if (x >= width || y >= height) return;
     const Window image = windows[blockIdx.z];
     if (!image.pixels) return;
+    unsigned char* out = result + 3ll * ((long long)(blockIdx.z * height + y) * width + x);
+    if (x < image.shown_left || x >= image.shown_right || y < image.shown_top || y >= image.shown_bottom) {
+        out[0] = %(red)d;
+        out[1] = %(green)d;
+        out[2] = %(blue)d;
+        return;
+    }
     const double spread_x = fmax(image.scale_x, 1.0), spread_y = fmax(image.scale_y, 1.0);
     const double reach_x = %(reach)f * spread_x, reach_y = %(reach)f * spread_y;
     const double middle_x = image.left + (x + 0.5) * image.scale_x, middle_y = image.top + (y + 0.5) * image.scale_y;
@@ -97,7 +118,6 @@ extern "C" __global__ void resize(const Window* windows, unsigned char* result, 
         green += w * rounded(g * norm_x);
         blue += w * rounded(b * norm_x);
     }
-    unsigned char* out = result + 3ll * ((long long)(blockIdx.z * height + y) * width + x);
     out[0] = (unsigned char)rounded(red / sum_y);
     out[1] = (unsigned char)rounded(green / sum_y);
     out[2] = (unsigned char)rounded(blue / sum_y);
@@ -119,9 +139,10 @@ _TURNED = {
 }
 
 
-def window(
-    geometry: Geometry, address: int, row_bytes: int, stored: Size, orientation: int
-) -> tuple[int, int, int, int, int, float, float, float, float]:
+_Window = tuple[int, int, int, int, int, float, float, float, float, int, int, int, int]
+
+
+def window(geometry: Geometry, address: int, row_bytes: int, stored: Size, orientation: int) -> _Window:
     """Describe one image for the kernel, in the order of WINDOW.
 
     Args:
@@ -136,9 +157,7 @@ def window(
 
 
 @functools.lru_cache(maxsize=4096)
-def _window(
-    geometry: Geometry, row_bytes: int, stored: Size, orientation: int
-) -> tuple[int, int, int, int, int, float, float, float, float]:
+def _window(geometry: Geometry, row_bytes: int, stored: Size, orientation: int) -> _Window:
     """Describe an image at address 0. Cached, since most images of a service have one of few sizes."""
     width, height = stored
     swapped, from_right, from_bottom = _TURNED[orientation]
@@ -147,7 +166,11 @@ def _window(
     if swapped:
         width, height = height, width
         step_x, step_y = step_y, step_x
-    return (first, step_x, step_y, width, height, *geometry.sampling(width, height))
+    resized = geometry.resized_size(width, height)
+    corner_x, corner_y = geometry.crop_corner(*resized)
+    left, top, right, bottom = geometry.shown(*resized)
+    shown = (left - corner_x, top - corner_y, right - corner_x, bottom - corner_y)
+    return (first, step_x, step_y, width, height, *geometry.sampling(width, height), *shown)
 
 
 class DeviceResizer:
@@ -155,14 +178,17 @@ class DeviceResizer:
 
     Args:
         cp: The package CuPy.
-        geometry: With antialias, and any interpolation but nearest (see `supports`).
+        geometry: With antialias, and any interpolation but nearest and box (see `supports`): whether a pixel counts for
+            these or not depends on a rounding error, which differs between Pillow's doubles and the kernel's floats.
     """
 
     def __init__(self, cp: Any, geometry: Geometry) -> None:
         assert self.supports(geometry)
         reach, weight = _FILTERS[geometry.interpolation]
         self._cp, self._geometry = cp, geometry
-        self._kernel = cp.RawKernel(_SOURCE % {"reach": reach, "weight": weight}, "resize")
+        red, green, blue = geometry.fill or (0, 0, 0)
+        source = _SOURCE % {"reach": reach, "weight": weight, "red": red, "green": green, "blue": blue}
+        self._kernel = cp.RawKernel(source, "resize")
         self._kernel.compile()
 
     @staticmethod

@@ -1,7 +1,13 @@
-"""What data is that is no JPEG, for the message that refuses it."""
+"""What data is that is no image to be decoded, for the message that refuses it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from jpeg_contract.image_errors import ImageError
+from jpeg_contract.settings import DEFAULT_FORMATS, ImageFormat
+
+from jpeg_preprocess.formats.signatures import image_format
 from jpeg_preprocess.jpeg_segments import END, START
 
 _BASE64 = "base64 inside of base64: encode the JPEG once"
@@ -61,6 +67,19 @@ _BRANDS = {
 }
 # How far a JPEG may be behind something else.
 _NEAR = 4096
+
+
+def not_an_image(data: bytes, formats: Sequence[ImageFormat]) -> ImageError:
+    """Return the error of data that has none of the formats. formats: of the recipe."""
+    if tuple(formats) == DEFAULT_FORMATS:
+        message = "not a JPEG: it does not begin with the bytes FF D8 FF"
+    else:
+        message = f"not an image of the formats {', '.join(formats)}"
+    if (guess := looks_like(data)) is not None:
+        message += f", it looks like {guess}"
+    if (name := image_format(data)) is not None:
+        message += f": formats in the recipe can list {name}"
+    return ImageError("not_jpeg", message)
 
 
 def looks_like(data: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""A batch of JPEGs to one array of pixels, decoded in parallel."""
+"""A batch of images to one array of pixels, decoded in parallel."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jpeg_contract.allocator import give_large_blocks_back
 from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.image_errors import ImageError
-from jpeg_contract.settings import PreprocessSettings
+from jpeg_contract.settings import DEFAULT_FORMATS, PreprocessSettings
 from numpy.typing import NDArray
 
 from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong, admit
 from jpeg_preprocess.base64_text import Unwrapped, unwrap
-from jpeg_preprocess.decode import open_jpeg, scale
+from jpeg_preprocess.decode import OpenedJpeg, open_jpeg, scale
 from jpeg_preprocess.decode_cost import MIB, NOTHING, DecodeCost, decode_cost, refusal
 from jpeg_preprocess.resize import resize_and_crop
+
+if TYPE_CHECKING:
+    from jpeg_preprocess.formats.opening import OpenedPicture, OtherDecoders
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +42,30 @@ class Decoded:
 
 
 class Preprocessor:
-    """Decodes, resizes and crops batches of JPEGs with a pool of threads that lives as long as it does.
+    """Decodes, resizes and crops batches of images with a pool of threads that lives as long as it does.
 
     Threads and not processes: Pillow gives up the interpreter's lock while it decodes and resizes.
 
     Attributes:
         settings: As given.
         threads: Number of images that are decoded at once.
+
+    Raises:
+        SettingsError: A decoder of a format is not installed.
     """
 
     def __init__(self, settings: PreprocessSettings) -> None:
         self.settings = settings
         self.threads = settings.threads or usable_cpus()
+        self._others = _other_decoders(settings)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="jpeg-decode")
         give_large_blocks_back()
         self._memory = MemoryBudget(settings.limits.max_decode_mib * MIB)
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
         """Decode `images`, whatever their sizes, to the pixels and errors of `Decoded`. Never raises for an image."""
-        decoded = self.decode([unwrap(image, self.settings.limits) for image in images])
+        settings = self.settings
+        decoded = self.decode([unwrap(image, settings.limits, settings.formats) for image in images])
         return decoded.pixels, decoded.errors
 
     def admit(
@@ -71,6 +80,8 @@ class Preprocessor:
         if isinstance(data, ImageError):
             return NOTHING
         settings = self.settings
+        if self._others is not None and (name := self._others.format_of(data)) is not None:
+            return self._others.cost(data, name)
         cost = decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
         return cost if refusal(cost, settings.limits) is None else NOTHING
 
@@ -102,17 +113,11 @@ class Preprocessor:
             return data
         settings = self.settings
         try:
-            jpeg = open_jpeg(
-                data,
-                geometry=settings.geometry,
-                decoder=settings.decoder,
-                limits=settings.limits,
-                exif_orientation=settings.exif_orientation,
-            )
-            with self._memory.taken(jpeg.cost.memory_bytes):
-                decoded = jpeg.decode()
+            opened = self._open(data)
+            with self._memory.taken(opened.cost.memory_bytes):
+                decoded = opened.decode()
                 pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
-                del jpeg, decoded  # before others take the memory
+                del opened, decoded  # before others take the memory
         except ImageError as error:
             return error
         except Exception:
@@ -120,3 +125,25 @@ class Preprocessor:
             log.exception("an image of %d bytes could not be decoded", len(data))
             return ImageError("internal", "the image could not be decoded; the server's log says why")
         return None
+
+    def _open(self, data: bytes) -> OpenedJpeg | OpenedPicture:
+        settings = self.settings
+        if self._others is not None and (name := self._others.format_of(data)) is not None:
+            return self._others.open(data, name)
+        return open_jpeg(
+            data,
+            geometry=settings.geometry,
+            decoder=settings.decoder,
+            limits=settings.limits,
+            exif_orientation=settings.exif_orientation,
+            formats=settings.formats,
+        )
+
+
+def _other_decoders(settings: PreprocessSettings) -> OtherDecoders | None:
+    """Return the decoders of the formats beside JPEG; None if there are none. Raises SettingsError."""
+    if settings.formats == DEFAULT_FORMATS:
+        return None
+    from jpeg_preprocess.formats.opening import OtherDecoders
+
+    return OtherDecoders(settings)

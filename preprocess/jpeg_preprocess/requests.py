@@ -74,9 +74,10 @@ def preprocess_requests(
         requests: The images of each, or why it is refused already.
         may_be_large: See `admission.admit`.
     """
-    limits = preprocessor.settings.limits
+    limits, formats = preprocessor.settings.limits, preprocessor.settings.formats
     unwrapped = [
-        [] if isinstance(request, Refused) else [unwrap(image, limits) for image in request] for request in requests
+        [] if isinstance(request, Refused) else [unwrap(image, limits, formats) for image in request]
+        for request in requests
     ]
     verdicts = preprocessor.admit(unwrapped, may_be_large)
     admitted = [

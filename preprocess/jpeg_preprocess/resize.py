@@ -12,6 +12,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
 
 # A thin image becomes huge when its shorter side is enlarged: beyond this, only the crop is computed.
@@ -21,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 
 def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size | None = None) -> NDArray[np.uint8]:
-    """Resize and crop an image.
+    """Resize an image, and crop it or pad it with the geometry's colour.
 
     Args:
         geometry: The sizes and the filter.
@@ -31,28 +33,55 @@ def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size 
 
     Returns:
         HWC uint8, RGB, [0, 255], shape (crop_height, crop_width, 3): to within 1 count, what torchvision's
-        `CenterCrop(crop_size)(Resize(resize_size, interpolation, antialias=True)(image))` makes of a PIL image.
+        `CenterCrop(crop_size)(Resize(resize_size, interpolation, antialias=True)(image))` makes of a PIL image; with
+        `fill`, that image pasted on the colour.
     """
     width, height = original_size or image.size
     # libjpeg rounds a scaled size up, so that its last column may stand for less than a whole one.
     content = (width / _reduction(width, image.width), height / _reduction(height, image.height))
     new_size = geometry.resized_size(width, height)
-    left, top = geometry.crop_corner(*new_size)
+    left, top, right, bottom = geometry.shown(*new_size)
+    shown = _resized(geometry, image, content, new_size, (left, top, right, bottom))
+    if geometry.fill is None:
+        return np.asarray(shown)
     crop_height, crop_width = geometry.crop_size
+    padded = np.empty((crop_height, crop_width, 3), np.uint8)
+    padded[:] = geometry.fill
+    crop_left, crop_top = geometry.crop_corner(*new_size)
+    padded[top - crop_top : bottom - crop_top, left - crop_left : right - crop_left] = np.asarray(shown)
+    return padded
+
+
+def _resized(
+    geometry: Geometry,
+    image: Image.Image,
+    content: tuple[float, float],
+    new_size: Size,
+    part: tuple[int, int, int, int],
+) -> Image.Image:
+    """Return a part of the resized image.
+
+    Args:
+        geometry: The filter.
+        image: Decoded, perhaps scaled down.
+        content: (width, height) of what it shows, in its pixels.
+        new_size: (width, height) of the resized image.
+        part: (left, top, right, bottom) in it.
+    """
+    left, top, right, bottom = part
     resampling = _RESAMPLING[geometry.interpolation]
     if geometry.interpolation != "bilinear" and new_size[0] * new_size[1] <= MAX_RESIZED_PIXELS:
         # With these filters the rounding of the box in one pass shows: 2 counts with those that overshoot, another
-        # pixel with nearest.
-        resized = image.resize(new_size, resampling, box=(0, 0, *content))
-        return np.asarray(resized.crop((left, top, left + crop_width, top + crop_height)))
+        # pixel with nearest and box.
+        return image.resize(new_size, resampling, box=(0, 0, *content)).crop(part)
     scale_x, scale_y = content[0] / new_size[0], content[1] / new_size[1]
-    box = (left * scale_x, top * scale_y, (left + crop_width) * scale_x, (top + crop_height) * scale_y)
+    box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
     if geometry.interpolation == "bilinear" and not geometry.antialias:
-        return np.asarray(_bilinear_without_antialias(image, (crop_width, crop_height), box))
+        return _bilinear_without_antialias(image, (right - left, bottom - top), box)
     # Resize and crop in one pass compute only what the crop needs: half the time. Rounding may have put the edge a
     # hair outside, which Pillow refuses.
     inside = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
-    return np.asarray(image.resize((crop_width, crop_height), resampling, box=inside))
+    return image.resize((right - left, bottom - top), resampling, box=inside)
 
 
 def _bilinear_without_antialias(image: Image.Image, size: Size, box: Box) -> Image.Image:

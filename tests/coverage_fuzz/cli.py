@@ -60,7 +60,7 @@ def fuzz(
     """Fuzz targets one after the other, each in a process of its own.
 
     Args:
-        target: decode, header, recipe, config or report; may be repeated. Without it, all of them.
+        target: decode, formats, header, recipe, config or report; may be repeated. Without it, all of them.
         minutes: Duration for each target.
         runs: Inputs for each target, if they take less time.
         seed: Of libFuzzer.

@@ -84,7 +84,7 @@ def _check_classifier(config: ModelConfig, text: str) -> None:
 
 def _check_version(config: ModelConfig) -> None:
     require(pinned_version(pin_version(config, 3)) == 3, "the version that is chosen")
-    require(pinned_version(pin_version(config, None)) is None, "no version is chosen")
+    require(pinned_version(pin_version(config)) is None, "no version is chosen")
     pinned_version(config)
 
 

@@ -73,7 +73,7 @@ class DecodeCheck:
             decoded = preprocessor.decode(self._neighbours)
             assert decoded.errors == [None] * len(self._neighbours)
             self._pixels[decoder] = decoded.pixels
-        self._faults = _Faults()
+        self._faults = Faults()
         logging.getLogger("jpeg_preprocess").addHandler(self._faults)
         logging.getLogger("jpeg_preprocess").propagate = False
 
@@ -162,7 +162,7 @@ def _compare_with_pillow(data: bytes, pixels: Pixels) -> None:
     require(np.array_equal(resize_and_crop(GEOMETRY, image), pixels), "full has other pixels than Pillow")
 
 
-class _Faults(logging.Handler):
+class Faults(logging.Handler):
     """Keeps the exception that the preprocessing logs where it answers `internal`."""
 
     def __init__(self) -> None:

@@ -32,6 +32,10 @@ INSTRUMENTED = (
     "tomllib",
     "google.protobuf.text_format",
     "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin",
+    "PIL.GifImagePlugin",
+    "PIL.TiffImagePlugin",
+    "PIL.WebPImagePlugin",
     "coverage_fuzz.planted",
 )
 _ADDRESS_SPACE_BYTES = 6 * 2**30

@@ -8,6 +8,7 @@ from coverage_fuzz.check import Target
 
 MODULES = {
     "decode": "coverage_fuzz.decoding",
+    "formats": "coverage_fuzz.formats",
     "header": "coverage_fuzz.headers",
     "recipe": "coverage_fuzz.recipes",
     "config": "coverage_fuzz.configs",

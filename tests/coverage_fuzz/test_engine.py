@@ -16,7 +16,7 @@ from coverage_fuzz.campaign import Budget
 
 SECONDS = 3.0
 # By far fewer than a second brings, also on a busy machine.
-LEAST_EXECUTIONS = {"decode": 40, "header": 100, "recipe": 100, "config": 100, "report": 100}
+LEAST_EXECUTIONS = {"decode": 40, "formats": 40, "header": 100, "recipe": 100, "config": 100, "report": 100}
 
 
 @pytest.fixture(autouse=True)

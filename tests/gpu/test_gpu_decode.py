@@ -3,6 +3,7 @@
 Skipped where there is no NVIDIA GPU, or not the packages of the extra `gpu-decode`.
 """
 
+import io
 import time
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from decode_cost import grainy, peak_memory
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.settings import PreprocessSettings
-from jpeg_preprocess import DevicePreprocessor, Preprocessor, resize_and_crop
+from jpeg_preprocess import DevicePreprocessor, Preprocessor, open_preprocessor, resize_and_crop
 from jpeg_preprocess.decode_cost import MIB
 from jpeg_preprocess.device_cost import device_cost
 from jpeg_preprocess.device_resize import WINDOW, DeviceResizer, window
@@ -91,6 +92,20 @@ def test_every_orientation_is_turned_upright(gpu, cpu, orientation):
     assert np.abs(found - wanted).mean() <= MEAN_COUNTS
 
 
+def test_other_formats_have_exactly_the_pixels_of_the_cpu():
+    stream = io.BytesIO()
+    china().save(stream, "PNG")
+    found = []
+    for decoder in ("gpu", "full"):
+        chosen = PreprocessSettings(Geometry(232, (224, 224)), decoder=decoder, formats=("jpeg", "png"))
+        preprocessor = open_preprocessor(chosen)
+        decoded = preprocessor.decode([stream.getvalue()])
+        preprocessor.close()
+        assert decoded.errors == [None]
+        found.append(in_host_memory(decoded.pixels))
+    np.testing.assert_array_equal(*found)
+
+
 def test_images_that_the_gpu_does_not_decode_have_exactly_the_pixels_of_the_cpu(gpu, cpu):
     others = [
         encode(china(), progressive=True),
@@ -168,12 +183,21 @@ def test_a_group_that_cannot_be_decoded_on_the_gpu_costs_no_other_its_pixels(gpu
     assert "could not be decoded on the GPU" in caplog.text
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "hamming"])
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (100, 90), (2000, 1501)])
-def test_the_kernel_is_within_a_count_of_pillow(interpolation, size):
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"resize_size": 232},
+        {"resize_size": 224, "resize_side": "longer", "fill": (114, 115, 116)},
+        {"resize_size": 100, "fill": (1, 2, 3)},
+    ],
+    ids=["crop", "letterbox", "padded"],
+)
+def test_the_kernel_is_within_a_count_of_pillow(interpolation, size, shape):
     import cupy
 
-    geometry = Geometry(232, (224, 224), interpolation)
+    geometry = Geometry(crop_size=(224, 224), interpolation=interpolation, **shape)
     image = noise(*size)
     stored = cupy.asarray(np.asarray(image))
     result = cupy.zeros((1, 224, 224, 3), np.uint8)

@@ -37,8 +37,8 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     assert caught.value.reason == "package_missing"
 
 
-@pytest.mark.parametrize("geometry", [{"interpolation": "nearest"}, {"antialias": False}])
+@pytest.mark.parametrize("geometry", [{"interpolation": "nearest"}, {"interpolation": "box"}, {"antialias": False}])
 def test_a_geometry_that_the_kernel_does_not_compute_is_refused(geometry):
-    with pytest.raises(SettingsError, match="bilinear, bicubic and lanczos") as caught:
+    with pytest.raises(SettingsError, match="bilinear, bicubic, hamming and lanczos") as caught:
         open_preprocessor(settings(**geometry))
     assert caught.value.reason == "invalid_setting"

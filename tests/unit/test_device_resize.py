@@ -18,7 +18,7 @@ GEOMETRY = Geometry(30, (24, 20))
 
 def upright(stored, described):
     """The image that the kernel reads: pixel (x, y) lies step_x * x + step_y * y bytes after the first one."""
-    first, step_x, step_y, width, height, *_ = described
+    first, step_x, step_y, width, height = described[:5]
     base = first + step_y * np.arange(height)[:, None, None] + step_x * np.arange(width)[None, :, None]
     return stored.reshape(-1)[base + np.arange(3)]
 
@@ -60,14 +60,39 @@ def test_the_crop_lies_inside_the_upright_image(width, height, orientation):
 @given(st.integers(20, 90), st.integers(20, 90))
 def test_the_crop_is_the_one_of_the_cpu(width, height):
     image = noise(width, height)
-    *_, left, top, scale_x, scale_y = window(GEOMETRY, 0, width * 3, (width, height), 1)
+    *_, left, top, scale_x, scale_y, _, _, _, _ = window(GEOMETRY, 0, width * 3, (width, height), 1)
     crop_height, crop_width = GEOMETRY.crop_size
     box = (left, top, min(left + crop_width * scale_x, width), min(top + crop_height * scale_y, height))
     resized = image.resize((crop_width, crop_height), Image.Resampling.BILINEAR, box=box)
     np.testing.assert_array_equal(np.asarray(resized), resize_and_crop(GEOMETRY, image))
 
 
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 8))
+def test_the_kernel_gets_where_a_letterbox_shows_the_image(width, height, orientation):
+    geometry = Geometry(24, (24, 30), resize_side="longer", fill=(1, 2, 3))
+    described = np.array([window(geometry, 0, width * 3, (width, height), orientation)], WINDOW)[0]
+    shown = np.zeros((24, 30), bool)
+    shown[described["shown_top"] : described["shown_bottom"], described["shown_left"] : described["shown_right"]] = True
+    image = Image.new("RGB", (described["width"], described["height"]), (200, 200, 200))
+    pixels = resize_and_crop(geometry, image)
+    np.testing.assert_array_equal(shown, (pixels == 200).all(axis=2))
+    # What the kernel computes lies inside of the image.
+    rows, columns = np.nonzero(shown)
+    for places, start, step, size in (
+        (columns, described["left"], described["scale_x"], described["width"]),
+        (rows, described["top"], described["scale_y"], described["height"]),
+    ):
+        assert start + step * places.min() >= -1e-6
+        assert start + step * (places.max() + 1) <= size + 1e-6
+
+
+def test_without_a_colour_the_image_fills_the_result():
+    *_, left, top, right, bottom = window(GEOMETRY, 0, 150, (50, 31), 1)
+    assert (left, top, right, bottom) == (0, 0, 20, 24)
+
+
 def test_the_kernel_supports_filters_with_antialias_only():
-    assert all(DeviceResizer.supports(Geometry(30, (24, 20), name)) for name in ("bilinear", "bicubic", "lanczos"))
-    assert not DeviceResizer.supports(Geometry(30, (24, 20), "nearest"))
+    names = ("bilinear", "bicubic", "lanczos", "hamming")
+    assert all(DeviceResizer.supports(Geometry(30, (24, 20), name)) for name in names)
+    assert not any(DeviceResizer.supports(Geometry(30, (24, 20), name)) for name in ("nearest", "box"))
     assert not DeviceResizer.supports(Geometry(30, (24, 20), antialias=False))

@@ -22,7 +22,7 @@ def test_photos_have_the_pixels_of_torchvisions_transform(path):
     height=SIDES,
     resize=st.integers(1, 64),
     crop=st.tuples(st.integers(1, 64), st.integers(1, 64)),
-    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
     seed=st.integers(0, 3),
 )
 def test_images_of_any_size_have_the_pixels_of_torchvisions_transform(width, height, resize, crop, interpolation, seed):
@@ -41,6 +41,67 @@ def test_a_pair_resizes_without_keeping_the_ratio(width, height, resize):
     assert np.abs(ours - reference_pixels(image, resize, (8, 8))).max() <= 1
 
 
+def padded(image, geometry):
+    """The letterbox of Pillow alone: the whole image, resized, pasted on the colour."""
+    new_size = geometry.resized_size(*image.size)
+    resized = image.resize(new_size, Image.Resampling[geometry.interpolation.upper()])
+    crop_height, crop_width = geometry.crop_size
+    canvas = Image.new("RGB", (crop_width, crop_height), geometry.fill)
+    left, top = geometry.crop_corner(*new_size)
+    canvas.paste(resized, (-left, -top))
+    return np.asarray(canvas).astype(int)
+
+
+INTERPOLATIONS = st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+FILLS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@given(
+    width=SIDES,
+    height=SIDES,
+    resize=st.integers(1, 64) | st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    crop=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    side=st.sampled_from(["shorter", "longer"]),
+    interpolation=INTERPOLATIONS,
+    fill=FILLS,
+)
+def test_a_letterbox_has_the_pixels_of_pillow(width, height, resize, crop, side, interpolation, fill):
+    assume(side == "longer" or max(width, height) <= 50 * min(width, height))
+    geometry = Geometry(resize, crop, interpolation, resize_side=side, fill=fill)
+    image = noise(width, height)
+    assert np.abs(resize_and_crop(geometry, image).astype(int) - padded(image, geometry)).max() <= 1
+
+
+@given(width=SIDES, height=SIDES, size=st.integers(8, 64))
+def test_a_letterbox_of_the_longer_side_shows_the_whole_image(width, height, size):
+    geometry = Geometry(size, (size, size), resize_side="longer", fill=(0, 0, 0))
+    left, top, right, bottom = geometry.shown(*geometry.resized_size(width, height))
+    assert (left, top) == (0, 0)
+    assert max(right, bottom) == size
+    assert (right, bottom) == geometry.resized_size(width, height)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (128, 128), (640, 200)])
+def test_a_letterbox_is_the_one_of_timm(size):
+    """`crop_mode = "border"` of timm resizes the longer side, and pads; sizes that it rounds in the same way."""
+    transforms = pytest.importorskip("timm.data.transforms")
+    image = noise(*size)
+    resized = transforms.ResizeKeepRatio(64, longest=1.0, interpolation="bicubic")(image)
+    theirs = np.asarray(transforms.CenterCropOrPad(64, fill=(9, 8, 7))(resized)).astype(int)
+    ours = resize_and_crop(Geometry(64, (64, 64), "bicubic", resize_side="longer", fill=(9, 8, 7)), image)
+    assert np.abs(ours - theirs).max() <= 1
+
+
+@given(side=st.integers(8, 200))
+def test_without_antialias_a_letterbox_pads_the_plain_bilinear(side):
+    plain = Geometry(24, (24, 24), antialias=False)
+    wide = Geometry(24, (30, 40), antialias=False, fill=(1, 2, 3))
+    image = noise(side, side)
+    ours = resize_and_crop(wide, image)
+    assert np.abs(ours[3:27, 8:32].astype(int) - resize_and_crop(plain, image)).max() <= 1
+    assert (ours[:3] == (1, 2, 3)).all()
+
+
 @given(width=st.integers(8, 200), height=st.integers(8, 200))
 def test_without_antialias_the_pixels_are_pytorchs_plain_bilinear(width, height):
     import torch
@@ -53,7 +114,7 @@ def test_without_antialias_the_pixels_are_pytorchs_plain_bilinear(width, height)
     assert np.abs(ours - theirs).max() <= 1
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 def test_a_thin_image_does_not_become_a_huge_one(interpolation):
     import resource
 
@@ -66,6 +127,8 @@ def test_a_thin_image_does_not_become_a_huge_one(interpolation):
         middle = np.asarray(image)[32749:32751, 0]
         assert (pixels >= middle.min(axis=0)).all()
         assert (pixels <= middle.max(axis=0)).all()
+    letterbox = Geometry(256, (300, 300), interpolation, fill=(1, 2, 3))
+    assert resize_and_crop(letterbox, image).shape == (300, 300, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
@@ -77,6 +140,9 @@ def test_a_thin_image_does_not_become_a_huge_one(interpolation):
         ({"resize_size": 0, "crop_size": (0, 0)}, "at least 1"),
         ({"resize_size": 256, "crop_size": (224, 224), "interpolation": "cubic"}, "bicubic"),
         ({"resize_size": 256, "crop_size": (224, 224), "interpolation": "bicubic", "antialias": False}, "antialias"),
+        ({"resize_size": 224, "crop_size": (224, 224), "resize_side": "longer"}, "fill"),
+        ({"resize_size": 224, "crop_size": (224, 224), "resize_side": "both", "fill": (0, 0, 0)}, "shorter, longer"),
+        ({"resize_size": 224, "crop_size": (224, 224), "fill": (0, 0, 256)}, "0 to 255"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(arguments, named):

@@ -156,6 +156,7 @@ def test_the_project_recipes_have_torchvisions_labels_and_digests(path):
         ("classes = 2", "classes = 2\nthreshold = 1.5", "invalid_value", 2, ["threshold:", "from 0 to 1"]),
         ("classes = 2", 'classes = 2\nformats = ["bmp"]', "invalid_value", 2, ["formats:", '"jpeg"', '"heic"']),
         ("classes = 2", "classes = 2\nformats = []", "invalid_value", 2, ["formats:"]),
+        ("classes = 2", 'classes = 2\nformats = ["png"]', "invalid_value", 2, ["formats:", '"jpeg"']),
         ("classes = 2", "classes = 2\nbackground = [0, 0, 256]", "invalid_value", 2, ["background:", "0 to 255"]),
         ("resize_size = 40\n", "", "missing_key", 4, ["resize_size", "crop_percent"]),
         ("resize_size = 40", "resize_size = 40\ncrop_percent = 0.9", "invalid_geometry", 6, ["crop_percent:"]),
@@ -312,7 +313,7 @@ def test_keys_that_came_later_leave_the_digests_of_older_recipes(write):
     assert changed(write, "classes = 2", defaults).sha256 == digest
     assert changed(write, "resize_size = 40", 'resize_size = 40\nresize_side = "shorter"').sha256 == digest
     assert changed(write, LINES, 'scale = "-1..1"\ncolor = "BGR"').sha256 == digest
-    for line in ('output = "sigmoid"', "threshold = 0.5", 'formats = ["png"]', "background = [0, 0, 0]"):
+    for line in ('output = "sigmoid"', "threshold = 0.5", 'formats = ["jpeg", "png"]', "background = [0, 0, 0]"):
         assert changed(write, "classes = 2", f"classes = 2\n{line}").sha256 != digest
     assert changed(write, "resize_size = 40", "resize_size = 40\nfill = [0, 0, 0]").sha256 != digest
 

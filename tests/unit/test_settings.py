@@ -17,16 +17,22 @@ GEOMETRY = {"resize_size": "256", "crop_size": "224,224"}
     pair=st.booleans(),
     antialias=st.booleans(),
     exif=st.booleans(),
+    formats=st.lists(st.sampled_from(["png", "webp", "gif", "tiff", "avif", "heic"]), unique=True),
+    colour=st.none() | st.tuples(*[st.integers(0, 255)] * 3),
     decoder=st.sampled_from(["scaled", "full", "gpu"]),
     limit=st.integers(1, 10**9),
     threads=st.integers(0, 64),
 )
-def test_preprocess_settings_survive_as_parameters(crop, more, pair, antialias, exif, decoder, limit, threads):
+def test_preprocess_settings_survive_as_parameters(
+    crop, more, pair, antialias, exif, formats, colour, decoder, limit, threads
+):
     settings = PreprocessSettings(
-        Geometry((crop[0] + more, crop[1]) if pair else max(crop) + more, crop, antialias=antialias),
+        Geometry((crop[0] + more, crop[1]) if pair else max(crop) + more, crop, antialias=antialias, fill=colour),
         recipe="r",
         recipe_sha256="s",
         exif_orientation=exif,
+        formats=("jpeg", *formats),
+        background=colour,
         decoder=decoder,
         limits=Limits(limit, limit, limit),
         threads=threads,
@@ -53,6 +59,11 @@ def test_settings_are_read_from_the_config_that_triton_hands_over():
     [
         ({"crop_size": "224"}, "parameter crop_size is '224': .*HEIGHT,WIDTH", "invalid_setting"),
         ({"resize_size": "large"}, "resize_size is 'large': .*HEIGHT,WIDTH", "invalid_setting"),
+        ({"formats": "jpeg,bmp"}, "names of image formats", "invalid_setting"),
+        ({"formats": "png"}, "formats must list jpeg", "invalid_setting"),
+        ({"background": "0,0,256"}, "background must be three numbers", "invalid_setting"),
+        ({"fill": "0,0,256"}, "fill must be three numbers", "invalid_geometry"),
+        ({"resize_side": "longer"}, "fill", "invalid_geometry"),
         ({"decoder": "quick"}, "parameter decoder is 'quick': .*full, gpu, scaled", "invalid_setting"),
         ({"antialias": "yes"}, "true or false", "invalid_setting"),
         ({"max_pixels": "50e6"}, "max_pixels is '50e6': .*an integer", "invalid_setting"),

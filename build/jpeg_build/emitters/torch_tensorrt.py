@@ -61,7 +61,8 @@ def require_tools(options: Options) -> None:
 def emit(job: Job) -> Emitted:
     """See Emitter."""
     if not isinstance(job.network, PyTorchNetwork):
-        possible = "onnx, openvino and tensorrt" if isinstance(job.recipe.source, OnnxSource) else "tf_trt"
+        from_onnx = isinstance(job.recipe.source, OnnxSource)
+        possible = "onnx, openvino and tensorrt" if from_onnx else "onnx, openvino, tensorrt and tf_trt"
         raise BuildError(
             f"{job.recipe.path}: this recipe's network is not one of PyTorch, which TorchScript needs: it can be built "
             f"for {possible}",
