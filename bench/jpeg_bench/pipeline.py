@@ -13,7 +13,7 @@ from jpeg_contract.forms import ClassifierForm, form_of_backend
 from jpeg_contract.gpus import find_gpus
 from jpeg_contract.labels import read_labels
 from jpeg_contract.remedies import build_command
-from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
+from jpeg_contract.settings import Head, PostprocessSettings, PreprocessSettings
 from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS, PREPROCESS
 from numpy.typing import NDArray
 
@@ -38,6 +38,8 @@ class Pipeline:
         preprocess: Settings of the model `preprocess`.
         labels: Labels of the classes.
         k: Labels per image.
+        output: How logits become scores.
+        threshold: Labels with a lower score are left out.
         classifier: Name of the classifier.
         args: Arguments of a Python model's `initialize`, as Triton makes them.
         max_batch_size: Maximum batch size of the classifier.
@@ -47,6 +49,8 @@ class Pipeline:
     preprocess: PreprocessSettings
     labels: tuple[str, ...]
     k: int
+    output: Head
+    threshold: float
     classifier: str
     args: Mapping[str, str]
     max_batch_size: int
@@ -123,10 +127,10 @@ class Pipeline:
         """
         from jpeg_postprocess import Postprocessor, TopKRequest
 
-        postprocessor = Postprocessor(self.labels)
+        postprocessor = Postprocessor(self.labels, self.output)
 
         def postprocess(logits: NDArray[np.float32]) -> TopKResponse:
-            response = postprocessor(TopKRequest(logits, [b""] * len(logits), self.k))
+            response = postprocessor(TopKRequest(logits, [b""] * len(logits), self.k, self.threshold))
             if any(response.errors.ravel().tolist()):
                 raise BenchError("the classifier's output is not finite", reason="not_finite")
             return response
@@ -181,6 +185,8 @@ def read_pipeline(repository: Path) -> Pipeline:
         preprocess=settings,
         labels=tuple(labels),
         k=min(top_k.default_k, len(labels)),
+        output=top_k.output,
+        threshold=top_k.threshold,
         classifier=name,
         args={
             "model_config": to_triton_json(config),

@@ -65,8 +65,6 @@ AUTO = "auto"
 
 # More classes than these for one photo say that the network does not know.
 _MOST_PROBE_CLASSES = 5
-# A score this near to the threshold may be on its other side in the server.
-_THRESHOLD_MARGIN = 0.05
 # Below this many photos, one class for all of them may be right.
 _SEVERAL_PHOTOS = 4
 
@@ -293,8 +291,7 @@ def _check(request: Request, inputs: ParityInputs, precision: str, emitted: Emit
     measured = parity.measure(inputs.reference, outputs, photos=len(inputs.photos), precision=judged)
     parity.check(measured, judged, precision)
     tie = parity.TOLERANCES[judged].tie * measured.largest_logit
-    recipe = request.recipe
-    probe = known_classes(logits, inputs.network.labels, tie, head=recipe.output, threshold=recipe.threshold)
+    probe = known_classes(logits, inputs.network.labels, tie, head=request.recipe.output)
     return Candidate(precision, emitted, measured, probe, args)
 
 
@@ -337,9 +334,7 @@ def open_isolated(args: Mapping[str, str], *, cpus: int | None = None) -> Iterat
         raise BuildError(f"the artefact cannot be served: {error}", reason=error.reason) from error
 
 
-def known_classes(
-    logits: Logits, labels: Sequence[str], tie: float, *, head: Head = "softmax", threshold: float = 0.0
-) -> list[KnownClass]:
+def known_classes(logits: Logits, labels: Sequence[str], tie: float, *, head: Head = "softmax") -> list[KnownClass]:
     """Return the classes that may be best for a photo, best first; none if the network does not know.
 
     Args:
@@ -347,13 +342,11 @@ def known_classes(
         labels: Of the classes.
         tie: Classes nearer to the best than this may take its place.
         head: How logits become scores.
-        threshold: Labels with a lower score are not in the server's response.
     """
     possible = (logits >= logits.max(axis=1, keepdims=True) - tie).any(axis=0)
-    every = to_scores(logits, head)
-    scores = every.mean(axis=0)
+    scores = to_scores(logits, head).mean(axis=0)
     best = sorted(np.flatnonzero(possible).tolist(), key=lambda index: -scores[index])
-    if len(best) > _MOST_PROBE_CLASSES or (threshold and every.max(axis=1).min() < threshold + _THRESHOLD_MARGIN):
+    if len(best) > _MOST_PROBE_CLASSES:
         return []
     return [KnownClass(index=index, label=labels[index], score=round(float(scores[index]), 4)) for index in best]
 

@@ -309,7 +309,7 @@ def _load(folder: Path, title: str) -> nn.Module:
 
     try:
         with quiet(*_LOGGERS):
-            network, found = AutoModelForImageClassification.from_pretrained(
+            network, found = AutoModelForImageClassification.from_pretrained(  # nosec B615  # a folder of this machine
                 str(folder),
                 local_files_only=True,
                 trust_remote_code=False,

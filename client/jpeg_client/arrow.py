@@ -71,20 +71,22 @@ def classify_batches(
     batches: Iterable[pa.RecordBatch],
     k: int | None = None,
     *,
+    threshold: float | None = None,
     image: str = "image",
     concurrency: int = DEFAULT_CONCURRENCY,
     batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> Iterator[pa.RecordBatch]:
     """Classify the images of batches, with several requests at a time, across the borders of the batches.
 
-    Each row has labels, or an error and its reason code. A null counts as an image without bytes ("empty"). At most
-    512 images at the default concurrency and batch size are read ahead of the output, so that batches of some hundred
-    rows bound the memory.
+    Each row has labels, or an error and its reason code; neither, if all scores are below the threshold. A null counts
+    as an image without bytes ("empty"). At most 512 images at the default concurrency and batch size are read ahead of
+    the output, so that batches of some hundred rows bound the memory.
 
     Args:
         client: Connection to the server.
         batches: Rows; see `output_schema`. Taken in a thread of its own.
         k: Labels per image; see `Client.classify`.
+        threshold: See `Client.classify`.
         image: Name of the column with encoded images, or with paths or URLs that this process opens.
         concurrency: Requests at a time.
         batch_size: Images per request; the server's limit applies, too.
@@ -107,7 +109,10 @@ def classify_batches(
 
     predictions: list[Prediction] = []
     try:
-        for each in client.classify_stream(images(), k, concurrency=concurrency, batch_size=batch_size):
+        stream = client.classify_stream(
+            images(), k, threshold=threshold, concurrency=concurrency, batch_size=batch_size
+        )
+        for each in stream:
             while not waiting[0].num_rows:
                 yield _output(waiting.popleft(), image, (), client.model)
             predictions.append(each.prediction)

@@ -11,16 +11,24 @@ from jpeg_client.address import Address
 from jpeg_client.client import open_transport
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
-from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.description import (
+    ModelDescription,
+    classifier_name,
+    describe,
+    max_batch_size,
+    postprocess_name,
+    preprocess_name,
+)
 from jpeg_client.gates import AsyncGate
 from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan_async
 from jpeg_client.responses import EnsembleOutputs
 from jpeg_client.retries import MAX_LOST, call_with_retries_async
-from jpeg_client.settings import ClientSettings, check_k
+from jpeg_client.settings import ClientSettings
 from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.task_stream import TaskStream
+from jpeg_client.top_k import TopK
 from jpeg_client.transport import AsyncTransport
 
 _Response = TypeVar("_Response")
@@ -52,7 +60,13 @@ class AsyncClient(ClientSettings):
 
     @overload
     async def classify(
-        self, images: Image, k: int | None = None, *, timeout_s: float | None = None, model: str | None = None
+        self,
+        images: Image,
+        k: int | None = None,
+        *,
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+        model: str | None = None,
     ) -> Prediction: ...
 
     @overload
@@ -61,6 +75,7 @@ class AsyncClient(ClientSettings):
         images: list[Image] | tuple[Image, ...],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> list[Prediction]: ...
@@ -71,6 +86,7 @@ class AsyncClient(ClientSettings):
         images: list[_Image],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> list[Prediction]: ...
@@ -80,15 +96,16 @@ class AsyncClient(ClientSettings):
         images: Image | list[_Image] | list[Image] | tuple[Image, ...],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Classify one image, or several: see `Client.classify`."""
-        check_k(k)
+        top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
         # In a thread: it reads files.
         encoded = await asyncio.to_thread(read_images, images)
-        predictions = await self._send(encoded, k, limit_s, model or self.model)
+        predictions = await self._send(encoded, top_k, limit_s, model or self.model)
         return predictions[0] if is_image(images) else predictions
 
     def classify_stream(
@@ -99,6 +116,7 @@ class AsyncClient(ClientSettings):
         concurrency: int = DEFAULT_CONCURRENCY,
         batch_size: int = DEFAULT_BATCH_SIZE,
         order: Order = "input",
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> AsyncIterator[Classified]:
@@ -110,17 +128,18 @@ class AsyncClient(ClientSettings):
             concurrency: See `Client.classify_stream`, as the others.
             batch_size: Images per request.
             order: "input" or "completion".
+            threshold: See `Client.classify`.
             timeout_s: See `Client.classify`.
             model: See `Client.classify`.
         """
-        check_k(k)
+        top_k = TopK(k, threshold)
         limit_s, name = self._timeout(timeout_s), model or self.model
         concurrency = checked_number("concurrency", concurrency)
         batch_size = checked_number("batch_size", batch_size)
         results, gate = Results(order, max_failures=2 * concurrency), AsyncGate()
 
         async def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
-            return await self._send(encoded, k, limit_s, name, gate=gate)
+            return await self._send(encoded, top_k, limit_s, name, gate=gate)
 
         return aiter(TaskStream(classify, images, results, concurrency, batch_size))
 
@@ -130,7 +149,9 @@ class AsyncClient(ClientSettings):
         ensemble = await self._config(name, limit_s)
         return describe(
             ensemble,
+            await self._config(preprocess_name(ensemble), limit_s),
             await self._config(classifier_name(ensemble), limit_s),
+            await self._config(postprocess_name(ensemble), limit_s),
             await self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
         )
 
@@ -142,7 +163,7 @@ class AsyncClient(ClientSettings):
     async def _send(
         self,
         encoded: Sequence[bytes | Prediction],
-        k: int | None,
+        top_k: TopK,
         timeout_s: float,
         model: str,
         *,
@@ -150,7 +171,7 @@ class AsyncClient(ClientSettings):
     ) -> list[Prediction]:
         async def attempt(request: Request) -> EnsembleOutputs:
             return await self._call(
-                lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
+                lambda left_s: self._transport.infer(model, request.images, top_k, left_s), timeout_s, request.max_lost
             )
 
         async def send(request: Request) -> EnsembleOutputs:

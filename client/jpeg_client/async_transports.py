@@ -15,6 +15,7 @@ from jpeg_client.connections import ConnectionPool
 from jpeg_client.credentials import Credentials
 from jpeg_client.grpc_transport import GrpcErrors, connection_options
 from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.top_k import TopK
 from jpeg_client.transport import Transport
 
 MAX_HTTP_CONNECTIONS = 64
@@ -37,12 +38,12 @@ class AsyncGrpcTransport(GrpcErrors):
         )
         super().__init__(tritonclient.grpc, pool, address, credentials)
 
-    async def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    async def infer(self, model: str, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """See Transport."""
-        options = self._options(images, k, timeout_s)
+        options = self._options(images, top_k, timeout_s)
         with self._attempt(timeout_s) as connection:
             response = await connection.infer(model, **options, client_timeout=timeout_s, headers=dict(self._headers))
-            return self._outputs(response.as_numpy, images, k)
+            return self._outputs(response.as_numpy, images, top_k.k)
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """See Transport."""
@@ -94,10 +95,10 @@ class ThreadedTransport:
     def sends_deadline(self, value: bool) -> None:
         self._transport.sends_deadline = value
 
-    async def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    async def infer(self, model: str, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """See Transport."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._transport.infer, model, images, k, timeout_s)
+        return await loop.run_in_executor(self._threads, self._transport.infer, model, images, top_k, timeout_s)
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """See Transport."""

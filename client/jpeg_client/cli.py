@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +49,11 @@ INTERRUPTED = 130
 
 app = make_app(
     COMMAND,
-    "Classify JPEG images on a running server.",
+    "Classify images on a running server.",
     # One line per paragraph: the help wraps them to the terminal.
     "PATH is a file, a folder, a pattern such as 'photos/**/*.jpg', - for an image on standard input, or a URL such as "
-    f"s3://BUCKET/FOLDER (also gs://, az://, hf://). Folders are searched for {', '.join(SUFFIXES)}.\n\n"
+    f"s3://BUCKET/FOLDER (also gs://, az://, hf://). Folders are searched for {', '.join(SUFFIXES)}, "
+    "and for the suffixes of the other formats that the server decodes.\n\n"
     "A million photos: jpeg-classify FOLDER --to labels.jsonl --resume continues after any interruption, and sends no "
     "image twice that has a row.\n\n"
     f"A gateway requires an API key. It comes from a file or from the environment variable {KEY_VARIABLE}. No option "
@@ -137,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _share(_kind: Any, value: float) -> None:
-    if not 0 <= value <= 1:
+def _share(_kind: Any, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{value} is not a score: give a number from 0 to 1")
 
 
@@ -149,7 +152,7 @@ def classify(
     null: Annotated[bool, Parameter(name=("--null", "-0"))] = False,
     server: Annotated[Server, Parameter(name="*")] = _SERVER,
     k: Annotated[Integer | None, Parameter(name=("--k", "-k", "--top"), validator=positive)] = None,
-    min_score: Annotated[float, Parameter(validator=_share)] = 0.0,
+    threshold: Annotated[float | None, Parameter(name=("--threshold", "--min-score"), validator=_share)] = None,
     output: Format | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     to: Path | None = None,
@@ -168,7 +171,7 @@ def classify(
         null: The paths in --files-from end with a zero byte, as find -print0 writes them.
         server: See Server.
         k: Labels per image. By default the server decides: 5.
-        min_score: Leave out labels with a lower score.
+        threshold: Leave out labels with a lower score, 0 to 1. By default the model decides: 0 in most.
         output: Format of the rows: table (text), jsonl, csv, parquet. By default as --to ends, or table.
         as_json: Short for --output jsonl.
         to: File for the rows. By default standard output.
@@ -201,12 +204,15 @@ def classify(
 
     sorter = None if sort_into is None else Sorter(sort_into, sort_by)
     _report_retries()
-    summary = Summary(None if quiet or _reads_once(inputs) else Inputs(paths, files_from, null).__iter__)
+    counted = Inputs(paths, files_from, null)
+    summary = Summary(None if quiet or _reads_once(inputs) else counted.__iter__)
     try:
-        with server.open() as client, _opened(client, to, form, k, resume=resume) as rows, summary:
-            Run(client, inputs, rows, place, k, min_score, concurrency, batch_size, in_order=to is None).classify(
-                summary
-            )
+        with server.open() as client, _opened(client, to, form, k, resume=resume) as rows:
+            inputs.formats = counted.formats = _formats_of(client)
+            with summary:
+                Run(client, inputs, rows, place, k, threshold, concurrency, batch_size, in_order=to is None).classify(
+                    summary
+                )
             status = FAILED if summary.failed or rows.failed_before else OK
     except InvalidArgument:
         raise
@@ -225,7 +231,10 @@ def classify(
         note(COMMAND, f"the rows of {to} are kept: the same command with --resume continues")
     if not summary.images and not summary.done_before and status == OK:
         return fail(
-            COMMAND, f"no images found: folders are searched for {', '.join(SUFFIXES)}", FAILED, reason="no_images"
+            COMMAND,
+            f"no images found: folders are searched for {', '.join(SUFFIXES)}",
+            FAILED,
+            reason="no_images",
         )
     return status
 
@@ -270,6 +279,25 @@ def _format(given: Format | None, to: Path | None) -> Format:
             f"the format of {to} is not clear: add --output table, jsonl, csv or parquet", reason="invalid_call"
         )
     return BY_SUFFIX[to.suffix.lower()]
+
+
+def _formats_of(client: Client) -> Callable[[], Collection[str]]:
+    """Return a function that reads the formats that the server decodes, once; none if it does not state them."""
+    lock = threading.Lock()
+
+    @functools.cache
+    def described() -> Collection[str]:
+        try:
+            return client.describe().formats
+        except JpegClientError:
+            # A gateway hides the configs of the steps. Without a server, the images themselves fail.
+            return ()
+
+    def formats() -> Collection[str]:
+        with lock:  # the images and their number are read in threads of their own
+            return described()
+
+    return formats
 
 
 def _reads_once(inputs: Inputs) -> bool:

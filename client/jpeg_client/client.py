@@ -9,15 +9,22 @@ from jpeg_client.address import Address
 from jpeg_client.blocking_client import BlockingClient
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
-from jpeg_client.description import ModelDescription, classifier_name, describe, max_batch_size
+from jpeg_client.description import (
+    ModelDescription,
+    classifier_name,
+    describe,
+    max_batch_size,
+    postprocess_name,
+    preprocess_name,
+)
 from jpeg_client.gates import Gate
 from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan
 from jpeg_client.responses import EnsembleOutputs
-from jpeg_client.settings import check_k
 from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.thread_stream import ThreadStream
+from jpeg_client.top_k import TopK
 from jpeg_client.transport import Transport
 
 _Image = TypeVar("_Image", bound=Image)
@@ -71,7 +78,13 @@ class Client(BlockingClient):
 
     @overload
     def classify(
-        self, images: Image, k: int | None = None, *, timeout_s: float | None = None, model: str | None = None
+        self,
+        images: Image,
+        k: int | None = None,
+        *,
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+        model: str | None = None,
     ) -> Prediction: ...
 
     @overload
@@ -80,6 +93,7 @@ class Client(BlockingClient):
         images: list[Image] | tuple[Image, ...],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> list[Prediction]: ...
@@ -90,6 +104,7 @@ class Client(BlockingClient):
         images: list[_Image],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> list[Prediction]: ...
@@ -99,6 +114,7 @@ class Client(BlockingClient):
         images: Image | list[_Image] | list[Image] | tuple[Image, ...],
         k: int | None = None,
         *,
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
@@ -109,12 +125,14 @@ class Client(BlockingClient):
                 images of Pillow.
             k: Labels per image, 1 to the number of classes. None takes the server's default: 5, or all classes if
                 there are fewer.
+            threshold: Labels with a lower score are left out, 0 to 1. None takes that of the model, 0 in most.
             timeout_s: Time limit per request in seconds, including its retries; None takes that of the client.
             model: Name of the ensemble; None takes that of the client.
 
         Returns:
             The prediction of the image, or one prediction per image of the list, in order. An image that cannot be read
-            or classified has `Prediction.error` set; the others keep their labels.
+            or classified has `Prediction.error` set; the others keep their labels. One whose scores are all below the
+            threshold has neither labels nor an error.
 
         Raises:
             ServerUnavailable: No server responds, or it cannot take the request now, and no time remains for a retry.
@@ -125,12 +143,12 @@ class Client(BlockingClient):
             RequestRefused: The server refuses a whole request, such as for k out of range or an unknown API key.
             TooManyRequests: The server limits the request rate, and no time remains for a retry.
             TypeError: An image is of another type.
-            ValueError: k does not fit into 32 bits, or the timeout is invalid.
+            ValueError: k does not fit into 32 bits, or the threshold or the timeout is invalid.
         """
-        check_k(k)
+        top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
         encoded = read_images(images)
-        predictions = self._send(encoded, k, limit_s, model or self.model)
+        predictions = self._send(encoded, top_k, limit_s, model or self.model)
         return predictions[0] if is_image(images) else predictions
 
     def classify_stream(
@@ -141,6 +159,7 @@ class Client(BlockingClient):
         concurrency: int = DEFAULT_CONCURRENCY,
         batch_size: int = DEFAULT_BATCH_SIZE,
         order: Order = "input",
+        threshold: float | None = None,
         timeout_s: float | None = None,
         model: str | None = None,
     ) -> Iterator[Classified]:
@@ -156,6 +175,7 @@ class Client(BlockingClient):
             concurrency: Requests at a time.
             batch_size: Images per request; the server's limit applies, too.
             order: "input" yields the results in the order of the images, "completion" as they come.
+            threshold: See `classify`.
             timeout_s: See `classify`.
             model: See `classify`.
 
@@ -166,14 +186,14 @@ class Client(BlockingClient):
             ServerUnavailable: No server responds within the timeout, or many requests in a row failed. What was
                 answered before is yielded first. The other errors of `classify` end the stream, too.
         """
-        check_k(k)
+        top_k = TopK(k, threshold)
         limit_s, name = self._timeout(timeout_s), model or self.model
         concurrency = checked_number("concurrency", concurrency)
         batch_size = checked_number("batch_size", batch_size)
         results, gate = Results(order, max_failures=2 * concurrency), Gate()
 
         def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
-            return self._send(encoded, k, limit_s, name, gate=gate)
+            return self._send(encoded, top_k, limit_s, name, gate=gate)
 
         return iter(ThreadStream(classify, images, results, concurrency, batch_size))
 
@@ -183,7 +203,9 @@ class Client(BlockingClient):
         ensemble = self._config(name, limit_s)
         return describe(
             ensemble,
+            self._config(preprocess_name(ensemble), limit_s),
             self._config(classifier_name(ensemble), limit_s),
+            self._config(postprocess_name(ensemble), limit_s),
             self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
         )
 
@@ -195,7 +217,7 @@ class Client(BlockingClient):
     def _send(
         self,
         encoded: Sequence[bytes | Prediction],
-        k: int | None,
+        top_k: TopK,
         timeout_s: float,
         model: str,
         *,
@@ -203,7 +225,7 @@ class Client(BlockingClient):
     ) -> list[Prediction]:
         def attempt(request: Request) -> EnsembleOutputs:
             return self._call(
-                lambda left_s: self._transport.infer(model, request.images, k, left_s), timeout_s, request.max_lost
+                lambda left_s: self._transport.infer(model, request.images, top_k, left_s), timeout_s, request.max_lost
             )
 
         def send(request: Request) -> EnsembleOutputs:

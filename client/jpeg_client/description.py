@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jpeg_contract.tensors import OUTPUT
+from jpeg_contract.tensors import LABEL, OUTPUT, PIXELS, POSTPROCESS, PREPROCESS
 
 from jpeg_client.errors import JpegClientError
 
@@ -23,6 +23,11 @@ class ModelDescription:
         backend: Triton backend of the classifier, such as "onnxruntime".
         precision: Of the classifier, such as "fp16"; None where its config does not state it.
         classes: Number of classes.
+        output: "softmax" for scores that sum to 1 over all classes, "sigmoid" for a score of each label by itself.
+        threshold: Labels with a lower score are left out, unless a request sets its own.
+        formats: Of images that the server decodes, such as "jpeg" and "png".
+        preprocess: Name of the model that decodes, which several ensembles may share.
+        postprocess: Name of the model that labels.
     """
 
     name: str
@@ -32,6 +37,11 @@ class ModelDescription:
     backend: str
     precision: str | None
     classes: int
+    output: str = "softmax"
+    threshold: float = 0.0
+    formats: tuple[str, ...] = ("jpeg",)
+    preprocess: str = PREPROCESS
+    postprocess: str = POSTPROCESS
 
 
 def max_batch_size(config: Mapping[str, Any]) -> int:
@@ -45,22 +55,41 @@ def classifier_name(config: Mapping[str, Any]) -> str:
     Raises:
         JpegClientError: The model is not an ensemble of this project.
     """
+    return _step_name(config, OUTPUT)
+
+
+def postprocess_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the model that makes labels in an ensemble's config. Raises as `classifier_name`."""
+    return _step_name(config, LABEL)
+
+
+def preprocess_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the model that decodes in an ensemble's config. Raises as `classifier_name`."""
+    return _step_name(config, PIXELS)
+
+
+def _step_name(config: Mapping[str, Any], output: str) -> str:
     steps = config.get("ensemble_scheduling", {}).get("step", [])
-    names = [str(step["model_name"]) for step in steps if OUTPUT in step.get("output_map", {})]
-    if len(names) != 1:
+    names = [str(step["model_name"]) for step in steps if output in step.get("output_map", {})]
+    if not names:
         raise JpegClientError(
-            f"the model {config.get('name')!r} has no step with the output {OUTPUT}: it must be the ensemble of this "
+            f"the model {config.get('name')!r} has no step with the output {output}: it must be the ensemble of this "
             "project",
             reason="not_an_ensemble",
         )
-    return names[0]
+    return names[0]  # of several networks on one image, the first
 
 
 def describe(
-    ensemble: Mapping[str, Any], classifier: Mapping[str, Any], metadata: Mapping[str, Any]
+    ensemble: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    classifier: Mapping[str, Any],
+    postprocess: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> ModelDescription:
-    """Describe an ensemble by its config, that of its classifier, and the metadata of the ensemble."""
+    """Describe an ensemble by its config, those of its steps, and the metadata of the ensemble."""
     logits = next(tensor for tensor in classifier["output"] if tensor["name"] == OUTPUT)
+    parameters = _parameters(postprocess)
     return ModelDescription(
         name=str(ensemble["name"]),
         version=max(map(str, metadata.get("versions", [])), key=lambda version: (len(version), version), default=""),
@@ -69,4 +98,14 @@ def describe(
         backend=str(classifier.get("backend") or classifier.get("platform")),
         precision=classifier.get("metric_tags", {}).get("precision"),
         classes=int(logits["dims"][-1]),
+        # Configs of earlier versions have none of these.
+        output=parameters.get("output", "softmax"),
+        threshold=float(parameters.get("threshold", 0)),
+        formats=tuple(name.strip() for name in _parameters(preprocess).get("formats", "jpeg").split(",")),
+        preprocess=str(preprocess["name"]),
+        postprocess=str(postprocess["name"]),
     )
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}

@@ -35,9 +35,6 @@ _NOT_LOADED = "has no available versions"
 _NO_SUCH_MODEL = ("404", "NOT_FOUND")
 _WORKER_DIED = re.compile("Stub process .* is not healthy")
 
-# The message of this project's model postprocess about k, which carries no code.
-_INVALID_K = re.compile(r"^k must be ")
-
 # The end of a message of this project's models: the reason code.
 _CODE = re.compile(r" \[([a-z_]+)\]$")
 
@@ -119,8 +116,6 @@ def _refused(url: str, status: str, message: str) -> RequestRefused | ServerUnav
             status,
             reason="unknown_model",
         )
-    if code is None and _INVALID_K.match(words):
-        code = "invalid_k"
     return RequestRefused(words, status, reason=code)
 
 

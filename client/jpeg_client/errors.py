@@ -91,9 +91,9 @@ class CertificateRefused(JpegClientError):
 class RequestRefused(JpegClientError):
     """The server or its gateway refuses the whole request.
 
-    Reasons: "invalid_k" if `k` is out of range, "unknown_model", "request_too_long" and other codes of the server;
-    "api_key_required", "api_key_rejected", "forbidden", "not_found", "request_too_large" of the gateway; "unsupported"
-    and "unexpected_response" if the address is not that of Triton; otherwise "request_refused".
+    Reasons: "invalid_k" or "invalid_threshold" if it is out of range, "unknown_model", "request_too_long" and other
+    codes of the server; "api_key_required", "api_key_rejected", "forbidden", "not_found", "request_too_large" of the
+    gateway; "unsupported" and "unexpected_response" if the address is not that of Triton; otherwise "request_refused".
 
     Args:
         message: See `ReasonedError`.

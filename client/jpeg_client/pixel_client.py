@@ -16,13 +16,13 @@ from jpeg_client.address import Address
 from jpeg_client.blocking_client import BlockingClient
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from jpeg_client.description import classifier_name, max_batch_size
+from jpeg_client.description import classifier_name, max_batch_size, postprocess_name
 from jpeg_client.errors import InvalidArgument, RequestRefused
 from jpeg_client.pixel_transport import PixelTransport, UnknownRegion
 from jpeg_client.prediction import Prediction
 from jpeg_client.requests import predictions_of
-from jpeg_client.settings import check_k
 from jpeg_client.shared_memory import CudaRegion, Kind, Region, RegionPool, SystemRegion
+from jpeg_client.top_k import TopK
 
 # How long a stopping client waits for the server to forget a region, in seconds.
 _UNREGISTER_S = 5.0
@@ -30,15 +30,17 @@ _UNREGISTER_S = 5.0
 
 @dataclass(frozen=True)
 class _Target:
-    """Where pixels go.
+    """Where pixels and logits go.
 
     Attributes:
-        classifier: Name of the model.
+        classifier: Name of the model that takes pixels.
+        postprocess: Name of the model that takes logits.
         shape: Of one image: height, width, channels.
         max_batch_size: Images per request, of the ensemble: no step of it takes fewer.
     """
 
     classifier: str
+    postprocess: str
     shape: tuple[int, ...]
     max_batch_size: int
 
@@ -164,12 +166,20 @@ class PixelClient(BlockingClient):
                 found.append(self._send(part, self._target(limit_s), limit_s))
         return np.concatenate(found)
 
-    def classify(self, pixels: Any, k: int | None = None, *, timeout_s: float | None = None) -> list[Prediction]:
+    def classify(
+        self,
+        pixels: Any,
+        k: int | None = None,
+        *,
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Prediction]:
         """Classify pixels: the labels are made by the server's own step, as for images.
 
         Args:
             pixels: See `logits`.
             k: Labels per image, 1 to the number of classes. None takes the server's default.
+            threshold: See `Client.classify`.
             timeout_s: See `logits`.
 
         Returns:
@@ -178,12 +188,13 @@ class PixelClient(BlockingClient):
         Raises:
             JpegClientError: See `logits`.
         """
-        check_k(k)
+        top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
         predictions: list[Prediction] = []
         logits = self.logits(pixels, timeout_s=limit_s)
-        for part in _batches(logits, self._target(limit_s).max_batch_size):
-            outputs = self._call(partial(self._transport.labels, part, k), limit_s)
+        target = self._target(limit_s)
+        for part in _batches(logits, target.max_batch_size):
+            outputs = self._call(partial(self._transport.labels, target.postprocess, part, top_k), limit_s)
             predictions += predictions_of(outputs)
         return predictions
 
@@ -193,7 +204,9 @@ class PixelClient(BlockingClient):
             ensemble = self._config(self.model, timeout_s)
             classifier = self._config(classifier_name(ensemble), timeout_s)
             shape = next(tensor["dims"] for tensor in classifier["input"] if tensor["name"] == INPUT)
-            found = self._found = _Target(str(classifier["name"]), tuple(map(int, shape)), max_batch_size(ensemble))
+            found = self._found = _Target(
+                str(classifier["name"]), postprocess_name(ensemble), tuple(map(int, shape)), max_batch_size(ensemble)
+            )
         return found
 
     def _send(self, pixels: Any, target: _Target, timeout_s: float) -> NDArray[np.float32]:

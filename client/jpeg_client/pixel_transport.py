@@ -9,7 +9,7 @@ import numpy as np
 import tritonclient.grpc
 from jpeg_contract.checksum import checksum
 from jpeg_contract.keys import GRPC_KEY_HEADER, SHARED_MEMORY_KEY
-from jpeg_contract.tensors import CHECKSUM, ERROR, INPUT, OUTPUT, POSTPROCESS, STAMP_LENGTH
+from jpeg_contract.tensors import CHECKSUM, ERROR, INPUT, OUTPUT, STAMP_LENGTH
 from numpy.typing import NDArray
 
 from jpeg_client.address import Address
@@ -18,6 +18,7 @@ from jpeg_client.errors import InvalidResponse, JpegClientError, ServerTimeout
 from jpeg_client.grpc_transport import GrpcTransport
 from jpeg_client.responses import EnsembleOutputs, read_outputs
 from jpeg_client.shared_memory import CudaRegion, Region, SharedMemoryError
+from jpeg_client.top_k import TopK
 
 _KEY_HEADER = f"{GRPC_KEY_HEADER}{SHARED_MEMORY_KEY}"
 
@@ -77,12 +78,13 @@ class PixelTransport(GrpcTransport):
                 raise InvalidResponse(f"the response of {self._address} does not fit the request of {shape[0]} images")
             return logits
 
-    def labels(self, logits: NDArray[np.float32], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    def labels(self, postprocess: str, logits: NDArray[np.float32], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """Make labels of logits in one attempt, by the server's own step.
 
         Args:
+            postprocess: Name of the model.
             logits: (N, classes) float32.
-            k: Labels per image; None takes the server's default.
+            top_k: Which labels of each image.
             timeout_s: Time limit in seconds.
 
         Raises:
@@ -101,10 +103,10 @@ class PixelTransport(GrpcTransport):
             tensor = tritonclient.grpc.InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
-        options: dict[str, Any] = {"inputs": inputs, "parameters": {} if k is None else {"k": k}}
+        options: dict[str, Any] = {"inputs": inputs, "parameters": top_k.parameters}
         with self._attempt(timeout_s) as connection:
-            read = self._send_inference(connection, POSTPROCESS, options, timeout_s)
-            return replace(read_outputs(read, rows, k, str(self._address)), times=None)
+            read = self._send_inference(connection, postprocess, options, timeout_s)
+            return replace(read_outputs(read, rows, top_k.k, str(self._address)), times=None)
 
     def register(self, region: Region, timeout_s: float) -> None:
         """Let the server open a region. Raises SharedMemoryError, JpegClientError."""

@@ -26,9 +26,10 @@ class Prediction:
     """The k best classes of one image, best first, or the cause of its failure.
 
     Attributes:
-        labels: Class names, k of them.
-        scores: Softmax probabilities, in [0, 1], k of them.
-        indices: Class numbers, k of them.
+        labels: Class names: k of them, or fewer if the scores of others are below the threshold.
+        scores: Of each label, in [0, 1]: probabilities that sum to 1 over all classes (softmax), or each by itself
+            (sigmoid).
+        indices: Class numbers.
         error: Cause of the failure; None on success. Otherwise labels, scores and indices are empty.
         reason: Its stable code, such as "truncated"; None on success, and from a server that sends none.
         times: Time of the steps in the server, which comparisons ignore; None for a failure, and from a server that

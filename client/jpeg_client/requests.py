@@ -9,6 +9,8 @@ import re
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from jpeg_client.error_responses import split_code
 from jpeg_client.errors import (
     InvalidResponse,
@@ -154,12 +156,13 @@ def predictions_of(outputs: EnsembleOutputs) -> list[Prediction]:
         if error:
             predictions.append(Prediction.failed(*split_code(error.decode())))
             continue
+        count = int(np.count_nonzero(outputs.indices[number] >= 0))  # the threshold leaves out the rest
         times = None if outputs.times is None else StepTimes(*map(float, outputs.times[number]))
         predictions.append(
             Prediction(
-                tuple(label.decode() for label in outputs.labels[number]),
-                tuple(outputs.scores[number].tolist()),
-                tuple(outputs.indices[number].tolist()),
+                tuple(label.decode() for label in outputs.labels[number, :count]),
+                tuple(outputs.scores[number, :count].tolist()),
+                tuple(outputs.indices[number, :count].tolist()),
                 times=times,
             )
         )

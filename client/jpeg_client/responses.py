@@ -21,7 +21,7 @@ class EnsembleOutputs:
     Attributes:
         labels: BYTES [N, k].
         scores: FP32 [N, k].
-        indices: INT32 [N, k].
+        indices: INT32 [N, k], -1 where a threshold leaves the label out, at the end of a row.
         errors: BYTES [N, 1], empty for an image with labels.
         times: FP32 [N, 3], the time of the steps in milliseconds; None from a server that does not measure them.
     """

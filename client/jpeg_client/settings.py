@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -71,15 +70,3 @@ def checked_timeout(timeout_s: float) -> float:
             reason="invalid_timeout",
         )
     return timeout_s
-
-
-def check_k(k: int | None) -> None:
-    """Check the number of labels. Raises InvalidArgument."""
-    if k is None:
-        return
-    try:
-        is_possible = -(2**31) <= operator.index(k) < 2**31
-    except TypeError:
-        is_possible = False
-    if not is_possible:
-        raise InvalidArgument(f"k must be from 1 to the number of classes, but is {k!r}", reason="invalid_k")

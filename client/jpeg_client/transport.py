@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.top_k import TopK
 
 
 class Transport(Protocol):
@@ -22,13 +23,13 @@ class Transport(Protocol):
         """Return the metadata of a model, or of the server with None: names and versions."""
         ...
 
-    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    def infer(self, model: str, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """Classify one batch in one attempt.
 
         Args:
             model: Name of the ensemble.
             images: Encoded JPEGs, at most as many as the model's config allows.
-            k: Labels per image; None takes the server's default.
+            top_k: Which labels of each.
             timeout_s: Time limit in seconds.
 
         Raises:
@@ -54,7 +55,7 @@ class AsyncTransport(Protocol):
         """See Transport."""
         ...
 
-    async def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    async def infer(self, model: str, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """See Transport."""
         ...
 

@@ -25,6 +25,7 @@ from jpeg_client.errors import (
     ServerUnavailable,
 )
 from jpeg_client.responses import EnsembleOutputs, read_outputs
+from jpeg_client.top_k import TopK
 
 _Connection = TypeVar("_Connection")
 
@@ -49,17 +50,14 @@ class TritonTransport(ABC, Generic[_Connection]):
         self._module, self._connections, self._address = module, connections, address
         self._headers, self._has_key = credentials.request_headers, credentials.api_key is not None
 
-    def _options(self, images: Sequence[bytes], k: int | None, timeout_s: float) -> dict[str, Any]:
+    def _options(self, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> dict[str, Any]:
         """Return the arguments of tritonclient for a request with these images."""
         tensor = self._module.InferInput(IMAGE, [len(images), 1], "BYTES")
         # dtype object: NumPy's bytes type drops trailing zero bytes.
         tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
         # No outputs are named: the server then sends all that it has, and a server without checksums needs no request
         # of its own.
-        options: dict[str, Any] = {
-            "inputs": [tensor],
-            "parameters": {} if k is None else {"k": k},
-        }
+        options: dict[str, Any] = {"inputs": [tensor], "parameters": top_k.parameters}
         if self.sends_deadline:
             # The server drops the request when nobody waits for it any more.
             options["parameters"]["deadline"] = int((time.time() + timeout_s) * 1000)
@@ -126,11 +124,11 @@ class TritonTransport(ABC, Generic[_Connection]):
 class SyncTritonTransport(TritonTransport[_Connection]):
     """A `Transport`: each request blocks its thread."""
 
-    def infer(self, model: str, images: Sequence[bytes], k: int | None, timeout_s: float) -> EnsembleOutputs:
+    def infer(self, model: str, images: Sequence[bytes], top_k: TopK, timeout_s: float) -> EnsembleOutputs:
         """See Transport."""
-        options = self._options(images, k, timeout_s)
+        options = self._options(images, top_k, timeout_s)
         with self._attempt(timeout_s) as connection:
-            return self._outputs(self._send_inference(connection, model, options, timeout_s), images, k)
+            return self._outputs(self._send_inference(connection, model, options, timeout_s), images, top_k.k)
 
     def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """See Transport."""

@@ -57,13 +57,14 @@ class Backend:
         await self._client.close()
 
     async def classify(
-        self, images: Sequence[bytes], k: int | None, *, model: str, timeout_s: float
+        self, images: Sequence[bytes], k: int | None, *, threshold: float | None, model: str, timeout_s: float
     ) -> list[Prediction]:
         """Classify images.
 
         Args:
             images: Encoded images.
             k: Labels per image; None takes the server's default.
+            threshold: Labels with a lower score are left out; None takes that of the model.
             model: Name of the ensemble.
             timeout_s: Time limit in seconds.
 
@@ -74,7 +75,7 @@ class Backend:
             RequestFailed: The request fails as a whole.
         """
         try:
-            return await self._client.classify(list(images), k, model=model, timeout_s=timeout_s)
+            return await self._client.classify(list(images), k, threshold=threshold, model=model, timeout_s=timeout_s)
         except (JpegClientError, InvalidArgument) as error:
             raise from_client_error(error) from error
 

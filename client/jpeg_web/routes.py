@@ -56,6 +56,15 @@ K = Annotated[
     int | None,
     Query(ge=1, le=2**31 - 1, description="Labels per image; by default the server decides: 5", examples=[3]),
 ]
+Threshold = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        description="Labels with a lower score are left out; by default the model decides: 0 in most",
+        examples=[0.5],
+    ),
+]
 ModelQuery = Annotated[str | None, Query(description="Name of the model; GET /models lists them")]
 TimeoutS = Annotated[
     float | None,
@@ -74,17 +83,20 @@ TimeoutS = Annotated[
     responses={
         400: {
             "model": Classification,
-            "description": "No image has labels: the same JSON as after a success. Or the request is invalid: then "
+            "description": "No image is classified: the same JSON as after a success. Or the request is invalid: then "
             '`{"error": {"reason": "invalid_k", "message": "..."}}`',
         },
         **_ERRORS,
     },
     openapi_extra=CLASSIFY_BODY,
 )
-async def classify(request: Request, k: K = None, model: ModelQuery = None, timeout_s: TimeoutS = None) -> Response:
+async def classify(
+    request: Request, k: K = None, threshold: Threshold = None, model: ModelQuery = None, timeout_s: TimeoutS = None
+) -> Response:
     """Return labels for each image; each succeeds or fails alone.
 
-    The status is 200 if at least one image has labels, otherwise 400.
+    The status is 200 if at least one image is classified, otherwise 400. An image whose scores are all below the
+    threshold has neither labels nor an error.
     """
     begun = time.monotonic()
     state = State.of(request)
@@ -97,7 +109,9 @@ async def classify(request: Request, k: K = None, model: ModelQuery = None, time
             try:
                 predictions = await unless_abandoned(
                     request,
-                    state.backend.classify([each.data for each in uploads], k, model=name, timeout_s=limit_s),
+                    state.backend.classify(
+                        [each.data for each in uploads], k, threshold=threshold, model=name, timeout_s=limit_s
+                    ),
                 )
                 classified = time.monotonic()
                 known = await description
@@ -136,7 +150,7 @@ async def stats(request: Request) -> Stats:
     """
     state = State.of(request)
     described = await _describe_or_none(state, state.settings.models[0])
-    return await state.statistics.get(described.classifier if described else None)
+    return await state.statistics.get(described)
 
 
 @router.get(
@@ -173,6 +187,9 @@ def _entry(name: str, description: ModelDescription | None) -> ModelEntry:
             backend=None,
             precision=None,
             classes=None,
+            output=None,
+            threshold=None,
+            formats=None,
             max_batch_size=None,
         )
     return ModelEntry(
@@ -183,6 +200,9 @@ def _entry(name: str, description: ModelDescription | None) -> ModelEntry:
         backend=description.backend,
         precision=description.precision,
         classes=description.classes,
+        output=description.output,
+        threshold=description.threshold,
+        formats=list(description.formats),
         max_batch_size=description.max_batch_size,
     )
 
@@ -210,7 +230,7 @@ def _result(upload: Upload, prediction: Prediction) -> ImageResult:
 
 
 def _status(predictions: Sequence[Prediction]) -> int:
-    """Return 200 if an image has labels; otherwise 400, or 502 if the server and not the client caused a failure."""
+    """Return 200 if an image is classified; otherwise 400, or 502 if the server and not the client caused a failure."""
     if any(each.error is None for each in predictions):
         return 200
     return 502 if any(each.reason in SERVER_FAULTS for each in predictions) else 400

@@ -36,7 +36,9 @@ class ImageResult(BaseModel):
     """The labels of one image, or the cause of its failure."""
 
     name: str | None = Field(description="File name, in a multipart request", examples=["photo.jpg"])
-    predictions: list[Label] = Field(description="Best first; empty after a failure")
+    predictions: list[Label] = Field(
+        description="Best first; empty after a failure, and if all scores are below the threshold"
+    )
     error: Error | None
     times_ms: StepTimes | None = Field(description="Null after a failure, and from a server without these times")
 
@@ -104,6 +106,11 @@ class ModelEntry(BaseModel):
     backend: str | None = Field(examples=["onnxruntime"])
     precision: str | None = Field(examples=["fp32"])
     classes: int | None = Field(examples=[1000])
+    output: str | None = Field(
+        examples=["softmax"], description="softmax: scores sum to 1 over all classes; sigmoid: each label by itself"
+    )
+    threshold: float | None = Field(examples=[0.0], description="Of a request that sets none")
+    formats: list[str] | None = Field(examples=[["jpeg"]], description="Of images that are decoded")
     max_batch_size: int | None = Field(examples=[64])
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
+from jpeg_client.description import ModelDescription
 from prometheus_client.parser import text_string_to_metric_families
 
 from jpeg_web.fresh import Fresh
@@ -85,19 +85,19 @@ class Statistics:
     def __init__(self, metrics_url: str, model: str) -> None:
         self._url, self._model = metrics_url, model
         self._previous: Reading | None = None
-        self._classifier: str | None = None
+        self._described: ModelDescription | None = None
         self._fresh = Fresh(self._read, PERIOD_S)
         self._reported = False
 
-    async def get(self, classifier: str | None) -> Stats:
+    async def get(self, described: ModelDescription | None) -> Stats:
         """Return the load since the reading before.
 
         Args:
-            classifier: Name of the classifier model; None if it is unknown.
+            described: The ensemble, whose steps are named there; None if they are unknown.
         """
         if not self._url:
             return _NOTHING
-        self._classifier = classifier
+        self._described = described
         return await self._fresh.get()
 
     async def close(self) -> None:
@@ -117,17 +117,17 @@ class Statistics:
         before, self._previous = self._previous, reading
         if before is None or reading.at_s - before.at_s > _LONGEST_PERIOD_S:
             return _NOTHING.model_copy(update={"waiting": _whole(reading.total(_PENDING))})
-        return load_between(before, reading, self._model, self._classifier)
+        return load_between(before, reading, self._model, self._described)
 
 
-def load_between(before: Reading, now: Reading, model: str, classifier: str | None) -> Stats:
+def load_between(before: Reading, now: Reading, model: str, described: ModelDescription | None) -> Stats:
     """Return the load between two readings.
 
     Args:
         before: The first reading.
         now: The second reading.
         model: The ensemble.
-        classifier: Name of the classifier model; None if it is unknown.
+        described: The ensemble; None if its steps are unknown.
     """
     seconds = now.at_s - before.at_s
 
@@ -148,7 +148,9 @@ def load_between(before: Reading, now: Reading, model: str, classifier: str | No
         images_per_s=rate(_ANSWERED),
         latency_ms=mean_ms(model),
         steps_ms=StepMeans(
-            preprocess=mean_ms(PREPROCESS), classify=mean_ms(classifier), postprocess=mean_ms(POSTPROCESS)
+            preprocess=mean_ms(described.preprocess if described else None),
+            classify=mean_ms(described.classifier if described else None),
+            postprocess=mean_ms(described.postprocess if described else None),
         ),
         waiting=_whole(now.total(_PENDING)),
         failed_per_s=rate(_REJECTED),

@@ -62,7 +62,7 @@ class BodyReader:
             images = await (_read_multipart(request, parts) if _is_multipart(request) else _read_single(parts))
             if not any(image.data for image in images):
                 raise RequestFailed(
-                    400, "no_image", "the request holds no image: send a JPEG as the body, or as a multipart file"
+                    400, "no_image", "the request holds no image: send one as the body, or as a multipart file"
                 )
             yield images
         finally:

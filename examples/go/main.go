@@ -72,6 +72,9 @@ func main() {
 			fmt.Fprintf(os.Stderr, "%s [%s]\n", result.Error.Message, result.Error.Reason)
 			os.Exit(1)
 		}
+		if len(result.Predictions) == 0 {
+			fmt.Println("no label")
+		}
 		for _, prediction := range result.Predictions {
 			fmt.Printf("%s %.3f\n", prediction.Label, prediction.Score)
 		}

@@ -24,7 +24,7 @@ try {
   for (const { name, predictions, error } of answer.results) {
     // Each image succeeds or fails alone.
     const labels = predictions.map(({ label, score }) => `${label} ${score.toFixed(3)}`);
-    console.log(`${name}: ${error ? `${error.message} [${error.reason}]` : labels.join(", ")}`);
+    console.log(`${name}: ${error ? `${error.message} [${error.reason}]` : labels.join(", ") || "no label"}`);
     if (error) process.exitCode = 1;
   }
 } catch (error) {

@@ -15,8 +15,10 @@ try {
   });
   if (status !== 200) throw new Error(`HTTP ${status}: ${answer.error}`);
   // With k=1, Triton writes a value in place of a list of one.
-  const [labels, scores] = [answer.LABEL, answer.SCORE].map((each) => [each].flat());
-  console.log(labels.map((label, place) => `${label} ${scores[place].toFixed(3)}`).join(", "));
+  const [labels, scores, indices] = [answer.LABEL, answer.SCORE, answer.INDEX].map((each) => [each].flat());
+  // The index is -1 where the label's score is below the threshold.
+  const found = labels.map((label, place) => `${label} ${scores[place].toFixed(3)}`).filter((_, at) => indices[at] >= 0);
+  console.log(found.join(", ") || "no label");
 } catch (error) {
   console.error(error.message);
   process.exitCode = 1;

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.settings import Head
 from numpy.typing import NDArray
 
-from jpeg_postprocess.topk import softmax, top_k
+from jpeg_postprocess.topk import best
 
 _NOT_FINITE = "the classifier's output for this image is not finite"
 
@@ -23,18 +24,22 @@ class TopKRequest:
         logits: (N, classes) float32.
         decode_errors: N messages as UTF-8 bytes, empty for an image that the earlier stages decoded.
         k: How many labels for each image, 1 to classes.
+        threshold: Labels with a lower score are left out, 0 to 1.
     """
 
     logits: NDArray[np.float32]
     decode_errors: Sequence[bytes]
     k: int
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
 class TopKResponse:
     """The response of the ensemble for N images.
 
-    An image with an error has empty labels, NaN scores, and indices of -1.
+    The labels of an image with an error are empty, its scores NaN, and its indices -1. What a threshold leaves out, at
+    the end of the row, has an empty label, the score 0 and the index -1. An image of which nothing is left has no
+    error.
 
     Attributes:
         labels: (N, k) object array of UTF-8 bytes, best first.
@@ -50,13 +55,15 @@ class TopKResponse:
 
 
 class Postprocessor:
-    """Softmax, the k best classes, and their labels.
+    """Scores, the k best classes, and their labels.
 
     Args:
         labels: Names of the classes, in their order.
+        head: How logits become scores.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], head: Head = "softmax") -> None:
+        self._head: Head = head
         # dtype object: NumPy's bytes dtype would drop trailing zero bytes, and pads to the longest label.
         self._labels = np.array([label.encode() for label in labels], dtype=object)
 
@@ -99,8 +106,16 @@ class Postprocessor:
         unusable = broken | undecoded
         if unusable.any():
             logits = np.where(unusable[:, None], np.float32(0), logits)
-        indices, scores = top_k(softmax(logits), k)
+        indices, scores = best(logits, k, self._head)
         labels = self._labels[indices]
+        # As float32, so that a score which a client has read passes itself as a threshold.
+        thresholds = np.repeat(
+            np.array([request.threshold for request in requests], np.float32),
+            [len(request.decode_errors) for request in requests],
+        )
+        left_out = scores < thresholds[:, None]
+        # Not NaN, which JSON cannot hold: a threshold leaves labels out of most responses.
+        labels[left_out], scores[left_out], indices[left_out] = b"", 0, -1
         labels[unusable], scores[unusable], indices[unusable] = b"", np.nan, -1
         errors[broken] = _not_finite().with_code().encode()
         responses: list[TopKResponse | ImageError] = []

@@ -18,9 +18,11 @@ from jpeg_contract.image_errors import ImageError, Reason
 
 log = logging.getLogger(__name__)
 
-Refusal = Literal["no_usable_image", "bad_k", "bad_shape", "too_long", "internal", "stopping", "busy", "late"]
-"""Why a request was refused as a whole: none of its images could be answered, its `k` is out of range, our fault, the
-server is stopping, too many wait, its deadline has passed."""
+Refusal = Literal[
+    "no_usable_image", "bad_k", "bad_threshold", "bad_shape", "too_long", "internal", "stopping", "busy", "late"
+]
+"""Why a request was refused as a whole: none of its images could be answered, its `k` or `threshold` is out of range,
+our fault, the server is stopping, too many wait, its deadline has passed."""
 
 # How long measurements are gathered before they are handed on: a batch a millisecond costs no more than ten a second.
 GATHER_S = 0.1
@@ -90,6 +92,7 @@ POSTPROCESS_SERIES = (
     *(rejected(reason) for reason in _AFTER_CLASSIFIER),
     refused("no_usable_image"),
     refused("bad_k"),
+    refused("bad_threshold"),
     refused("bad_shape"),
     refused("internal"),
     BATCH_IMAGES,

@@ -51,7 +51,7 @@ __all__ = ["Member", "ServerOptions", "TritonServer"]
 
 # HTTP and gRPC headers with these names reach the models as request parameters. Names of headers have no case. Triton
 # searches a name for the pattern: without its ends, every cookie would match, too.
-FORWARDED_HEADER = "(?i)^(k|deadline)$"
+FORWARDED_HEADER = "(?i)^(k|threshold|deadline)$"
 
 # Triton's log entries about models that do not load: the model, and the reason. Triton writes an entry as one line,
 # with line breaks as \n; a Python traceback follows after "At:".

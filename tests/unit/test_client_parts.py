@@ -10,7 +10,7 @@ from jpeg_client.cli import main
 from jpeg_client.errors import InvalidArgument
 from jpeg_client.requests import MAX_REQUEST_BYTES
 from jpeg_client.responses import EnsembleOutputs
-from jpeg_client.settings import check_k
+from jpeg_client.top_k import TopK
 from jpeg_contract.remedies import install_command
 from support import ROOT, run, run_module
 
@@ -33,12 +33,13 @@ class RecordingTransport:
     def metadata(self, model, timeout_s):
         return {"versions": ["1"]}
 
-    def infer(self, model, images, k, timeout_s):
+    def infer(self, model, images, top_k, timeout_s):
         self.requests.append(list(images))
         if message := self.refuse(images):
             raise RequestRefused(message, "400")
-        labels = np.array([[image] * (k or 5) for image in images], dtype=object)
-        numbers = np.ones((len(images), k or 5))
+        k = top_k.k or 5
+        labels = np.array([[image] * k for image in images], dtype=object)
+        numbers = np.ones((len(images), k))
         return EnsembleOutputs(
             labels, numbers.astype(np.float32), numbers.astype(np.int32), np.full((len(images), 1), b"", object)
         )
@@ -95,9 +96,20 @@ def test_a_k_beyond_32_bits_is_refused():
     assert refused.value.reason == "invalid_k"
     for wrong in ("3", 1.5):
         with pytest.raises(InvalidArgument) as refused:
-            check_k(wrong)  # type: ignore[arg-type]  # as callers without types may pass
+            TopK(wrong)  # type: ignore[arg-type]  # as callers without types may pass
         assert refused.value.reason == "invalid_k"
-    check_k(np.int64(3))  # type: ignore[arg-type]  # an integer of NumPy counts as one
+    made = TopK(np.int64(3))  # type: ignore[arg-type]  # an integer of NumPy counts as one
+    assert json.dumps(made.parameters) == '{"k": 3}'
+
+
+def test_a_threshold_is_a_number_from_0_to_1():
+    for wrong in (-0.1, 1.1, float("nan"), float("inf"), "0.5", [0.5]):
+        with pytest.raises(InvalidArgument) as refused:
+            client().classify([b"x"], threshold=wrong)
+        assert refused.value.reason == "invalid_threshold"
+    for right in (0, 1, 0.25, np.float32(0.5)):
+        assert json.loads(json.dumps(TopK(threshold=right).parameters)) == {"threshold": right}
+    assert TopK().parameters == {}
 
 
 def test_a_long_list_is_split_by_batch_size_and_by_bytes():

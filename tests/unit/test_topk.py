@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from jpeg_postprocess import InvalidTopK, read_k, request_k, softmax, top_k
+from jpeg_postprocess import (
+    InvalidK,
+    InvalidParameter,
+    InvalidThreshold,
+    best,
+    read_k,
+    read_threshold,
+    read_wanted,
+    sigmoid,
+    softmax,
+    top_k,
+)
 
 LOGITS = hnp.arrays(
     np.float32,
@@ -20,6 +31,28 @@ def test_softmax_is_a_distribution_in_the_order_of_the_logits(logits):
     assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
     exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     assert np.allclose(found, exact / exact.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+@given(LOGITS)
+def test_sigmoid_is_that_of_float64(logits):
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        found = sigmoid(logits)
+    assert found.dtype == np.float32
+    assert found.shape == logits.shape
+    with np.errstate(over="ignore"):
+        exact = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    # Small scores, too, down to the smallest normal number of float32.
+    np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1.2e-38)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@given(LOGITS, st.data())
+def test_the_best_of_a_sigmoid_are_ranked_by_their_logits(logits, data):
+    k = data.draw(st.integers(1, logits.shape[1]))
+    indices, scores = best(logits, k, "sigmoid")
+    assert np.array_equal(indices, np.argsort(-logits, axis=1, kind="stable")[:, :k])
+    assert (np.diff(scores, axis=1) <= 0).all()
+    np.testing.assert_allclose(scores, np.take_along_axis(sigmoid(logits), indices.astype(int), axis=1), rtol=1e-6)
 
 
 @given(LOGITS, st.data())
@@ -51,24 +84,59 @@ def test_k_defaults_within_the_classes():
 
 @pytest.mark.parametrize("value", [0, -1, 11, "0", "11", "-3", "2.0", 2.0, True, "five", "", "٣", "9" * 50, [1]])
 def test_any_other_k_is_refused_with_the_range(value):
-    with pytest.raises(InvalidTopK, match=r"from 1 to 10, but it is") as caught:
+    with pytest.raises(InvalidK, match=r"from 1 to 10, but it is") as caught:
         read_k({"k": value}, default=5, classes=10)
-    assert caught.value.reason == "bad_k"
+    assert caught.value.with_code().endswith(" [invalid_k]")
     assert len(str(caught.value)) < 120
 
 
-def test_k_is_read_from_the_parameters_of_a_request():
-    assert request_k(lambda: "", default=5, classes=10) == 5
-    assert request_k(lambda: '{"k": 3, "other": "x"}', default=5, classes=10) == 3
-    assert request_k(lambda: '{"K": "7"}', default=5, classes=10) == 7
+@pytest.mark.parametrize(
+    ("value", "threshold"),
+    [(0, 0), (1, 1), (0.25, 0.25), ("0.3", 0.3), (" 1 ", 1), (".5", 0.5), ("0.", 0), ("5e-05", 5e-5), ("1E-3", 1e-3)],
+)
+def test_a_threshold_is_a_number_or_a_text_of_one(value, threshold):
+    for name in ("threshold", "Threshold", "THRESHOLD"):
+        assert read_threshold({"k": 1, name: value}, default=0.5) == threshold
+    assert read_threshold({"other": value}, default=0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-0.1, 1.0000001, "1.1", "-0", "nan", "inf", float("nan"), float("inf"), True, "", " ", ".", "0_1", "٣", "0,5",
+     "0x0", "high", "0." + "3" * 50, 10**400, [0.5]],
+)  # fmt: skip
+def test_any_other_threshold_is_refused_with_the_range(value):
+    with pytest.raises(InvalidThreshold, match="from 0 to 1, but it is") as caught:
+        read_threshold({"threshold": value}, default=0)
+    assert caught.value.with_code().endswith(" [invalid_threshold]")
+    assert len(str(caught.value)) < 120
+
+
+def wanted(parameters):
+    return read_wanted(parameters, k=5, threshold=0.25, classes=10)
+
+
+def test_k_and_threshold_are_read_from_the_parameters_of_a_request():
+    assert wanted(lambda: "") == (5, 0.25)
+    assert wanted(lambda: '{"k": 3, "other": "x"}') == (3, 0.25)
+    assert wanted(lambda: '{"K": "7", "Threshold": "0.5"}') == (7, 0.5)
+    assert wanted(lambda: '{"threshold": 0}') == (5, 0)
 
 
 def not_utf8():
     raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
 
-@pytest.mark.parametrize("parameters", [not_utf8, lambda: "{", lambda: '{"k": 0}'])
-def test_parameters_that_cannot_be_read_are_an_invalid_k(parameters):
-    with pytest.raises(InvalidTopK) as caught:
-        request_k(parameters, default=5, classes=10)
-    assert caught.value.reason == "bad_k"
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        (not_utf8, "invalid_parameters"),
+        (lambda: "{", "invalid_parameters"),
+        (lambda: '{"k": 0}', "invalid_k"),
+        (lambda: '{"threshold": NaN}', "invalid_threshold"),
+    ],
+)
+def test_parameters_that_cannot_be_served_have_a_reason(parameters, reason):
+    with pytest.raises(InvalidParameter) as caught:
+        wanted(parameters)
+    assert caught.value.reason == reason

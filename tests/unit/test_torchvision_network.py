@@ -12,7 +12,7 @@ import torchvision
 from jpeg_build.errors import NetworkError
 from jpeg_build.recipe import RECIPES, load_recipe
 from jpeg_build.sources import TorchvisionSource
-from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_build.torchvision_network import TorchvisionNetwork, draft
 from support import MEAN, STD
 
 RECIPE = """\
@@ -212,3 +212,16 @@ def test_names_that_torchvision_does_not_have(recipe):
     refused(recipe(network="shufflenet_v2"), "unknown_network", "mine.toml:14: [source] network", "shufflenet_v2_x")
     refused(recipe(weights="V9"), "unknown_weights", "mine.toml:15: [source] weights", "IMAGENET1K_V1")
     refused(recipe(labels="weights"), "classes_differ", "mine.toml:1: classes", "1000 labels")
+
+
+def test_drafts_take_the_transforms_of_the_weights(hub, recipe):
+    made = draft("squeezenet1_1", None)
+    assert made.source == {"kind": "torchvision", "network": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
+    assert (made.name, made.classes, made.labels) == ("squeezenet1_1", 1000, "weights")
+    assert made.geometry == {"resize_size": 256, "crop_size": 224, "interpolation": "bilinear"}
+    assert made.normalisation == {"mean": [*MEAN], "std": [*STD]}
+    assert draft("resnet50", None).source["weights"] == "IMAGENET1K_V2"
+    for arguments, reason in ((("squeezenet", None), "unknown_network"), (("resnet50", "V9"), "unknown_weights")):
+        with pytest.raises(NetworkError) as caught:
+            draft(*arguments)
+        assert caught.value.reason == reason

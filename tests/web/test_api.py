@@ -47,6 +47,15 @@ def test_an_image_gets_the_labels_that_the_client_gets(http, server, content_typ
     assert answer["times_ms"]["total"] >= answer["times_ms"]["classify"] > 0
 
 
+def test_labels_below_the_threshold_are_left_out(http):
+    for threshold, found in ((0.9, ["espresso"]), (0.999, [])):
+        response = http.post(f"/classify?threshold={threshold}", content=COFFEE)
+        (result,) = response.json()["results"]
+        assert response.status_code == 200
+        assert [each["label"] for each in result["predictions"]] == found
+        assert result["error"] is None
+
+
 def test_each_image_of_a_form_succeeds_or_fails_alone(http):
     files = [
         ("image", ("coffee.jpg", COFFEE)),
@@ -90,6 +99,10 @@ def test_without_any_labels_the_status_is_400_and_the_json_the_same(http, body, 
         ("/classify?k=1001", 400, "invalid_k"),
         ("/classify?k=1.5", 400, "invalid_k"),
         ("/classify?k=99999999999999999999", 400, "invalid_k"),
+        ("/classify?threshold=1.5", 400, "invalid_threshold"),
+        ("/classify?threshold=-0.1", 400, "invalid_threshold"),
+        ("/classify?threshold=nan", 400, "invalid_threshold"),
+        ("/classify?threshold=high", 400, "invalid_threshold"),
         ("/classify?timeout_s=0", 400, "invalid_timeout_s"),
         ("/classify?timeout_s=nan", 400, "invalid_timeout_s"),
         ("/classify?timeout_s=0.05", 400, "invalid_timeout_s"),
@@ -238,7 +251,7 @@ def test_the_api_is_described_with_its_errors(openapi):
     operation = openapi["paths"]["/classify"]["post"]
     assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "429", "502", "503", "504"}
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/jpeg", "application/octet-stream"}
-    assert {each["name"] for each in operation["parameters"]} == {"k", "model", "timeout_s"}
+    assert {each["name"] for each in operation["parameters"]} == {"k", "threshold", "model", "timeout_s"}
     assert set(openapi["paths"]) == {"/classify", "/models", "/stats", "/health"}
     for status, response in operation["responses"].items():
         (content,) = response["content"].values()

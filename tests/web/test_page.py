@@ -211,6 +211,31 @@ def test_fewer_labels_are_remembered_and_classified_again(page: Page, web_url: s
     expect(new_tab(page.context, web_url).locator("#k")).to_have_value("2")
 
 
+def test_a_least_score_leaves_labels_out(page: Page, web_url: str) -> None:
+    page.locator("#threshold").fill("0.9")
+    choose(page, jpeg("coffee"), jpeg("chelsea"))
+    expect_states(page, done=2)
+    assert labels(card(page, "coffee.jpg")) == ["espresso"]
+    expect(card(page, "coffee.jpg").locator(".none")).to_be_hidden()
+    assert labels(card(page, "chelsea.jpg")) == []
+    expect(card(page, "chelsea.jpg").locator(".none")).to_be_visible()
+    expect(page.locator("#curl")).to_contain_text("threshold=0.9")
+    with page.expect_download() as saved:
+        page.locator("#format").select_option("csv")
+        page.locator("#download").click()
+    rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
+    assert [(row["name"], row["label"], row["error"]) for row in rows] == [
+        ("coffee.jpg", "espresso", ""),
+        ("chelsea.jpg", "", ""),
+    ]
+    page.locator("#threshold").fill("")
+    page.locator("#again").click()
+    expect(page.locator(".card .label")).to_have_count(10)
+    page.locator("#threshold").fill("7")
+    page.locator("#threshold").press("Tab")
+    expect(new_tab(page.context, web_url).locator("#threshold")).to_have_value("1")
+
+
 def test_an_impossible_number_of_labels_becomes_a_possible_one(page: Page) -> None:
     expect(page.locator("#model-details")).to_contain_text("1000 classes")
     for typed, taken in [("", "5"), ("2.6", "3"), ("99999", "1000"), ("0", "1")]:

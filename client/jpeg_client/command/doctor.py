@@ -111,14 +111,16 @@ def _speaks_http(address: Address) -> bool:
 def _describe(client: Client) -> str:
     found = client.describe()
     precision = f" in {found.precision}" if found.precision else ""
+    head = ", each label with a score of its own" if found.output == "sigmoid" else ""
+    threshold = f", threshold {found.threshold:g}" if found.threshold else ""
     return (
         f"{found.name}, version {found.version}: {found.classifier} ({found.backend}{precision}), {found.classes} "
-        f"classes, up to {found.max_batch_size} images per request"
+        f"classes{head}{threshold}, up to {found.max_batch_size} images per request"
     )
 
 
 def _classify(client: Client) -> str:
-    prediction = client.classify(_photo(), k=1)
+    prediction = client.classify(_photo(), k=1, threshold=0)
     if prediction.error is not None:
         raise JpegClientError(f"a known photo is refused: {prediction.error}", reason=prediction.reason)
     return f'a photo of coffee is "{prediction.labels[0]}", {prediction.scores[0]:.3f}'

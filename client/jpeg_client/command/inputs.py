@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -14,6 +14,19 @@ from jpeg_client.images import MAX_IMAGE_BYTES
 from jpeg_client.storage import filesystem, is_known, is_url
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+"""Of JPEGs, for which folders are searched."""
+
+FORMAT_SUFFIXES = {
+    "png": (".png",),
+    "webp": (".webp",),
+    "gif": (".gif",),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif",),
+    "heic": (".heic", ".heif", ".hif"),
+}
+"""Of the other formats that a server may decode."""
+
+
 STANDARD_INPUT = "/dev/stdin"
 """What the command makes of -."""
 
@@ -44,12 +57,15 @@ class Inputs:
         paths: Files, folders, patterns, URLs, or - for an image on standard input.
         lists: Files with one name per line; - is standard input.
         null: Names in the lists end with a zero byte.
+        formats: Returns those that the server decodes; it is called where a folder has a file of another one than JPEG.
+            None is JPEG alone.
         skipped: Counts the files of folders that have another suffix.
     """
 
     paths: Sequence[str]
     lists: Sequence[str] = ()
     null: bool = False
+    formats: Callable[[], Collection[str]] | None = None
     skipped: int = field(default=0, init=False)
 
     def check(self) -> None:
@@ -90,7 +106,7 @@ class Inputs:
                 yield from self._folder(str(found)) if found.is_dir() else [Source(str(found), str(found))]
 
     def _folder(self, folder: str) -> Iterator[Source]:
-        """Yield the JPEG files below a folder, by name; links to folders are not followed."""
+        """Yield the images below a folder, by name; links to folders are not followed."""
         try:
             with os.scandir(folder) as entries:
                 for entry in _in_order(entries):
@@ -98,12 +114,20 @@ class Inputs:
                         yield from self._folder(entry.path)
                     elif entry.is_dir():
                         continue
-                    elif entry.name.lower().endswith(SUFFIXES):
+                    elif self._is_image(entry.name):
                         yield Source(entry.path, entry.path)
                     else:
                         self.skipped += 1
         except OSError as error:
             yield Source(folder, folder, f"{folder}: cannot read the folder: {error.strerror}")
+
+    def _is_image(self, name: str) -> bool:
+        """Return whether a file of a folder has a suffix of a format that the server decodes."""
+        lower = name.lower()
+        if lower.endswith(SUFFIXES):
+            return True
+        other = next((each for each, suffixes in FORMAT_SUFFIXES.items() if lower.endswith(suffixes)), None)
+        return other is not None and self.formats is not None and other in self.formats()
 
     def _store(self, url: str) -> Iterator[Source]:
         system, path = filesystem(url)
@@ -118,7 +142,7 @@ class Inputs:
             return
         for each in found:
             name = system.unstrip_protocol(each)
-            if name.lower().endswith(SUFFIXES):
+            if self._is_image(name):
                 yield Source(name, name)
             else:
                 self.skipped += 1

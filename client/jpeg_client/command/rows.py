@@ -46,17 +46,9 @@ class Row:
     reason: str | None
 
     @classmethod
-    def of(cls, name: str, prediction: Prediction, min_score: float) -> Row:
-        """Return the row of a prediction. min_score: labels with less are left out."""
-        count = sum(score >= min_score for score in prediction.scores)
-        return cls(
-            name,
-            prediction.labels[:count],
-            prediction.scores[:count],
-            prediction.indices[:count],
-            prediction.error,
-            prediction.reason,
-        )
+    def of(cls, name: str, prediction: Prediction) -> Row:
+        """Return the row of a prediction."""
+        return cls(name, prediction.labels, prediction.scores, prediction.indices, prediction.error, prediction.reason)
 
 
 def as_text(row: Row, form: Format, k: int) -> str:

@@ -24,7 +24,7 @@ class Run:
         output: Takes the rows.
         place: Gets each row before it is written, such as `Sorter.place`.
         k: Labels per image; None takes the server's default.
-        min_score: Labels with less are left out.
+        threshold: Labels with a lower score are left out; None takes that of the model.
         concurrency: Requests at a time.
         batch_size: Images per request.
         in_order: Whether rows come in the order of the images, or as they are answered.
@@ -35,7 +35,7 @@ class Run:
     output: Output
     place: Callable[[Row], None]
     k: int | None
-    min_score: float
+    threshold: float | None
     concurrency: int
     batch_size: int
     in_order: bool
@@ -66,12 +66,13 @@ class Run:
         stream = self.client.classify_stream(
             images(),
             self.k,
+            threshold=self.threshold,
             concurrency=self.concurrency,
             batch_size=self.batch_size,
             order="input" if self.in_order else "completion",
         )
         for each in stream:
-            self._write(Row.of(names.pop(each.index), each.prediction, self.min_score), summary)
+            self._write(Row.of(names.pop(each.index), each.prediction), summary)
             while unreadable:
                 self._write(_unreadable(unreadable.popleft()), summary)
         for source in unreadable:
@@ -85,4 +86,4 @@ class Run:
 
 
 def _unreadable(source: Source) -> Row:
-    return Row.of(source.name, Prediction.failed(source.error or "", "folder_unreadable"), 0.0)
+    return Row.of(source.name, Prediction.failed(source.error or "", "folder_unreadable"))

@@ -15,7 +15,7 @@ from jpeg_client.storage import is_url, read_file
 Placement = Literal["link", "copy"]
 
 UNSURE = "_unsure"
-"""Folder of the images whose labels are all below the least score."""
+"""Folder of the images of which no label reaches the threshold."""
 
 # What a folder's name cannot hold, or what hides it.
 _UNSAFE = re.compile(r"[/\0\n\r]|^\.+")

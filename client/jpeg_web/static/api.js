@@ -15,6 +15,8 @@ import { recall, remember } from "./storage.js";
  * @property {string | null} classifier null of a model that is not ready, as all below
  * @property {string | null} precision
  * @property {number | null} classes
+ * @property {number | null} threshold
+ * @property {string[] | null} formats of images that the server decodes
  */
 /** @typedef {{default: string, models: Model[]}} Models */
 /** @typedef {{images_per_s: number | null, latency_ms: number | null}} Stats null where there is nothing to measure */
@@ -117,12 +119,14 @@ export const health = () => get("health");
  * Classify one image.
  *
  * @param {Blob} image
- * @param {{k: number, model: string}} settings model: "" is the server's default
+ * @param {{k: number, threshold: number | null, model: string}} settings threshold: null is that of the model; model:
+ *   "" is the server's default
  * @param {AbortSignal} signal
  * @returns {Promise<Classification>}
  */
-export async function classify(image, { k, model }, signal) {
-  const query = new URLSearchParams({ k: String(k), ...(model && { model }) });
+export async function classify(image, { k, threshold, model }, signal) {
+  const least = threshold === null ? null : { threshold: String(threshold) };
+  const query = new URLSearchParams({ k: String(k), ...least, ...(model && { model }) });
   const { response, body } = await request(`classify?${query}`, {
     method: "POST",
     body: image,

@@ -30,7 +30,11 @@ const select = (id) => /** @type {HTMLSelectElement} */ (byId(id));
 
 const settings = load();
 const connection = new Connection();
-const queue = new Queue(connection, () => ({ ...settings }));
+const queue = new Queue(
+  connection,
+  () => ({ ...settings }),
+  () => chosenModel()?.formats ?? ["jpeg"],
+);
 const thumbnails = new Thumbnails();
 /** @type {Map<Photo, HTMLElement>} */
 const cards = new Map();
@@ -71,7 +75,12 @@ function retryOne(photo) {
 
 /** Photos whose labels come from other settings than those chosen now. */
 const outdated = () =>
-  queue.inState("done").filter(({ settings: used, model }) => used?.k !== settings.k || model?.name !== settings.model);
+  queue
+    .inState("done")
+    .filter(
+      ({ settings: used, model }) =>
+        used?.k !== settings.k || used.threshold !== settings.threshold || model?.name !== settings.model,
+    );
 
 let renderRequested = false;
 
@@ -147,8 +156,9 @@ function announceResult() {
   } else if (photo.failure) {
     announce(`${photo.file.name}: ${describe(photo.failure).what}`);
   } else if (photo.result) {
-    const [{ label, score }] = photo.result.predictions;
-    announce(`${photo.file.name}: ${label}, ${percent(score)}.`);
+    const [best] = photo.result.predictions;
+    const found = best ? `${best.label}, ${percent(best.score)}` : "no label reaches the threshold";
+    announce(`${photo.file.name}: ${found}.`);
   }
 }
 
@@ -218,10 +228,16 @@ function renderSettings() {
   input("k").max = String(model?.classes ?? 1000);
   settings.k = Math.min(Math.max(1, Math.round(settings.k)), Number(input("k").max));
   input("k").value = String(settings.k);
+  input("threshold").placeholder = String(model?.threshold ?? 0);
+  input("threshold").value = settings.threshold === null ? "" : String(settings.threshold);
   input("scale").checked = settings.scale;
   byId("model-details").textContent = model?.ready
     ? [`${model.classes} classes`, model.classifier, model.precision].filter(Boolean).join(" · ")
     : "";
+  keepSettings();
+}
+
+function keepSettings() {
   save(settings);
   renderCommand();
   render();
@@ -255,6 +271,20 @@ input("k").addEventListener("input", () => {
 input("k").addEventListener("change", () => {
   const typed = input("k").valueAsNumber;
   settings.k = Number.isNaN(typed) ? settings.k : typed;
+  renderSettings();
+});
+function takeThreshold() {
+  const typed = input("threshold").valueAsNumber;
+  settings.threshold = Number.isNaN(typed) ? null : Math.min(Math.max(0, typed), 1);
+}
+
+input("threshold").addEventListener("input", () => {
+  if (!input("threshold").validity.valid) return; // until the number is complete
+  takeThreshold();
+  keepSettings(); // its text is still being typed
+});
+input("threshold").addEventListener("change", () => {
+  takeThreshold();
   renderSettings();
 });
 select("model").addEventListener("change", () => {
@@ -343,7 +373,9 @@ button("download").addEventListener("click", () => {
 /* The command */
 
 function renderCommand() {
-  byId("curl").textContent = `curl --data-binary @photo.jpg '${new URL(`classify?k=${settings.k}`, document.baseURI)}'`;
+  const least = settings.threshold === null ? "" : `&threshold=${settings.threshold}`;
+  const url = new URL(`classify?k=${settings.k}${least}`, document.baseURI);
+  byId("curl").textContent = `curl --data-binary @photo.jpg '${url}'`;
 }
 
 button("copy-curl").addEventListener("click", () => copy(button("copy-curl"), byId("curl").textContent ?? ""));

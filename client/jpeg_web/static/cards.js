@@ -57,7 +57,7 @@ export function updateCard(card, photo, retry) {
   card.dataset.state = photo.state;
   part(card, ".state").textContent = STATES[photo.state];
   part(card, ".meta").textContent = meta(photo).join(" · ");
-  card.querySelectorAll(".labels, details, .problem").forEach((old) => old.remove());
+  card.querySelectorAll(".labels, .none, details, .problem").forEach((old) => old.remove());
   if (photo.state === "done") part(card, ".body").append(labels(photo));
   if (photo.failure) part(card, ".body").append(problem(photo.failure, retry));
 }
@@ -72,6 +72,7 @@ function meta({ file, state, change, sentBytes, totalMs }) {
 function labels({ result, totalMs }) {
   const { predictions, times_ms: times } = /** @type {import("./api.js").Result} */ (result);
   const fragment = instance("labels");
+  part(fragment, ".none").hidden = predictions.length > 0;
   part(fragment, ".labels").append(
     ...predictions.map(({ label, score }) => {
       const row = document.createElement("li");

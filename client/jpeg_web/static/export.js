@@ -30,9 +30,9 @@ function field(value) {
  */
 function csv(photos) {
   const rows = photos.flatMap(({ file, model, result, failure }) =>
-    failure
-      ? [[file.name, model?.name, null, null, null, null, failure.reason]]
-      : (result?.predictions ?? []).map(({ label, score, index }, place) => [
+    !result?.predictions.length
+      ? [[file.name, model?.name, null, null, null, null, failure?.reason]]
+      : result.predictions.map(({ label, score, index }, place) => [
           file.name,
           model?.name,
           place + 1,

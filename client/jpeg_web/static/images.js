@@ -5,10 +5,25 @@ const QUALITY = 0.92;
 const THUMBNAIL_SIDE = 480;
 const THUMBNAIL_QUALITY = 0.8;
 
-/** @param {Blob} file */
-async function isJpeg(file) {
-  const [first, second] = new Uint8Array(await file.slice(0, 2).arrayBuffer());
-  return first === 0xff && second === 0xd8;
+/** @type {[format: string, start: RegExp][]} by the first bytes, as Latin-1 */
+const SIGNATURES = [
+  ["jpeg", /^\xff\xd8/],
+  ["png", /^\x89PNG/],
+  ["gif", /^GIF8/],
+  ["webp", /^RIFF[^]{4}WEBP/],
+  ["tiff", /^(II\*\0|MM\0\*)/],
+  ["avif", /^[^]{4}ftyp(avif|avis)/],
+  ["heic", /^[^]{4}ftyp(hei[cxms]|hev[cxms])/],
+];
+
+/**
+ * Name the format of an image, as the server does; "" for any other.
+ *
+ * @param {Blob} file
+ */
+async function formatOf(file) {
+  const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
+  return SIGNATURES.find(([, signature]) => signature.test(start))?.[0] ?? "";
 }
 
 /**
@@ -44,25 +59,26 @@ function encode(bitmap, longestSide, quality) {
  *
  * @param {File} file
  * @param {boolean} scaleDown to LONGEST_SIDE
+ * @param {string[]} formats that the server decodes
  * @returns {Promise<{image: Blob, change: string}>} change: to the pixels, "" for none
  * @throws {DOMException} NotReadableError for a file that is gone or has changed
  */
-export async function prepare(file, scaleDown) {
+export async function prepare(file, scaleDown, formats) {
   const original = { image: file, change: "" };
-  const alreadyJpeg = await isJpeg(file);
-  if (alreadyJpeg && !scaleDown) return original;
+  const isDecoded = formats.includes(await formatOf(file));
+  if (isDecoded && !scaleDown) return original;
   let bitmap;
   try {
     bitmap = await decode(file);
   } catch {
     return original; // the server finds the reason
   }
-  if (alreadyJpeg && Math.max(bitmap.width, bitmap.height) <= LONGEST_SIDE) {
+  if (isDecoded && Math.max(bitmap.width, bitmap.height) <= LONGEST_SIDE) {
     bitmap.close();
     return original;
   }
   const image = await encode(bitmap, scaleDown ? LONGEST_SIDE : Infinity, QUALITY);
-  if (!alreadyJpeg) return { image, change: "converted to JPEG" };
+  if (!isDecoded) return { image, change: "converted to JPEG" };
   return image.size < file.size ? { image, change: "scaled down" } : original;
 }
 

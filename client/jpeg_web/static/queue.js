@@ -6,7 +6,7 @@ import { prepare } from "./images.js";
 /** @typedef {import("./api.js").Result} Result */
 /** @typedef {import("./api.js").UsedModel} UsedModel */
 /** @typedef {import("./api.js").Failure} Failure */
-/** @typedef {{k: number, model: string, scale: boolean}} Settings */
+/** @typedef {{k: number, threshold: number | null, model: string, scale: boolean}} Settings */
 /** @typedef {"waiting" | "sending" | "done" | "failed" | "cancelled"} PhotoState */
 /**
  * @typedef {object} Photo
@@ -47,11 +47,13 @@ export class Queue extends EventTarget {
   /**
    * @param {import("./connection.js").Connection} connection
    * @param {() => Settings} settings
+   * @param {() => string[]} formats that the model of the settings decodes
    */
-  constructor(connection, settings) {
+  constructor(connection, settings, formats) {
     super();
     this.connection = connection;
     this.settings = settings;
+    this.formats = formats;
     connection.addEventListener("change", () => this.#fill());
   }
 
@@ -145,7 +147,7 @@ export class Queue extends EventTarget {
    */
   async #classify(photo, signal) {
     const settings = this.settings();
-    const { image, change } = await prepare(photo.file, settings.scale);
+    const { image, change } = await prepare(photo.file, settings.scale, this.formats());
     signal.throwIfAborted();
     const start = performance.now();
     const { model, results } = await classify(image, settings, signal);

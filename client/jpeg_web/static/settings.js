@@ -7,7 +7,7 @@ const STORED = "jpeg-web.settings";
 /** @typedef {import("./queue.js").Settings} Settings */
 
 /** @type {Settings} */
-const DEFAULTS = { k: 5, model: "", scale: false };
+const DEFAULTS = { k: 5, threshold: null, model: "", scale: false };
 
 /** @returns {Settings} */
 export function load() {

@@ -15,7 +15,7 @@ from jpeg_contract.inside import inside
 from jpeg_contract.labels import read_labels
 from jpeg_contract.settings import PostprocessSettings
 from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE, STAMP_LENGTH, TIMES
-from jpeg_postprocess import InvalidTopK, Postprocessor, TopKRequest, TopKResponse, request_k
+from jpeg_postprocess import InvalidParameter, InvalidThreshold, Postprocessor, TopKRequest, TopKResponse, read_wanted
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched, run_batch
 from jpeg_runtime.client_errors import answers_every_request, failed
@@ -33,7 +33,8 @@ class TritonPythonModel:
         self._settings = PostprocessSettings.from_config(args["model_config"])
         logits = next(tensor for tensor in json.loads(args["model_config"])["input"] if tensor["name"] == OUTPUT)
         labels_file = inside(Path(args["model_repository"]), self._settings.labels_file)
-        self._postprocessor = Postprocessor(read_labels(labels_file, classes=int(logits["dims"][0])))
+        labels = read_labels(labels_file, classes=int(logits["dims"][0]))
+        self._postprocessor = Postprocessor(labels, self._settings.output)
         self._metrics = metrics.Metrics(pb_utils.MetricFamily, metrics.POSTPROCESS_SERIES, args)
         self._worker = Worker(args["model_name"], "postprocess")
 
@@ -64,10 +65,15 @@ class TritonPythonModel:
             logits, stamps = _array(request, OUTPUT), _array(request, CHECKSUM)
             check_batched(OUTPUT, logits.shape, 1)
             decode_errors = _array(request, ERROR).ravel().tolist()
-            k = request_k(request.parameters, default=self._settings.default_k, classes=self._postprocessor.classes)
+            wanted = read_wanted(
+                request.parameters,
+                k=self._settings.default_k,
+                threshold=self._settings.threshold,
+                classes=self._postprocessor.classes,
+            )
         except Exception as error:
             return _Read(error, decode_errors, stamps)
-        return _Read(TopKRequest(logits, decode_errors, k), decode_errors, stamps)
+        return _Read(TopKRequest(logits, decode_errors, *wanted), decode_errors, stamps)
 
 
 class _Read(NamedTuple):
@@ -87,9 +93,9 @@ def _respond(
         tensors = {LABEL: outcome.labels, SCORE: outcome.scores, INDEX: outcome.indices, ERROR: outcome.errors}
         tensors[CHECKSUM], tensors[TIMES] = read_stamps(read.stamps, begun_ns, time.monotonic_ns())
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
-    if isinstance(outcome, InvalidTopK):
-        measured.count(metrics.refused("bad_k"))
-        return _refuse(str(outcome), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(outcome, InvalidParameter):
+        measured.count(metrics.refused("bad_threshold" if isinstance(outcome, InvalidThreshold) else "bad_k"))
+        return _refuse(outcome.with_code(), pb_utils.TritonError.INVALID_ARG)
     if isinstance(outcome, NoBatchDimension):
         measured.count(metrics.refused("bad_shape"))
         return _refuse(str(outcome), pb_utils.TritonError.INVALID_ARG)
