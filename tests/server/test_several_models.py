@@ -74,6 +74,7 @@ def test_two_networks_share_one_decoded_image(server):
 
 
 def test_the_server_states_what_it_serves(server):
+    assert server.run_folder is not None
     found = read_ensembles(server.run_folder)
     assert found["cats"] == ["preprocess", "cats_classifier_onnx", "cats_postprocess"]
     assert sorted(found) == ["birds", "both", "cats", "jpeg_classifier"]
@@ -87,6 +88,7 @@ def test_only_the_named_models_are_loaded(built, tmp_path):
         with Client(f"http://{server.http_address}") as client, pytest.raises(JpegClientError) as caught:
             client.classify(plain("red"))
         assert caught.value.reason == "unknown_model"
+        assert server.run_folder is not None
         assert sorted(read_ensembles(server.run_folder)) == ["cats"]
 
 
@@ -210,6 +212,7 @@ def test_a_candidate_that_fails_costs_no_answer(retrained, tmp_path):
     try_beside(retrained, FORMS["onnx"], "2", Trial("split", 100))
     for server in serve(retrained, tmp_path / "triton.log"):
         running = find_at(server.http_address)
+        assert running is not None
         with Management(server.grpc_address, running.keys, load_s=60) as management:
             management.unload("classifier_onnx")
             management.unload("jpeg_classifier")

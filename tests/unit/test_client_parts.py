@@ -2,6 +2,7 @@ import io
 import json
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def test_a_threshold_is_a_number_from_0_to_1():
         with pytest.raises(InvalidArgument) as refused:
             client().classify([b"x"], threshold=wrong)
         assert refused.value.reason == "invalid_threshold"
-    for right in (0, 1, 0.25, np.float32(0.5)):
+    rights: list[Any] = [0, 1, 0.25, np.float32(0.5)]
+    for right in rights:
         assert json.loads(json.dumps(TopK(threshold=right).parameters)) == {"threshold": right}
     assert TopK().parameters == {}
 

@@ -14,7 +14,8 @@ from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError, Reason
 from jpeg_contract.settings import Decoder, Limits
 from jpeg_preprocess.base64_text import unwrap
-from jpeg_preprocess.decode import DecodedImage, open_jpeg
+from jpeg_preprocess.decode import open_jpeg
+from jpeg_preprocess.decoded import DecodedImage
 from PIL import Image, ImageOps
 
 pytestmark = [

@@ -8,6 +8,7 @@ import time
 import warnings
 import zlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -15,7 +16,7 @@ import pytest
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.parameters import SettingsError
-from jpeg_contract.settings import Limits, PreprocessSettings
+from jpeg_contract.settings import ImageFormat, Limits, PreprocessSettings
 from jpeg_preprocess import Preprocessor, unwrap
 from jpeg_preprocess.formats.opening import OtherDecoders
 from jpeg_preprocess.formats.signatures import image_format
@@ -23,7 +24,7 @@ from jpeg_serve.format_check import check_formats
 from PIL import Image, ImageOps
 from support import encode, noise, photo
 
-FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "avif", "heic")
+FORMATS: tuple[ImageFormat, ...] = ("jpeg", "png", "webp", "gif", "tiff", "avif", "heic")
 OTHERS = FORMATS[1:]
 PLUGINS = {"heic": "HEIF"}
 LOSSLESS = {"webp": {"lossless": True, "exact": True}}
@@ -367,6 +368,7 @@ def test_a_format_that_is_not_listed_is_refused_as_before_and_the_message_says_h
     _, errors = preprocess([saved(picture(), name) for name in OTHERS])
     preprocess.close()
     for name, error in zip(OTHERS, errors, strict=True):
+        assert error is not None
         assert error.reason == "not_jpeg"
         assert str(error).startswith("not a JPEG: it does not begin with the bytes FF D8 FF, it looks like ")
         assert str(error).endswith(f"can list {name}")
@@ -412,9 +414,11 @@ def test_without_the_package_heic_is_refused_with_the_remedy(monkeypatch):
 
 @pytest.mark.parametrize(("installed", "found"), [(set(), 1), ({"pi_heif"}, 0), ({"pillow_heif"}, 0)])
 def test_the_check_of_a_repository_finds_the_missing_package(installed, found):
-    machine = SimpleNamespace(package=lambda name: "1" if name in installed else None)
+    machine: Any = SimpleNamespace(package=lambda name: "1" if name in installed else None)
     parameters = {"formats": "jpeg, heic"}
-    model = SimpleNamespace(is_preprocess=True, where="preprocess", parameter=lambda name: parameters.get(name, ""))
+    model: Any = SimpleNamespace(
+        is_preprocess=True, where="preprocess", parameter=lambda name: parameters.get(name, "")
+    )
     problems = list(check_formats(model, machine))
     assert [problem.reason for problem in problems] == ["package_missing"] * found
     assert all("[heic]" in problem.message for problem in problems)

@@ -1,6 +1,7 @@
 """Image classifiers of Hugging Face: folders of transformers and of timm, and what their processors do."""
 
 import json
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
@@ -146,6 +147,7 @@ def test_processors(tmp_path, kind, values, geometry, normalisation):
     """What is derived is compared with the processor's own pixels, or there would be none."""
     found, notes = processor_folder(tmp_path, kind, **values)
     assert notes == []
+    assert found is not None
     assert found.geometry_table() == geometry
     assert found.normalisation_table() == normalisation
 
@@ -157,6 +159,7 @@ def test_feature_extractors_of_old_versions(tmp_path):
     }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
     found, _ = preparation(tmp_path, {"model_type": "vit"})
+    assert found is not None
     assert found.geometry_table() == {"resize_size": [224, 224], "crop_size": 224, "interpolation": "bilinear"}
 
 
@@ -174,7 +177,11 @@ def test_a_processor_that_no_recipe_can_state_is_a_note(tmp_path):
 def test_a_recipe_that_differs_from_the_processor_is_refused(tmp_path):
     save_vit(tmp_path / "vit")
     made = draft(tmp_path / "vit", None)
-    wrong = {"geometry": {**made.geometry, "interpolation": "bicubic"}, "normalisation": {"scale": "0..1"}}
+    assert made.geometry is not None
+    wrong: dict[str, Any] = {
+        "geometry": {**made.geometry, "interpolation": "bicubic"},
+        "normalisation": {"scale": "0..1"},
+    }
     facts = ["[geometry] interpolation", 'is "bicubic", the weights have "bilinear"', "mean"]
     refused(recipe_of(made, tmp_path, **wrong), "differs_from_weights", *facts)
     source = {"kind": "hugging_face", "folder": "vit", "differs_from_weights": True}
@@ -232,6 +239,7 @@ def test_a_folder_of_timm(tmp_path):
     )
     made = draft(tmp_path / "mine", None)
     assert (made.classes, made.labels) == (4, "weights")
+    assert made.geometry is not None
     assert made.geometry["crop_size"] == 160
     recipe = recipe_of(made, tmp_path)
     loaded = HuggingFaceNetwork(recipe)

@@ -48,7 +48,8 @@ def test_an_image_without_a_label_at_the_threshold_has_no_error():
     assert response.labels.tolist() == [[b"a", b"b", b""], [b""] * 3, [b""] * 3]
     assert response.indices.tolist() == [[0, 1, -1], [-1] * 3, [-1] * 3]
     # A failed image has NaN, which JSON cannot hold; what is left out has not.
-    np.testing.assert_allclose(response.scores, [[0.880797, 0.5, 0], [0] * 3, [np.nan] * 3], rtol=1e-6)
+    expected = np.array([[0.880797, 0.5, 0], [0, 0, 0], [np.nan, np.nan, np.nan]])
+    np.testing.assert_allclose(response.scores, expected, rtol=1e-6)
     assert response.errors.ravel().tolist() == [b"", b"", b"why"]
 
 

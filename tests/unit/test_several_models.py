@@ -210,7 +210,9 @@ def test_a_trial_between_two_versions(root, tmp_path):
     with pytest.raises(CallError):
         try_beside(root, FORMS["onnx"], "1", Trial("split", 10))
     try_beside(root, FORMS["onnx"], None, Trial("split", 10))
-    assert route_of(config(root, "router")).candidate == Target("classifier_onnx", 2)
+    assert route_of(config(root, "router")) == Route(
+        "split", 10, Target("classifier_onnx", 1), Target("classifier_onnx", 2)
+    )
     assert version_of(root, "classifier_onnx") == [1, 2]
     assert check_repository(root) == []
     use(root, FORMS["onnx"], None)

@@ -1,6 +1,7 @@
 """Networks of timm: its own geometry, checkpoints as training scripts write them, labels, and errors offline."""
 
 import argparse
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
@@ -132,7 +133,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere")
 
 
-IMAGENET = {"classes": 1000, "labels": "weights"}
+IMAGENET: dict[str, Any] = {"classes": 1000, "labels": "weights"}
 
 
 def test_without_a_network_the_error_names_the_ways_out(offline, tmp_path):
@@ -151,13 +152,12 @@ def test_without_a_network_the_error_names_the_ways_out(offline, tmp_path):
 )
 def test_a_recipe_that_differs_from_timms_configuration_is_refused(offline, tmp_path, table, change, facts):
     made = draft("test_resnet.r160_in1k", None)
-    changed = {table: {**getattr(made, table), **change}}
+    changed: dict[str, Any] = {table: {**getattr(made, table), **change}}
     refused(recipe_of(made, tmp_path, **changed), "differs_from_weights", "differs_from_weights = true", *facts)
     insisting = write_recipe(
         tmp_path,
         {**made.source, "differs_from_weights": True},
-        **IMAGENET,
-        **{"geometry": made.geometry, "normalisation": made.normalisation, **changed},
+        **dict(IMAGENET, geometry=made.geometry, normalisation=made.normalisation, **changed),
     )
     refused(insisting, "weights_not_downloaded")
     # Random weights, and those of the user, belong to no configuration.
