@@ -43,7 +43,7 @@ class AsyncGrpcTransport(GrpcErrors):
         options = self._options(images, top_k, timeout_s)
         with self._attempt(timeout_s) as connection:
             response = await connection.infer(model, **options, client_timeout=timeout_s, headers=dict(self._headers))
-            return self._outputs(response.as_numpy, images, top_k.k)
+            return self._outputs(response, images, top_k.k)
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """See Transport."""

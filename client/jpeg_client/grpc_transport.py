@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import tritonclient.grpc
-from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
 from jpeg_client.credentials import Credentials
 from jpeg_client.errors import JpegClientError
+from jpeg_client.responses import InferResult
 from jpeg_client.triton_transport import SyncTritonTransport, TritonTransport
 
 # gRPC's messages for requests that it did not send, because it has no connection.
@@ -66,13 +65,9 @@ class GrpcTransport(GrpcErrors, SyncTritonTransport[Any]):
         )
         super().__init__(tritonclient.grpc, pool, address, credentials)
 
-    def _send_inference(
-        self, connection: Any, model: str, options: dict[str, Any], timeout_s: float
-    ) -> Callable[[str], NDArray[Any] | None]:
-        read: Callable[[str], NDArray[Any] | None] = connection.infer(
-            model, **options, client_timeout=timeout_s, headers=dict(self._headers)
-        ).as_numpy
-        return read
+    def _send_inference(self, connection: Any, model: str, options: dict[str, Any], timeout_s: float) -> InferResult:
+        result: InferResult = connection.infer(model, **options, client_timeout=timeout_s, headers=dict(self._headers))
+        return result
 
     def _read_config(self, connection: Any, model: str, timeout_s: float) -> dict[str, Any]:
         response = connection.get_model_config(

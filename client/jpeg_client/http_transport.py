@@ -10,7 +10,6 @@ import io
 import json
 import re
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -18,13 +17,12 @@ from urllib.parse import quote
 import certifi
 import pycurl
 import tritonclient.http
-from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
 from jpeg_client.credentials import Credentials
 from jpeg_client.errors import JpegClientError, ProtocolMismatch, ServerUnavailable
-from jpeg_client.responses import unreadable
+from jpeg_client.responses import InferResult, unreadable
 from jpeg_client.triton_transport import SyncTritonTransport
 
 _HEADER_LENGTH = "inference-header-content-length"
@@ -58,19 +56,18 @@ class HttpTransport(SyncTritonTransport[pycurl.Curl]):
 
     def _send_inference(
         self, connection: pycurl.Curl, model: str, options: dict[str, Any], timeout_s: float
-    ) -> Callable[[str], NDArray[Any] | None]:
+    ) -> InferResult:
         body, header_length = tritonclient.http.InferenceServerClient.generate_request_body(**options)
         headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(header_length)}
         response = self._send(connection, f"v2/models/{quote(model, safe='')}/infer", timeout_s, body, headers)
         length = response.headers.get(_HEADER_LENGTH)
         try:
-            result = tritonclient.http.InferenceServerClient.parse_response_body(
+            result: InferResult = tritonclient.http.InferenceServerClient.parse_response_body(
                 response.body, header_length=None if length is None else int(length)
             )
         except Exception as error:  # whatever tritonclient's parser raises for damaged bytes
             raise unreadable(str(self._address), error) from error
-        read: Callable[[str], NDArray[Any] | None] = result.as_numpy
-        return read
+        return result
 
     def _read_config(self, connection: pycurl.Curl, model: str, timeout_s: float) -> dict[str, Any]:
         return self._read_json(connection, f"v2/models/{quote(model, safe='')}/config", timeout_s)

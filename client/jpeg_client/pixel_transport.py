@@ -72,8 +72,8 @@ class PixelTransport(GrpcTransport):
         else:
             tensor.set_data_from_numpy(pixels)
         with self._attempt(timeout_s) as connection:
-            read = self._send_inference(connection, classifier, {"inputs": [tensor]}, timeout_s)
-            logits = read(OUTPUT)
+            result = self._send_inference(connection, classifier, {"inputs": [tensor]}, timeout_s)
+            logits = result.as_numpy(OUTPUT)
             if logits is None or logits.ndim != 2 or len(logits) != shape[0]:
                 raise InvalidResponse(f"the response of {self._address} does not fit the request of {shape[0]} images")
             return logits
@@ -105,8 +105,8 @@ class PixelTransport(GrpcTransport):
             inputs.append(tensor)
         options: dict[str, Any] = {"inputs": inputs, "parameters": top_k.parameters}
         with self._attempt(timeout_s) as connection:
-            read = self._send_inference(connection, postprocess, options, timeout_s)
-            return replace(read_outputs(read, rows, top_k.k, str(self._address)), times=None)
+            result = self._send_inference(connection, postprocess, options, timeout_s)
+            return replace(read_outputs(result, rows, top_k.k, str(self._address)), times=None)
 
     def register(self, region: Region, timeout_s: float) -> None:
         """Let the server open a region. Raises SharedMemoryError, JpegClientError."""

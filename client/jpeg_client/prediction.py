@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class Prediction:
         reason: Its stable code, such as "truncated"; None on success, and from a server that sends none.
         times: Time of the steps in the server, which comparisons ignore; None for a failure, and from a server that
             does not measure them.
+        others: Of a model over several networks (`jpeg-build combine`), the predictions of the others, by their names.
     """
 
     labels: tuple[str, ...]
@@ -42,6 +44,7 @@ class Prediction:
     error: str | None = None
     reason: str | None = None
     times: StepTimes | None = field(default=None, compare=False)
+    others: Mapping[str, Prediction] = field(default_factory=dict, hash=False)
 
     @classmethod
     def failed(cls, error: str, reason: str | None) -> Prediction:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -166,6 +166,11 @@ def predictions_of(outputs: EnsembleOutputs) -> list[Prediction]:
                 times=times,
             )
         )
+    for member, more in outputs.others.items():
+        predictions = [
+            replace(each, others={**each.others, member: other})
+            for each, other in zip(predictions, predictions_of(more), strict=True)
+        ]
     return predictions
 
 

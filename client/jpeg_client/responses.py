@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from jpeg_contract.checksum import checksum
@@ -24,6 +24,7 @@ class EnsembleOutputs:
         indices: INT32 [N, k], -1 where a threshold leaves the label out, at the end of a row.
         errors: BYTES [N, 1], empty for an image with labels.
         times: FP32 [N, 3], the time of the steps in milliseconds; None from a server that does not measure them.
+        others: Of an ensemble over several networks, the outputs of the others, by their names.
     """
 
     labels: NDArray[np.object_]
@@ -31,15 +32,26 @@ class EnsembleOutputs:
     indices: NDArray[np.int32]
     errors: NDArray[np.object_]
     times: NDArray[np.float32] | None = None
+    others: Mapping[str, EnsembleOutputs] = field(default_factory=dict)
 
 
-def read_outputs(
-    read: Callable[[str], NDArray[Any] | None], images: Sequence[bytes], k: int | None, address: str
-) -> EnsembleOutputs:
+class InferResult(Protocol):
+    """A response as tritonclient reads it, of either protocol."""
+
+    def as_numpy(self, name: str) -> NDArray[Any] | None:
+        """Return an output; None if the response lacks it."""
+        ...
+
+    def get_response(self) -> Any:
+        """Return the response: a dict over HTTP, a message over gRPC."""
+        ...
+
+
+def read_outputs(result: InferResult, images: Sequence[bytes], k: int | None, address: str) -> EnsembleOutputs:
     """Read the outputs of a response, and check that they belong to the images of the request.
 
     Args:
-        read: Returns an output by its name, None if the response lacks it: `as_numpy` of tritonclient's results.
+        result: The response.
         images: The N images of the request.
         k: Labels per image of the request; None for the server's default.
         address: URL of the server, for messages.
@@ -48,8 +60,30 @@ def read_outputs(
         InvalidResponse: Shapes or checksums differ from those of the request, or the response cannot be read.
         JpegClientError: The model has other outputs than the ensemble.
     """
+    outputs = _read_member(result, images, k, address, "")
     try:
-        found = {name: read(name) for name in (LABEL, SCORE, INDEX, ERROR, CHECKSUM, TIMES)}
+        members = _members(result)
+    except Exception as error:  # whatever damaged bytes lead to
+        raise unreadable(address, error) from error
+    others = {member: _read_member(result, images, k, address, f"{member}_") for member in members}
+    return replace(outputs, others=others) if others else outputs
+
+
+def _members(result: InferResult) -> list[str]:
+    """Return the names of the other networks of an ensemble over several."""
+    response = result.get_response()
+    if isinstance(response, dict):
+        names = [str(output.get("name")) for output in response.get("outputs", ())]
+    else:
+        names = [str(output.name) for output in response.outputs]
+    return [name.removesuffix(f"_{LABEL}") for name in names if name.endswith(f"_{LABEL}")]
+
+
+def _read_member(
+    result: InferResult, images: Sequence[bytes], k: int | None, address: str, prefix: str
+) -> EnsembleOutputs:
+    try:
+        found = {name: result.as_numpy(f"{prefix}{name}") for name in (LABEL, SCORE, INDEX, ERROR, CHECKSUM, TIMES)}
     except Exception as error:  # whatever tritonclient's parsers raise for damaged bytes
         raise unreadable(address, error) from error
     # Servers of an earlier version have no checksums and no times.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jpeg_contract.tensors import IMAGE
-from numpy.typing import NDArray
 
 from jpeg_client.address import Address
 from jpeg_client.connections import ConnectionPool
@@ -24,7 +23,7 @@ from jpeg_client.errors import (
     ServerTimeout,
     ServerUnavailable,
 )
-from jpeg_client.responses import EnsembleOutputs, read_outputs
+from jpeg_client.responses import EnsembleOutputs, InferResult, read_outputs
 from jpeg_client.top_k import TopK
 
 _Connection = TypeVar("_Connection")
@@ -63,10 +62,8 @@ class TritonTransport(ABC, Generic[_Connection]):
             options["parameters"]["deadline"] = int((time.time() + timeout_s) * 1000)
         return options
 
-    def _outputs(
-        self, read: Callable[[str], NDArray[Any] | None], images: Sequence[bytes], k: int | None
-    ) -> EnsembleOutputs:
-        return read_outputs(read, images, k, str(self._address))
+    def _outputs(self, result: InferResult, images: Sequence[bytes], k: int | None) -> EnsembleOutputs:
+        return read_outputs(result, images, k, str(self._address))
 
     @contextmanager
     def _attempt(self, timeout_s: float) -> Iterator[_Connection]:
@@ -147,7 +144,7 @@ class SyncTritonTransport(TritonTransport[_Connection]):
     @abstractmethod
     def _send_inference(
         self, connection: _Connection, model: str, options: dict[str, Any], timeout_s: float
-    ) -> Callable[[str], NDArray[Any] | None]:
+    ) -> InferResult:
         """Send a request, and return the function that reads an output of the response by its name."""
 
     @abstractmethod

@@ -73,6 +73,18 @@ def test_two_networks_share_one_decoded_image(server):
     grown(server, before, {f"nv_inference_count_total{{{model}}}": 3.0 for model in models}, "model")
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_client_reads_the_labels_of_both_networks(server, protocol):
+    with Client(f"{protocol}://{getattr(server, f'{protocol}_address')}", model="both") as client:
+        red, broken, white = client.classify([plain("red"), b"no image", plain("white")], k=1)
+        assert (red.labels, red.others["cats"].labels) == (("pug",), ("tabby",))
+        assert (white.labels, white.others["cats"].labels) == (("poodle",), ("siamese",))
+        assert (broken.reason, broken.others["cats"].reason) == ("not_jpeg", "not_jpeg")
+        assert client.describe().classifier == "classifier_onnx"
+    with Client(f"{protocol}://{getattr(server, f'{protocol}_address')}") as client:
+        assert client.classify(plain("red")).others == {}
+
+
 def test_the_server_states_what_it_serves(server):
     assert server.run_folder is not None
     found = read_ensembles(server.run_folder)
