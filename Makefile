@@ -16,7 +16,7 @@ BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpe
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve web build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
-  build-tensorflow test-tensorflow build-batch test-batch image test-image bench up down audit
+  build-tensorflow test-tensorflow build-batch test-batch image test-image bench accuracy up down audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench: setup-dev ## measure this machine, this server, other servers; some 20 mi
 	@ls .bench/own-choice/classifier_*/*/*.json > /dev/null 2>&1 || \
 	  $(BIN)/jpeg-build $(RECIPE) --backend openvino --precision auto --model-repository .bench/own-choice > /dev/null
 	@$(BIN)/python -m comparison run --own-choice .bench/own-choice $(BENCH) > /dev/null
+
+accuracy: setup-dev ## accuracy of the demo network in several forms, on labelled photos. ACCURACY="--backend onnx"
+	@$(BIN)/python scripts/accuracy.py $(ACCURACY)
 
 up: ## start server, gateway, Prometheus and Grafana with Docker Compose; UP_OPTIONS=--build builds the image
 	@deploy/up.sh

@@ -63,6 +63,9 @@ from jpeg_build.speed import compare_speed
 
 AUTO = "auto"
 
+# Ranges of values hardly change with more, and all are in memory at once (150 kB each at 224x224).
+CALIBRATION_PHOTOS = 1000
+
 # More classes than these for one photo say that the network does not know.
 _MOST_PROBE_CLASSES = 5
 # Below this many photos, one class for all of them may be right.
@@ -247,6 +250,7 @@ def _make_checked(
             request.recipe,
             purpose="calibrate int8 on",
             option="--calibration",
+            at_most=CALIBRATION_PHOTOS,
             skipped=lambda line: progress(f"left out of the calibration: {line}"),
         )
 
@@ -435,8 +439,8 @@ def _requested(request: Request) -> dict[str, Any]:
     options = {key: value for key, value in asdict(request.options).items() if not isinstance(value, Path)}
     return {
         "precision": request.precision,
-        "photos": digest(request.photos),
-        "calibration": None if request.calibration is None else digest(request.calibration),
+        "photos": digest(request.photos, request.recipe.formats),
+        "calibration": None if request.calibration is None else digest(request.calibration, request.recipe.formats),
         **({"from_onnx": _onnx_sha256(request)} if request.from_onnx else {}),
         **{key: value for key, value in options.items() if key not in ("timing_cache", "keep_onnx")},
     }

@@ -25,6 +25,7 @@ from jpeg_contract.command_line import (
 from jpeg_contract.forms import FORMS, ClassifierForm
 from jpeg_contract.model_names import ModelNames, why_no_ensemble
 from jpeg_contract.remedies import DEFAULT_REPOSITORY, reload_command
+from jpeg_contract.settings import Decoder
 from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_build.errors import BuildError, CallError, RecipeError
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 COMMAND = "jpeg-build"
 
 OPT_BATCH = 16
+
+DEFAULT_RESULTS = Path("evaluation")
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "auto"]
 Weights = Literal["recipe", "none"]
@@ -63,6 +66,7 @@ examples:
     jpeg-build mine.toml --backend openvino --precision auto
     jpeg-build mine.toml --backend tensorrt --precision fp16 --version 2
     jpeg-build use tensorrt
+    jpeg-build evaluate mine.toml --data photos --gate "top1 >= fp32 - 0.5%"
 
 exit status: 0 done, or already up to date with --if-needed; 1 it failed; 2 the call was wrong""",
 )
@@ -421,6 +425,70 @@ def verify(
     print(f"  {_parity_line(found['parity'], found['tolerance'])}")
     for size, images in found.get("images_per_second", {}).items():
         print(f"  batches of {size}: {images:g} images/s")
+
+
+@app.command
+def evaluate(
+    recipe: str,
+    /,
+    *,
+    data: Path,
+    name: ModelName = ENSEMBLE,
+    backend: Annotated[Sequence[str], Parameter(show_default=False)] = (),
+    decoder: Annotated[Sequence[Decoder], Parameter(show_default=False)] = (),
+    gate: Annotated[Sequence[str], Parameter(show_default=False)] = (),
+    limit: PositiveInteger | None = None,
+    results: Path = DEFAULT_RESULTS,
+    fresh: bool = False,
+    checkpoint: Path | None = None,
+    model_repository: Path = DEFAULT_REPOSITORY,
+    json: bool = False,
+    trust_code: bool = False,
+) -> None:
+    """Measure the accuracy of a network, and of all that is built of it, on labelled photos (docs/evaluate.md).
+
+    Args:
+        recipe: Name or path.
+        data: Folder with a folder of photos for each class, CSV file (file,label), or Hugging Face imagefolder.
+        name: Whose classifiers are evaluated.
+        backend: A classifier form; repeat it for several (default: all that are built and run on this machine).
+        decoder: full, scaled or gpu; repeat it for several (default: all that this machine has).
+        gate: Fail unless it holds, as in "top1 >= fp32 - 0.5%" or "openvino.int8: ece <= 5%"; can be repeated.
+        limit: Evaluate a sample of so many photos.
+        results: Folder of the report, and of the answers so far, from which an interrupted evaluation goes on.
+        fresh: Forget the answers so far.
+        checkpoint: Weights instead of the recipe's, for the framework's answers.
+        model_repository: The model repository.
+        json: Print the result as JSON.
+        trust_code: Run the Python file that the recipe names (kind = "module").
+    """
+    from jpeg_build.evaluate.document import summary_lines
+    from jpeg_build.evaluate.evaluation import EvaluationRequest, require_gates, to_json
+    from jpeg_build.evaluate.evaluation import evaluate as measure
+    from jpeg_build.recipe import find_recipe, load_recipe
+
+    request = EvaluationRequest(
+        recipe=load_recipe(find_recipe(recipe)),
+        data=data,
+        repository=model_repository,
+        results=results,
+        ensemble=name,
+        backends=[_form(each, name).name for each in backend],
+        decoders=decoder,
+        checkpoint=checkpoint,
+        trust_code=trust_code,
+        limit=limit,
+        gates=gate,
+        fresh=fresh,
+    )
+    with _work() as step:
+        found = measure(request, step)
+    if json:
+        print_json(to_json(found.evaluation))
+    else:
+        print("\n".join(summary_lines(found.evaluation)))
+    note(COMMAND, f"the report is {found.files[-1]}")
+    require_gates(found)
 
 
 @app.command

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from jpeg_contract.artefacts import file_sha256
 from jpeg_contract.probe_photo import PROBE_PHOTO
-from jpeg_contract.settings import Decoder, PreprocessSettings
+from jpeg_contract.settings import DEFAULT_FORMATS, Decoder, ImageFormat, PreprocessSettings
 from jpeg_preprocess import Preprocessor
 from numpy.typing import NDArray
 
@@ -17,6 +17,17 @@ from jpeg_build.errors import BuildError
 from jpeg_build.recipe import Recipe
 
 RANDOM_IMAGES = 8
+
+SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
+    "jpeg": (".jpg", ".jpeg"),
+    "png": (".png",),
+    "webp": (".webp",),
+    "gif": (".gif",),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif",),
+    "heic": (".heic", ".heif"),
+}
+"""Of the files that count as photos, by the formats that the recipe lists."""
 
 # Files that are held in memory at once.
 _AT_ONCE = 32
@@ -29,23 +40,27 @@ def load_photos(
     purpose: str = "check the artefact on",
     option: str = "--photos",
     skipped: Callable[[str], None] | None = None,
+    at_most: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode all JPEGs below a folder at full size, with the recipe's geometry.
+    """Decode all photos below a folder at full size, with the recipe's geometry.
 
     Args:
-        folder: It is searched through.
-        recipe: Its geometry is applied.
+        folder: It is searched through: one of class folders, as for `jpeg-build evaluate`, will do.
+        recipe: Its geometry is applied; its formats decide which files count.
         purpose: Of the photos, for messages.
         option: The option that names another folder, for messages.
         skipped: Takes a line for each file that cannot be decoded and is left out; None makes such a file an error.
+        at_most: Take so many, spread over the sorted paths and so over class folders; None takes all.
 
     Returns:
         (N, H, W, 3) uint8, RGB, [0, 255].
 
     Raises:
-        BuildError: There is no JPEG, or one cannot be decoded.
+        BuildError: There is no photo, or one cannot be decoded.
     """
-    files = jpegs(folder)
+    files = photos_below(folder, recipe.formats)
+    if at_most is not None and len(files) > at_most:
+        files = [files[index * len(files) // at_most] for index in range(at_most)]
     found = []
     preprocess = _preprocessor(recipe, "full")
     try:
@@ -62,7 +77,8 @@ def load_photos(
         preprocess.close()
     if not sum(map(len, found)):
         raise BuildError(
-            f"{folder}: there is no JPEG to {purpose}; name a folder that has some with {option} DIR",
+            f"{folder}: there is no photo ({', '.join(recipe.formats)}) to {purpose}; name a folder that has some with "
+            f"{option} DIR",
             reason="no_photos",
         )
     return np.concatenate(found)
@@ -82,14 +98,15 @@ def probe_pixels(recipe: Recipe) -> NDArray[np.uint8]:
     return np.concatenate(found)
 
 
-def jpegs(folder: Path) -> list[Path]:
-    """Return the JPEGs below a folder, by their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file())
+def photos_below(folder: Path, formats: Collection[ImageFormat] = DEFAULT_FORMATS) -> list[Path]:
+    """Return the photos of some formats below a folder, by their names."""
+    suffixes = {suffix for name in formats for suffix in SUFFIXES[name]}
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
 
-def digest(folder: Path) -> str:
-    """Return the SHA-256 over the contents of the JPEGs below a folder, in the order of their paths."""
-    return hashlib.sha256("".join(file_sha256(file) for file in jpegs(folder)).encode()).hexdigest()
+def digest(folder: Path, formats: Collection[ImageFormat] = DEFAULT_FORMATS) -> str:
+    """Return the SHA-256 over the contents of the photos below a folder, in the order of their paths."""
+    return hashlib.sha256("".join(file_sha256(file) for file in photos_below(folder, formats)).encode()).hexdigest()
 
 
 def random_pixels(recipe: Recipe) -> NDArray[np.uint8]:
@@ -99,4 +116,12 @@ def random_pixels(recipe: Recipe) -> NDArray[np.uint8]:
 
 
 def _preprocessor(recipe: Recipe, decoder: Decoder) -> Preprocessor:
-    return Preprocessor(PreprocessSettings(recipe.geometry, exif_orientation=recipe.exif_orientation, decoder=decoder))
+    return Preprocessor(
+        PreprocessSettings(
+            recipe.geometry,
+            exif_orientation=recipe.exif_orientation,
+            formats=recipe.formats,
+            background=recipe.background,
+            decoder=decoder,
+        )
+    )

@@ -130,6 +130,7 @@ def read_workers(folder: Path) -> Iterator[WorkerState]:
 def write_ensembles(folder: Path, ensembles: Mapping[str, Sequence[str]]) -> None:
     """State which ensembles of this project the server serves, and the names of their steps."""
     making = folder / f"{_ENSEMBLES}.making"
+    making.touch(0o600)
     making.write_text(json.dumps({name: list(steps) for name, steps in ensembles.items()}), encoding="utf-8")
     making.rename(folder / _ENSEMBLES)
 

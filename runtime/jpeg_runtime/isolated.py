@@ -5,6 +5,7 @@ The process has the frameworks' settings to itself, and a runtime that crashes c
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -117,6 +118,12 @@ def _serve(connection: Connection, args: dict[str, str], cpus: int | None) -> No
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Frameworks print to stdout, which holds the command's result.
     os.dup2(2, 1)
+    # After Ctrl-C, nobody may be left to take what is sent.
+    with contextlib.suppress(BrokenPipeError):
+        _open_and_run(connection, args, cpus)
+
+
+def _open_and_run(connection: Connection, args: dict[str, str], cpus: int | None) -> None:
     try:
         from jpeg_runtime.loading import open_classifier
         from jpeg_runtime.serving_config import ServingConfig

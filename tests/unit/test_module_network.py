@@ -80,7 +80,7 @@ def test_a_checkpoint_for_the_module(code, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "mine.pt")
     recipe = write_recipe(tmp_path, {**SOURCE, "checkpoint": "mine.pt"})
     loaded = load(recipe)
-    assert loaded.weights.source == "checkpoint mine.pt"
+    assert loaded.weights.source == "state dict mine.pt"
     assert torch.equal(loaded.network.state_dict()["head.bias"], state["head.bias"])
     torch.save({"other": torch.ones(3)}, tmp_path / "mine.pt")
     refused(write_recipe(tmp_path, {**SOURCE, "checkpoint": "mine.pt"}), "checkpoint_differs", "net.py:make")

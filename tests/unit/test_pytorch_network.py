@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 def made(recipe, module, output="logits"):
     return PyTorchNetwork(
-        recipe, module, labels=["x"] * recipe.classes, weights=Weights("made", None), title="made", output=output
+        recipe, module, labels=["x"] * recipe.classes, weights=Weights("made", "0" * 64), title="made", output=output
     )
 
 

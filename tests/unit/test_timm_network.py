@@ -57,7 +57,7 @@ def test_a_fine_tuned_checkpoint_is_exported(trained, checkpoint, tmp_path):
     with torch.inference_mode():
         wanted = trained(torch.from_numpy((images / 127.5 - 1).astype(np.float32).transpose(0, 3, 1, 2).copy()))
     assert np.abs(network.reference(images) - wanted.numpy()).max() < 1e-4
-    assert network.weights.source == "checkpoint mine.pth"
+    assert network.weights.source == "state dict mine.pth"
     assert network.labels[3] == "class 3"
     check_onnx(network, recipe, tmp_path)
     check_torchscript(network, recipe, tmp_path)
@@ -102,7 +102,7 @@ def test_checkpoints_as_training_scripts_write_them(trained, checkpoint, tmp_pat
 def test_safetensors_are_told_by_their_content(trained, tmp_path):
     save_file(trained.state_dict(), tmp_path / "mine.bin")
     recipe = write_recipe(tmp_path, {**SMALL, "checkpoint": "mine.bin"})
-    assert TimmNetwork(recipe).weights.source == "checkpoint mine.bin"
+    assert TimmNetwork(recipe).weights.source == "state dict mine.bin"
     data = (tmp_path / "mine.bin").read_bytes()
     (tmp_path / "mine.bin").write_bytes(data[:5000])
     refused(write_recipe(tmp_path, {**SMALL, "checkpoint": "mine.bin"}), "invalid_checkpoint", "mine.bin")
@@ -157,7 +157,7 @@ def test_a_recipe_that_differs_from_timms_configuration_is_refused(offline, tmp_
     insisting = write_recipe(
         tmp_path,
         {**made.source, "differs_from_weights": True},
-        **dict(IMAGENET, geometry=made.geometry, normalisation=made.normalisation, **changed),
+        **{**IMAGENET, "geometry": made.geometry, "normalisation": made.normalisation, **changed},
     )
     refused(insisting, "weights_not_downloaded")
     # Random weights, and those of the user, belong to no configuration.
