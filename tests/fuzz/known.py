@@ -73,6 +73,11 @@ FAULTS: tuple[Fault, ...] = (
         r"batch size N for '\.\.\.', max allowed is N",
         "A batch of 0 is let through to a model, where its first dimension counts as its batch.",
     ),
+    Fault(
+        REFUSED,
+        r"GOAWAY received; Error code: N",
+        "nginx closes a connection after 1,000 requests: one that crosses that did not run, and clients repeat it.",
+    ),
 )
 
 
