@@ -153,8 +153,10 @@ def try_beside(root: Path, form: ClassifierForm, version: str | None, trial: Tri
         repository.stage_router(folder, router)
         repository.stage_text(folder, names.ensemble, _renamed(root / names.ensemble / CONFIG, names.router))
         repository.place(folder, root)
-    what = "gets" if trial.mode == "split" else "is compared on"
-    return [f"{candidate} {what} {trial.percent:g} % of the requests of {names.ensemble}; {primary} answers the others"]
+    share = f"{trial.percent:g} % of the requests of {names.ensemble}"
+    if trial.mode == "split":
+        return [f"{candidate} answers {share}; {primary} answers the others"]
+    return [f"{candidate} is compared on {share}; {primary} answers all of them"]
 
 
 def _router(root: Path, names: ModelNames) -> tuple[Path, ModelConfig, Route | None]:
