@@ -518,8 +518,7 @@ def _stage_ensemble(request: Request, folder: Path, preprocess: str) -> None:
     used = maker(existing, PIXELS) if existing is not None else None
     if used is not None and used != preprocess:
         text = (root / name / CONFIG).read_text(encoding="utf-8")
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / CONFIG).write_text(rename_step(text, used, preprocess), encoding="utf-8")
+        repository.stage_text(folder, name, rename_step(text, used, preprocess))
         return
     config = configs.ensemble_config(request.form.model, request.names, preprocess=preprocess)
     repository.stage_configs(root, folder, {name: config})
@@ -534,11 +533,9 @@ def _stage_moved(root: Path, folder: Path, choice: PreprocessChoice) -> None:
         config = ModelConfig()
         config.CopyFrom(before)
         config.name = copy
-        for name in (ensemble, copy):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / copy / CONFIG).write_text(configs.to_text(config), encoding="utf-8")
+        repository.stage_text(folder, copy, configs.to_text(config))
         text = (root / ensemble / CONFIG).read_text(encoding="utf-8")
-        (folder / ensemble / CONFIG).write_text(rename_step(text, choice.model, copy), encoding="utf-8")
+        repository.stage_text(folder, ensemble, rename_step(text, choice.model, copy))
         (folder / copy / "1").mkdir(exist_ok=True)
         shutil.copyfile(root / choice.model / "1" / "model.py", folder / copy / "1" / "model.py")
 

@@ -12,7 +12,7 @@ from jpeg_contract.settings import PreprocessSettings
 from jpeg_contract.tensors import LABEL, PIXELS
 
 from jpeg_build import configs, repository
-from jpeg_build.ensembles import ensembles
+from jpeg_build.ensembles import ensembles, require_ensemble
 from jpeg_build.errors import RepositoryError
 
 
@@ -38,13 +38,7 @@ def combine(root: Path, names: ModelNames, members: Sequence[str]) -> list[str]:
             f"{root / names.ensemble / CONFIG} exists: remove it with jpeg-build remove {names.ensemble}",
             reason="model_exists",
         )
-    steps = []
-    for member in members:
-        if member not in every:
-            raise RepositoryError(
-                f"{root}: has no model {member!r}; it has {', '.join(every) or 'none'}", reason="unknown_model"
-            )
-        steps.append(_steps(root, member, every[member]))
+    steps = [_steps(root, member, require_ensemble(root, every, member)) for member in members]
     first = _settings(root, members[0], steps[0][0])
     for member, (preprocess, _, _) in zip(members[1:], steps[1:], strict=True):
         other = _settings(root, member, preprocess)

@@ -146,16 +146,7 @@ def ensemble_config(classifier: str, names: ModelNames = DEFAULT_NAMES, *, prepr
         names: Of the ensemble.
         preprocess: The model that decodes, its own or one that it shares.
     """
-    config = _model(names.ensemble, platform="ensemble")
-    _tensor(config.input, IMAGE, "TYPE_STRING", [1])
-    for tensor in RESPONSE_TENSORS:
-        _tensor(config.output, tensor.name, tensor.data_type, [tensor.length])
-    passed_on = {ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY}
-    _step(config, preprocess, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
-    _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: LOGITS_KEY})
-    answered = {tensor.name: tensor.name for tensor in RESPONSE_TENSORS}
-    _step(config, names.postprocess, {OUTPUT: LOGITS_KEY, **passed_on}, answered)
-    return config
+    return combined_config(names, preprocess, [(names.ensemble, classifier, names.postprocess)])
 
 
 def router_config(
@@ -182,7 +173,7 @@ def router_config(
 
 
 def combined_config(names: ModelNames, preprocess: str, members: Sequence[tuple[str, str, str]]) -> ModelConfig:
-    """Return the config of an ensemble over several networks, which decodes once.
+    """Return the config of an ensemble over one or several networks, which decodes once.
 
     Args:
         names: Of the ensemble.
@@ -194,7 +185,7 @@ def combined_config(names: ModelNames, preprocess: str, members: Sequence[tuple[
     passed_on = {ERROR: DECODE_ERRORS_KEY, CHECKSUM: CHECKSUMS_KEY}
     _step(config, preprocess, {IMAGE: IMAGE}, {PIXELS: PIXELS_KEY, **passed_on})
     for place, (name, classifier, postprocess) in enumerate(members):
-        logits = f"{LOGITS_KEY}_{place}"
+        logits = LOGITS_KEY if place == 0 else f"{LOGITS_KEY}_{place}"
         _step(config, classifier, {INPUT: PIXELS_KEY}, {OUTPUT: logits})
         answered = {tensor.name: member_tensor(name, tensor.name, first=place == 0) for tensor in RESPONSE_TENSORS}
         _step(config, postprocess, {OUTPUT: logits, **passed_on}, answered)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jpeg_contract.model_config import CONFIG, ModelConfig, maker, parameters
 from jpeg_contract.model_names import ModelNames, is_preprocess, own_name
-from jpeg_contract.parameters import SettingsError
 from jpeg_contract.settings import PreprocessSettings
+from jpeg_contract.step_digests import pixels_digest
 from jpeg_contract.tensors import PIXELS, PREPROCESS
 
 from jpeg_build import repository
+from jpeg_build.errors import RepositoryError
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,20 @@ def ensembles(root: Path) -> dict[str, ModelConfig]:
     return found
 
 
-def users_of(root: Path, model: str) -> list[str]:
+def require_ensemble(root: Path, every: Mapping[str, ModelConfig], name: str) -> ModelConfig:
+    """Return one of a repository's ensembles. Raises RepositoryError if there is none of that name."""
+    if name not in every:
+        raise RepositoryError(
+            f"{root}: has no model {name!r}; it has {', '.join(every) or 'none'}", reason="unknown_model"
+        )
+    return every[name]
+
+
+def users_of(every: Mapping[str, ModelConfig], model: str) -> list[str]:
     """Return the names of the ensembles that have a model among their steps."""
     return [
         name
-        for name, config in ensembles(root).items()
+        for name, config in every.items()
         if any(step.model_name == model for step in config.ensemble_scheduling.step)
     ]
 
@@ -65,31 +75,26 @@ def choose_preprocess(root: Path, names: ModelNames, settings: PreprocessSetting
         names: Of the ensemble.
         settings: What its recipe needs.
     """
-    wanted = settings.pixels_sha256
+    wanted, every = settings.pixels_sha256, ensembles(root)
     ensemble = repository.read_config(root, names.ensemble)
     current = maker(ensemble, PIXELS) if ensemble is not None else None
     if current is not None:
-        others = [name for name in users_of(root, current) if name != names.ensemble]
+        others = [name for name in users_of(every, current) if name != names.ensemble]
         if not others:
             return PreprocessChoice(current)
-        if _pixels_sha256(root, current) == wanted:
+        if _pixels(root, current) == wanted:
             return PreprocessChoice(current, is_shared=current != names.preprocess)
         if current == names.preprocess:
             copy = own_name(others[0], PREPROCESS)
             return PreprocessChoice(current, moved=dict.fromkeys(others, copy))
     for path in sorted(root.glob(f"*/{CONFIG}")):
         model = path.parent.name
-        if is_preprocess(model) and users_of(root, model) and _pixels_sha256(root, model) == wanted:
+        if is_preprocess(model) and users_of(every, model) and _pixels(root, model) == wanted:
             return PreprocessChoice(model, is_shared=model != names.preprocess)
     return PreprocessChoice(names.preprocess)
 
 
-def _pixels_sha256(root: Path, model: str) -> str | None:
-    """Return the digest of the settings of a model that decodes; None if they cannot be read."""
+def _pixels(root: Path, model: str) -> str:
+    """Return the digest of what decides the pixels that a model makes; empty if its config cannot be read."""
     config = repository.readable_config(root, model)
-    if config is None:
-        return None
-    try:
-        return PreprocessSettings.from_parameters(parameters(config)).pixels_sha256
-    except SettingsError:
-        return None
+    return pixels_digest(parameters(config)) if config is not None else ""

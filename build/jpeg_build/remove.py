@@ -9,7 +9,7 @@ from jpeg_contract.model_config import CONFIG
 from jpeg_contract.model_names import ensemble_of
 
 from jpeg_build import repository
-from jpeg_build.ensembles import ensembles
+from jpeg_build.ensembles import ensembles, require_ensemble
 from jpeg_build.errors import RepositoryError
 
 
@@ -29,10 +29,7 @@ def remove(root: Path, name: str) -> list[str]:
         RepositoryError: There is no such ensemble, or the repository cannot be written; then nothing is removed.
     """
     every = ensembles(root)
-    if name not in every:
-        raise RepositoryError(
-            f"{root}: has no model {name!r}; it has {', '.join(every) or 'none'}", reason="unknown_model"
-        )
+    require_ensemble(root, every, name)
     used: dict[str, list[str]] = {}
     for other, config in every.items():
         for step in config.ensemble_scheduling.step if other != name else ():

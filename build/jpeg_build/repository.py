@@ -103,8 +103,7 @@ def newest_version(repository: Path, model: str) -> int | None:
 def write_config(repository: Path, model: str, text: str) -> None:
     """Replace the text of a model's config: written aside and renamed. Raises RepositoryError."""
     with staging(repository) as folder:
-        (folder / model).mkdir()
-        (folder / model / CONFIG).write_text(text, encoding="utf-8")
+        stage_text(folder, model, text)
         place(folder, repository)
 
 
@@ -127,8 +126,7 @@ def stage_configs(
         merged = merged_config(existing, config, (adjust or {}).get(model))
         # An unchanged file keeps the user's comments.
         if merged != existing:
-            (folder / model).mkdir(parents=True, exist_ok=True)
-            (folder / model / CONFIG).write_text(configs.to_text(merged), encoding="utf-8")
+            stage_text(folder, model, configs.to_text(merged))
 
 
 def merged_config(

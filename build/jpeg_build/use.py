@@ -8,8 +8,6 @@ from pathlib import Path
 
 import msgspec
 from jpeg_contract.forms import ClassifierForm, form_of_model
-from jpeg_contract.inside import PathOutside, inside
-from jpeg_contract.labels import LabelFileError, read_labels
 from jpeg_contract.model_config import (
     CONFIG,
     PRECISION_TAG,
@@ -21,11 +19,10 @@ from jpeg_contract.model_config import (
     route_of,
 )
 from jpeg_contract.model_names import ModelNames
-from jpeg_contract.parameters import SettingsError
 from jpeg_contract.remedies import build_command
 from jpeg_contract.report import ConfigSettings, Report, find_report
 from jpeg_contract.routes import Mode, Route, Target
-from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
+from jpeg_contract.step_digests import labels_digest, pixels_digest
 
 from jpeg_build import configs, repository
 from jpeg_build.artefacts import (
@@ -223,13 +220,9 @@ def _fits(root: Path, names: ModelNames, report: Report) -> bool:
     postprocess = repository.read_config(root, names.postprocess)
     if preprocess is None or postprocess is None:
         return False
-    try:
-        pixels = PreprocessSettings.from_parameters(parameters(preprocess)).pixels_sha256
-        settings = PostprocessSettings.from_parameters(parameters(postprocess))
-        labels = settings.labels_sha256(read_labels(inside(root / names.postprocess, settings.labels_file)))
-    except (SettingsError, LabelFileError, PathOutside):
-        return False
-    return (pixels, labels) == (report.pixels_sha256, report.labels_sha256)
+    pixels = pixels_digest(parameters(preprocess))
+    labels = labels_digest(root / names.postprocess, parameters(postprocess))
+    return bool(pixels and labels) and (pixels, labels) == (report.pixels_sha256, report.labels_sha256)
 
 
 def _settings(root: Path, form: ClassifierForm, version: str, report: Report) -> ConfigSettings:

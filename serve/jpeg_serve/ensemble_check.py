@@ -6,12 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jpeg_contract.inside import PathOutside, inside
-from jpeg_contract.labels import LabelFileError, read_labels
-from jpeg_contract.parameters import SettingsError
 from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report, find_report
-from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
+from jpeg_contract.step_digests import labels_digest, pixels_digest
 
 from jpeg_serve.config_check import dims_match, shape, type_name
 from jpeg_serve.context import CheckContext, where_of
@@ -161,8 +158,8 @@ def _origins(step: Model) -> Iterator[_Origin]:
             step.name,
             step.parameter("recipe_sha256"),
             step.parameter("recipe"),
-            pixels=_pixels(step),
-            labels=_labels(step),
+            pixels=pixels_digest(step.parameters) if step.is_preprocess else "",
+            labels=labels_digest(step.folder, step.parameters) if step.is_postprocess else "",
         )
     artefacts = step.artefacts() if step.form is not None else []
     for version, artefact in artefacts:
@@ -171,27 +168,6 @@ def _origins(step: Model) -> Iterator[_Origin]:
             name = where_of(step, version, artefact.name) if len(artefacts) > 1 else step.name
             made = (report.recipe_sha256, report.recipe)
             yield _Origin(step, name, *made, version, report, report.pixels_sha256, report.labels_sha256)
-
-
-def _pixels(step: Model) -> str:
-    """Return the digest of what decides the pixels that a model makes; empty if it makes none."""
-    if not step.is_preprocess:
-        return ""
-    try:
-        return PreprocessSettings.from_parameters(step.parameters).pixels_sha256
-    except SettingsError:
-        return ""  # which `check_contract` reports
-
-
-def _labels(step: Model) -> str:
-    """Return the digest of what decides what the logits mean that a model takes; empty if it takes none."""
-    if not step.is_postprocess:
-        return ""
-    try:
-        settings = PostprocessSettings.from_parameters(step.parameters)
-        return settings.labels_sha256(read_labels(inside(step.folder, settings.labels_file)))
-    except (SettingsError, LabelFileError, PathOutside):
-        return ""  # which other checks report
 
 
 def _are_same(digests: Iterable[str]) -> bool:
