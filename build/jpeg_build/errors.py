@@ -45,3 +45,14 @@ class RepositoryError(BuildError):
     """The model repository cannot be read or written."""
 
     reason = "invalid_repository"
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Return the head of a framework's message, which may be pages long: the first line that is not blank.
+
+    Args:
+        error: The framework's.
+        most: Its longest length in characters.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:most]

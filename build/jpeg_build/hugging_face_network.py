@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from jpeg_build import timm_network
 from jpeg_build.checkpoints import load_checkpoint
 from jpeg_build.drafts import Draft
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.preparation import Preparation, check_labels, labels_of, refuse_differences
 from jpeg_build.pytorch_network import PyTorchNetwork
@@ -151,7 +151,7 @@ def preparation(folder: Path, config: Mapping[str, Any]) -> tuple[Preparation | 
         name = str(values.get("image_processor_type") or type(processor).__name__)
         prepared = _of_processor(re.sub(r"(FeatureExtractor|ImageProcessor)(Fast|Pil)?$", "", name), values)
     except Exception as error:  # transformers, its processors and their values
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error, 200)
         return None, [
             f"preprocessor_config.json is not understood ({first}): write geometry and normalisation yourself"
         ]
@@ -245,7 +245,7 @@ def _downloaded(network: str, revision: str | None) -> Path:
         with quiet(*_LOGGERS):
             found = snapshot_download(network, revision=revision, allow_patterns=_PATTERNS)
     except Exception as error:  # Of the hub, of the HTTP client and of the disk.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error, 200)
         raise NetworkError(
             f"{network} could not be downloaded from the Hugging Face hub ({first}): download it where there is a "
             f"network, with `hf download {network} --local-dir FOLDER`, and name that folder in [source] folder",
@@ -317,7 +317,7 @@ def _load(folder: Path, title: str) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:  # transformers has no exceptions of its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        first = first_line(error)
         code = "trust_remote_code" in str(error)
         remedy = (
             ': it needs code that lies beside the weights, which is not run. Load it yourself, and use kind = "module"'

@@ -27,7 +27,7 @@ def geometry_of(sizes: Sequence[int] | None, layout: Layout, notes: list[str]) -
         notes.append("the network does not state the size of its images: crop_size is that of the training")
         return None
     notes.append(
-        "a network of Keras does not tell how the training resized its photos; image_dataset_from_directory does it by "
+        "a Keras network does not state how the training resized its photos; image_dataset_from_directory does it by "
         f"default with resize_size = {size}, whatever the ratio of the sides, and antialias = false"
     )
     return {"crop_size": size[0] if size[0] == size[1] else size}

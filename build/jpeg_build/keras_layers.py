@@ -1,4 +1,4 @@
-"""What the layers of a Keras network tell: the images it takes, the normalisation inside, the kind of its output."""
+"""What the layers of a Keras network state: the images it takes, the normalisation inside, the kind of its output."""
 
 from __future__ import annotations
 

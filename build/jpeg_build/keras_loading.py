@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from jpeg_contract.artefacts import file_sha256
 
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.recipe import Recipe
 from jpeg_build.recipe_table import RECIPES
 from jpeg_build.sources import KerasSource
-from jpeg_build.tensorflow_framework import first_line
 
 # The seed of `--weights none`: two builds for a benchmark are the same.
 SEED = 0

@@ -11,7 +11,7 @@ import numpy as np
 from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.keras_layers import check_layers
 from jpeg_build.keras_loading import KerasLoader, labels_of, title_of
 from jpeg_build.network import Weights
@@ -29,7 +29,7 @@ from jpeg_build.reference import (
 )
 from jpeg_build.saved_model_network import SIGNATURE
 from jpeg_build.sources import KerasSource, SavedModelSource
-from jpeg_build.tensorflow_framework import first_line, tensorflow
+from jpeg_build.tensorflow_framework import tensorflow
 
 tf = tensorflow()
 

@@ -142,7 +142,7 @@ def fold_batch_norms(model: Any) -> None:
 
 
 def draft(file: Path) -> Draft:
-    """Return what a `.keras` or `.h5` file tells of its network.
+    """Return what a `.keras` or `.h5` file states of its network.
 
     Raises:
         NetworkError: The file cannot be loaded.
@@ -184,7 +184,7 @@ def _normalisation(network: Any, channels: int, notes: list[str]) -> dict[str, A
     names = [network.name, *(layer.name for layer in layers_of(network) if hasattr(layer, "layers"))]
     known = next((text for name in names for begin, text in _PREPROCESSING.items() if name.startswith(begin)), None)
     notes.append(
-        "the file does not tell how the training normalised the pixels: "
+        "the file does not state how the training normalised the pixels: "
         'Rescaling(1. / 255) or x / 255 is scale = "0..1"; x / 127.5 - 1 is scale = "-1..1"'
         + ("" if known is None else f"; keras.applications' preprocess_input for this network is {known}")
     )

@@ -15,10 +15,10 @@ from jpeg_contract.settings import Head
 from numpy.typing import NDArray
 
 from jpeg_build.drafts import Draft
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.init_labels import read_label_text
 from jpeg_build.onnx_graph import describe, inputs, keep_output, sizes
-from jpeg_build.onnx_network import DTYPES, first_line
+from jpeg_build.onnx_network import DTYPES
 from jpeg_build.onnx_values import session
 from jpeg_build.recipe_keys import Layout, Output
 from jpeg_build.reference import SIGMOID_VALUES

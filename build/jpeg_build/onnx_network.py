@@ -14,7 +14,7 @@ from jpeg_contract.tensors import INPUT
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.onnx_graph import describe, finish, inputs, keep_output, sizes, wrap
 from jpeg_build.onnx_values import session
@@ -227,8 +227,3 @@ def _computes_in_half(graph: Any, image: Any) -> bool:
                 weights[node.output[0]] = attribute.t
     in_half = (tensor.data_type == half and name not in stored for name, tensor in weights.items())
     return image.type.tensor_type.elem_type == half or any(in_half)
-
-
-def first_line(error: Exception) -> str:
-    """Return the head of a message of ONNX Runtime, which may be pages long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.normalisation import Normalisation
 from jpeg_build.outputs import OutputKind, to_logits
@@ -82,10 +82,9 @@ class PyTorchNetwork:
                     verbose=False,
                 )
         except Exception as error:  # as the network's own code may raise any
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise NetworkError(
-                f"{self._title}: PyTorch cannot export it to ONNX: {lines[0][:300]}. If its code depends on the values "
-                'of images, export it yourself, for kind = "onnx" (docs/recipes.md)',
+                f"{self._title}: PyTorch cannot export it to ONNX: {first_line(error)}. If its code depends on the "
+                'values of images, export it yourself, for kind = "onnx" (docs/recipes.md)',
                 reason="not_exported",
             ) from error
         assert program is not None
@@ -117,10 +116,9 @@ class PyTorchNetwork:
                 # A copy: of one channel, NumPy takes channels last for contiguous.
                 output = self._network(torch.from_numpy(images).clone(memory_format=torch.contiguous_format))
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             shape = "x".join(str(size) for size in images.shape[1:])
             raise NetworkError(
-                f"{self._title}: PyTorch cannot run it on images of {shape}: {lines[0][:300]}. Are crop_size and "
+                f"{self._title}: PyTorch cannot run it on images of {shape}: {first_line(error)}. Are crop_size and "
                 "[normalisation] color those of the training?",
                 reason="network_failed",
             ) from error

@@ -1,4 +1,4 @@
-"""SavedModels as ONNX files, and what a SavedModel tells of its network."""
+"""SavedModels as ONNX files, and what a SavedModel states of its network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from jpeg_build.drafts import Draft
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.keras_drafts import channels_of, classes_of, geometry_of
 from jpeg_build.recipe import Recipe
 from jpeg_build.recipe_keys import Output
 from jpeg_build.sources import SavedModelSource
-from jpeg_build.tensorflow_framework import first_line
 
 # ONNX's standard operators of this version are what TensorRT 8.6 and newer, OpenVINO and ONNX Runtime take.
 OPSET = 17
@@ -101,7 +100,7 @@ def _quiet_conversion() -> Iterator[None]:
 
 
 def draft(folder: Path) -> Draft:
-    """Return what a SavedModel tells of its network, by its file; TensorFlow is not needed.
+    """Return what a SavedModel states of its network, by its file; TensorFlow is not needed.
 
     Raises:
         NetworkError: The folder is not a SavedModel with a signature serving_default.

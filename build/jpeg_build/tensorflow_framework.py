@@ -42,9 +42,3 @@ def tensorflow() -> Any:
         except RuntimeError:
             break  # TensorFlow runs already: the process has its own settings.
     return tf
-
-
-def first_line(error: BaseException) -> str:
-    """Return the head of a message of TensorFlow, which may be pages long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

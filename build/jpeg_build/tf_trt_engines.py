@@ -25,8 +25,8 @@ from typing import Any, Literal
 from jpeg_contract.remedies import install_command
 from jpeg_contract.tensors import INPUT, OUTPUT
 
-from jpeg_build.errors import BuildError
-from jpeg_build.tensorflow_framework import first_line, tensorflow
+from jpeg_build.errors import BuildError, first_line
+from jpeg_build.tensorflow_framework import tensorflow
 
 Mode = Literal["dynamic", "implicit"]
 

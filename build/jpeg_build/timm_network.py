@@ -16,7 +16,7 @@ from torch import nn
 
 from jpeg_build.checkpoints import load_checkpoint, read_state_dict, state_sha256, weights_only
 from jpeg_build.drafts import Draft
-from jpeg_build.errors import BuildError, NetworkError
+from jpeg_build.errors import BuildError, NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.preparation import Preparation, check_labels, refuse_differences
 from jpeg_build.pytorch_network import PyTorchNetwork
@@ -127,7 +127,7 @@ def create(network: str, location: str, **options: Any) -> nn.Module:
         ) from error
     except (TypeError, ValueError, AssertionError) as error:
         raise NetworkError(
-            f"{location}: timm cannot make {network} for this recipe: {_first_line(error)}. Are crop_size and "
+            f"{location}: timm cannot make {network} for this recipe: {first_line(error, 200)}. Are crop_size and "
             "[normalisation] color those of the training?",
             reason="network_failed",
         ) from error
@@ -219,12 +219,8 @@ def _classes_in(state: Mapping[str, Any], classifier: Any) -> int | None:
 
 def _unavailable(network: str, error: Exception) -> BuildError:
     return NetworkError(
-        f"the weights of timm's {network} could not be downloaded ({_first_line(error)}): download them where there is "
-        "a network, with timm.create_model(NAME, pretrained=True), and copy its cache ($HF_HOME); or give a file of "
-        "weights in [source] checkpoint or with --checkpoint FILE, or use random ones with --weights none",
+        f"the weights of timm's {network} could not be downloaded ({first_line(error, 200)}): download them where "
+        "there is a network, with timm.create_model(NAME, pretrained=True), and copy its cache ($HF_HOME); or give a "
+        "file of weights in [source] checkpoint or with --checkpoint FILE, or use random ones with --weights none",
         reason="weights_not_downloaded",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from jpeg_build.checkpoints import weights_only
 from jpeg_build.drafts import Draft
-from jpeg_build.errors import NetworkError
+from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.network import Weights
 from jpeg_build.preparation import check_labels
 from jpeg_build.pytorch_network import PyTorchNetwork
@@ -95,7 +95,7 @@ class TorchProgramNetwork(PyTorchNetwork):
                     opset_version=_OPSET,
                 )
             except Exception as error:  # of the exporter's own, and of PyTorch
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                reason = first_line(error)
                 raise NetworkError(
                     f"{self._title}: PyTorch cannot export this TorchScript to ONNX: {reason}. Save the network by "
                     f"{SAVE_HINT}; or build --backend torch_tensorrt --no-trt, which serves TorchScript",
@@ -188,7 +188,7 @@ def _load_program(file: Path) -> tuple[nn.Module, tuple[Any, ...]]:
             program = torch.export.load(str(file))
             module: Any = program.module(check_guards=False)
     except Exception as error:  # of any kind, for files of other versions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise NetworkError(
             f"{file}: PyTorch {torch.__version__} cannot load it: {reason}", reason="invalid_program"
         ) from error

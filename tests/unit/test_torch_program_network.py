@@ -1,4 +1,4 @@
-"""Files of TorchScript and of torch.export: told by their content, loaded without code, exported with any batch."""
+"""Files of TorchScript and of torch.export: recognised by their content, loaded without code, exported."""
 
 import json
 import zipfile

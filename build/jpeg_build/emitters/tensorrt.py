@@ -33,7 +33,7 @@ from jpeg_runtime.tensorrt_engine import deserialise
 
 from jpeg_build import trtexec
 from jpeg_build.emitters import Emitted, Job, Options
-from jpeg_build.errors import BuildError
+from jpeg_build.errors import BuildError, first_line
 from jpeg_build.gpu import cache_folder, require_gpu
 from jpeg_build.precision import write_onnx
 
@@ -301,7 +301,7 @@ def _tensorrt() -> Any:
         ) from error
     except Exception as error:
         raise BuildError(
-            f"the package tensorrt does not load ({(str(error).splitlines() or [type(error).__name__])[0][:300]}): "
+            f"the package tensorrt does not load ({first_line(error)}): "
             "install it anew, or build in NVIDIA's image nvcr.io/nvidia/tensorrt:YY.MM-py3"
         ) from error
     return tensorrt

@@ -29,7 +29,7 @@ from jpeg_runtime.torch_script import NOTES, Script, describe
 from torch import Tensor, nn
 
 from jpeg_build.emitters import Emitted, Job, Options
-from jpeg_build.errors import BuildError
+from jpeg_build.errors import BuildError, first_line
 from jpeg_build.gpu import cache_folder, require_gpu
 from jpeg_build.pytorch_network import PyTorchNetwork
 from jpeg_build.quiet import quiet
@@ -329,7 +329,7 @@ def _torch_tensorrt() -> Any:
             "build in NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3"
         ) from error
     except Exception as error:  # it loads libraries and queries the driver: any error of theirs
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise BuildError(
             f"the package torch_tensorrt does not load here ({reason}): it needs a GPU, and the versions of PyTorch "
             "and TensorRT that it was made for; NVIDIA's image nvcr.io/nvidia/pytorch:YY.MM-py3 has them"

@@ -105,7 +105,7 @@ class Gathered:
 def open_decoders(
     settings: PreprocessSettings, wanted: Sequence[Decoder]
 ) -> Iterator[tuple[dict[Decoder, Preprocessor | DevicePreprocessor], list[str]]]:
-    """Open the decoders that are wanted, and that of the framework; without a wish, all that this machine has.
+    """Open the decoders that are wanted, and that of the framework; without a choice, all that this machine has.
 
     Args:
         settings: Of the repository; only the decoder is replaced.
