@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jpeg_build import repository
 from jpeg_build.build import Request, stage_repository
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
+from jpeg_build.repository import tree
 from jpeg_contract.forms import FORMS
 from jpeg_contract.model_config import CONFIG
 from jpeg_contract.tensors import ENSEMBLE
@@ -25,9 +25,9 @@ def main(target: Path = COMMITTED) -> None:
     assert recipe.labels is not None, "the demo recipe names a label file"
     # The ensemble starts with the first one.
     for form in FORMS.values():
-        with repository.staging(target) as folder:
+        with tree.staging(target) as folder:
             stage_repository(Request(recipe=recipe, repository=target, backend=form.name), folder, recipe.labels)
-            repository.place(folder, target)
+            tree.place(folder, target)
     print(f"renewed: {ENSEMBLE} and its steps in {target}", file=sys.stderr)
 
 

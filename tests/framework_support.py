@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime as ort
 import timm
 import torch
-from jpeg_build.drafts import Draft
 from jpeg_build.emitters import Job, Options, torch_tensorrt
-from jpeg_build.network import Network
-from jpeg_build.recipe import Recipe, load_recipe
+from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.network import Network
+from jpeg_build.recipe.recipe import Recipe, load_recipe
 from jpeg_contract.forms import TORCH_TENSORRT
 from jpeg_contract.settings import PreprocessSettings
 from jpeg_preprocess import Preprocessor

@@ -46,20 +46,21 @@ from jpeg_contract.tensors import ENSEMBLE, LABELS_FILE, PIXELS
 from jpeg_contract.versions import tool_versions
 from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
 
-from jpeg_build import configs, parity, repository
-from jpeg_build.artefacts import find_artefact, reported_artefact, served_report
-from jpeg_build.built_network import find_built
+from jpeg_build.checks import parity
+from jpeg_build.checks.speed import compare_speed
 from jpeg_build.emitters import Emitted, Job, Logits, Options, Pixels, emitter
-from jpeg_build.ensembles import PreprocessChoice, choose_preprocess, preprocess_of
 from jpeg_build.errors import BuildError, CallError, NetworkError, ParityError, RepositoryError
 from jpeg_build.gpu import this_capability
-from jpeg_build.network import Network
-from jpeg_build.networks import load_network
-from jpeg_build.outputs import to_scores
+from jpeg_build.networks.built_network import find_built
+from jpeg_build.networks.load import load_network
+from jpeg_build.networks.network import Network
 from jpeg_build.photos import digest, load_photos, probe_pixels, random_pixels
-from jpeg_build.recipe import Recipe
-from jpeg_build.serving import serving_args
-from jpeg_build.speed import compare_speed
+from jpeg_build.recipe.outputs import to_scores
+from jpeg_build.recipe.recipe import Recipe
+from jpeg_build.repository import configs, tree
+from jpeg_build.repository.artefacts import find_artefact, reported_artefact, served_report
+from jpeg_build.repository.ensembles import PreprocessChoice, choose_preprocess, preprocess_of
+from jpeg_build.repository.serving import serving_args
 
 AUTO = "auto"
 
@@ -119,7 +120,7 @@ class Request:
     @property
     def settled_version(self) -> int:
         """Number of the version that is built."""
-        return self.version or repository.newest_version(self.repository, self.form.model) or 1
+        return self.version or tree.newest_version(self.repository, self.form.model) or 1
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,10 @@ def build(request: Request, progress: Progress) -> Built:
     if precision not in (*form.precisions, AUTO):
         raise CallError(f"{form.name} has the precisions {', '.join(form.precisions)}, not {precision}")
     # First of all: a repository that cannot be written, or is being built already, fails before minutes are spent.
-    with repository.staging(request.repository) as folder:
+    with tree.staging(request.repository) as folder:
         emitter(form).require_tools(request.options)
         inputs = prepare_inputs(request, progress)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=repository.STAGING) as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=tree.STAGING) as scratch:
             speeds: dict[str, float | None] | None = None
             if precision == AUTO:
                 chosen, speeds = _fastest(request, inputs, Path(scratch), progress)
@@ -202,7 +203,7 @@ def build(request: Request, progress: Progress) -> Built:
                     raise ParityError(f"{error}. Nothing was put in place.", reason=error.reason) from error
             report = _stage_artefact(request, inputs, chosen, folder, speeds)
         stage_repository(request, folder, inputs.network.labels, chosen)
-        repository.place(folder, request.repository)
+        tree.place(folder, request.repository)
     return Built(report, [*chosen.emitted.notes, *_notes(request)], _warnings(request, inputs, report))
 
 
@@ -474,16 +475,16 @@ def _apply_settings(request: Request, precision: str, emitted: Emitted) -> Calla
 
 def _version_to_serve(request: Request) -> int:
     """Return the version that Triton serves once this one is in place."""
-    existing = repository.read_config(request.repository, request.form.model)
-    newest = repository.newest_version(request.repository, request.form.model) or 0
+    existing = tree.read_config(request.repository, request.form.model)
+    newest = tree.newest_version(request.repository, request.form.model) or 0
     return (pinned_version(existing) if existing is not None else None) or max(newest, request.settled_version)
 
 
 def _classifier_config(request: Request, precision: str, emitted: Emitted) -> ModelConfig:
     """Return the config that serves the artefact, with the user's edits."""
     built = configs.classifier_config(request.recipe, request.form)
-    existing = repository.read_config(request.repository, request.form.model)
-    return repository.merged_config(existing, built, _apply_settings(request, precision, emitted))
+    existing = tree.read_config(request.repository, request.form.model)
+    return tree.merged_config(existing, built, _apply_settings(request, precision, emitted))
 
 
 def stage_repository(request: Request, folder: Path, labels: Sequence[str], chosen: Candidate | None = None) -> None:
@@ -502,9 +503,9 @@ def stage_repository(request: Request, folder: Path, labels: Sequence[str], chos
     # A version that is not served leaves the config to the one that is.
     if chosen is not None and request.settled_version == _version_to_serve(request):
         adjust[form.model] = _apply_settings(request, chosen.precision, chosen.emitted)
-    repository.stage_configs(root, folder, built, adjust)
+    tree.stage_configs(root, folder, built, adjust)
     _stage_ensemble(request, folder, preprocess)
-    repository.stage_sources(root, folder, [preprocess, names.postprocess], names.ensemble)
+    tree.stage_sources(root, folder, [preprocess, names.postprocess], names.ensemble)
     for model in (form.model, names.postprocess):
         file = folder / model / LABELS_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -514,28 +515,28 @@ def stage_repository(request: Request, folder: Path, labels: Sequence[str], chos
 def _stage_ensemble(request: Request, folder: Path, preprocess: str) -> None:
     """Stage the ensemble; one that is there keeps its text, but for the name of the model that decodes."""
     root, name = request.repository, request.ensemble
-    existing = repository.read_config(root, name)
+    existing = tree.read_config(root, name)
     used = maker(existing, PIXELS) if existing is not None else None
     if used is not None and used != preprocess:
         text = (root / name / CONFIG).read_text(encoding="utf-8")
-        repository.stage_text(folder, name, rename_step(text, used, preprocess))
+        tree.stage_text(folder, name, rename_step(text, used, preprocess))
         return
     config = configs.ensemble_config(request.form.model, request.names, preprocess=preprocess)
-    repository.stage_configs(root, folder, {name: config})
+    tree.stage_configs(root, folder, {name: config})
 
 
 def _stage_moved(root: Path, folder: Path, choice: PreprocessChoice) -> None:
     """Give other ensembles a copy of the model that decodes, as it was, before this build changes it."""
-    before = repository.read_config(root, choice.model)
+    before = tree.read_config(root, choice.model)
     if not choice.moved or before is None:
         return
     for ensemble, copy in choice.moved.items():
         config = ModelConfig()
         config.CopyFrom(before)
         config.name = copy
-        repository.stage_text(folder, copy, configs.to_text(config))
+        tree.stage_text(folder, copy, configs.to_text(config))
         text = (root / ensemble / CONFIG).read_text(encoding="utf-8")
-        repository.stage_text(folder, ensemble, rename_step(text, choice.model, copy))
+        tree.stage_text(folder, ensemble, rename_step(text, choice.model, copy))
         (folder / copy / "1").mkdir(exist_ok=True)
         shutil.copyfile(root / choice.model / "1" / "model.py", folder / copy / "1" / "model.py")
 
@@ -581,7 +582,7 @@ def is_up_to_date(request: Request) -> bool:
 
 def _is_of_recipe(request: Request, model: str) -> bool:
     """Whether a step around the classifier is as the recipe wants it."""
-    config = repository.read_config(request.repository, model)
+    config = tree.read_config(request.repository, model)
     if config is None:
         return False
     if parameters(config).get("recipe_sha256") == request.recipe.sha256:
@@ -620,9 +621,9 @@ def _notes(request: Request) -> list[str]:
     found = []
     form, root = request.form, request.repository
     name = request.ensemble
-    ensemble = repository.read_config(root, name)
+    ensemble = tree.read_config(root, name)
     chosen = chosen_classifier(ensemble) if ensemble is not None else None
-    router = repository.read_config(root, request.names.router) if chosen == request.names.router else None
+    router = tree.read_config(root, request.names.router) if chosen == request.names.router else None
     route = route_of(router) if router is not None else None
     if route is not None:
         versions = ", ".join(map(str, (route.primary, route.candidate)))
@@ -643,7 +644,7 @@ def _notes(request: Request) -> list[str]:
             )
         else:
             found.append(f"{path} uses {chosen}; to use {form.model}, edit that word, or run: {use}")
-    classifier = repository.read_config(root, form.model)
+    classifier = tree.read_config(root, form.model)
     if classifier is not None:
         served = pinned_version(classifier)
         if served not in (None, request.settled_version):
@@ -663,6 +664,6 @@ def _notes(request: Request) -> list[str]:
         )
     for model in (preprocess_of(root, request.names), request.names.postprocess):
         path = root / model / "1" / "model.py"
-        if repository.differs_from_source(path, model):
+        if tree.differs_from_source(path, model):
             found.append(f"{path} differs from this project's and was left alone; delete it to have it renewed")
     return found

@@ -30,12 +30,12 @@ from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_build.errors import BuildError, CallError, RecipeError
 from jpeg_build.extras import EXTRAS
-from jpeg_build.init_facts import NO_FACTS, Facts, Prompt
+from jpeg_build.init.facts import NO_FACTS, Facts, Prompt
 
 if TYPE_CHECKING:
     from jpeg_contract.report import Report
 
-    from jpeg_build.init import Written
+    from jpeg_build.init.write import Written
 
 COMMAND = "jpeg-build"
 
@@ -190,7 +190,7 @@ def build_command(
         name: Name of the model that clients request; several models live in one repository.
     """
     from jpeg_build.emitters import Options
-    from jpeg_build.recipe import load_recipe
+    from jpeg_build.recipe.recipe import load_recipe
 
     form = _form(backend, name)
     path, is_new = _find_recipe(recipe, facts, checkpoint)
@@ -284,7 +284,7 @@ def init(
         checkpoint: Weights for a network that SOURCE names: timm, torchvision, module or keras.
         force: Replace a recipe that is there.
     """
-    from jpeg_build.init import NewRecipe, write_recipe
+    from jpeg_build.init.write import NewRecipe, write_recipe
 
     wanted = NewRecipe(source, facts, output, checkpoint, force=force)
     with contextlib.redirect_stdout(sys.stderr):
@@ -315,8 +315,8 @@ def use(
         name: Name of the model.
         model_repository: The model repository.
     """
-    from jpeg_build.use import Trial, try_beside
-    from jpeg_build.use import use as choose
+    from jpeg_build.repository.use import Trial, try_beside
+    from jpeg_build.repository.use import use as choose
 
     form = _form(backend, name)
     if split is not None and shadow is not None:
@@ -340,7 +340,7 @@ def combine(name: ModelName, /, *models: str, model_repository: Path = DEFAULT_R
         models: The others, at least two, that take the same pixels.
         model_repository: The model repository.
     """
-    from jpeg_build.combine import combine as write
+    from jpeg_build.repository.combine import combine as write
 
     if len(models) < 2:
         raise CallError("name at least two models to combine")
@@ -357,7 +357,7 @@ def remove(name: str, /, *, model_repository: Path = DEFAULT_REPOSITORY) -> None
         name: Of the model.
         model_repository: The model repository.
     """
-    from jpeg_build.remove import remove as delete
+    from jpeg_build.repository.remove import remove as delete
 
     for line in delete(model_repository, name):
         note(COMMAND, line)
@@ -465,7 +465,7 @@ def evaluate(
     from jpeg_build.evaluate.document import summary_lines
     from jpeg_build.evaluate.evaluation import EvaluationRequest, require_gates, to_json
     from jpeg_build.evaluate.evaluation import evaluate as measure
-    from jpeg_build.recipe import find_recipe, load_recipe
+    from jpeg_build.recipe.recipe import find_recipe, load_recipe
 
     request = EvaluationRequest(
         recipe=load_recipe(find_recipe(recipe)),
@@ -517,8 +517,8 @@ def inspect(
 
 def _find_recipe(text: str, facts: Facts, checkpoint: Path | None) -> tuple[Path, bool]:
     """Return the path of a recipe, and whether it was found for a network that was given in its place."""
-    from jpeg_build.init import NewRecipe, find_or_write, is_network
-    from jpeg_build.recipe import find_recipe, is_recipe
+    from jpeg_build.init.write import NewRecipe, find_or_write, is_network
+    from jpeg_build.recipe.recipe import find_recipe, is_recipe
 
     if not is_recipe(text) and is_network(text):
         wanted = NewRecipe(text, facts, checkpoint=checkpoint)

@@ -11,9 +11,9 @@ from jpeg_contract.forms import FORMS, TF_TRT, ClassifierForm, form_of_model
 from jpeg_contract.report import Report, find_report
 from jpeg_contract.tensors import ENSEMBLE
 
-from jpeg_build.artefacts import find_artefact, reported_artefact, require_built, served_version
 from jpeg_build.emitters import emitter
 from jpeg_build.errors import BuildError
+from jpeg_build.repository.artefacts import find_artefact, reported_artefact, require_built, served_version
 
 
 def inspect_artefact(root: Path, name: str, version: str | None, ensemble: str = ENSEMBLE) -> dict[str, Any]:

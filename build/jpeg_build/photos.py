@@ -14,7 +14,7 @@ from jpeg_preprocess import Preprocessor
 from numpy.typing import NDArray
 
 from jpeg_build.errors import BuildError
-from jpeg_build.recipe import Recipe
+from jpeg_build.recipe.recipe import Recipe
 
 RANDOM_IMAGES = 8
 

@@ -20,15 +20,16 @@ from jpeg_contract.report import Report
 from jpeg_contract.resources import PHOTOS
 from jpeg_contract.tensors import INPUT, OUTPUT
 
-from jpeg_build import parity, repository
-from jpeg_build.artefacts import find_artefact, reported_artefact, require_built, served_version
-from jpeg_build.batches import split_batches
 from jpeg_build.build import ParityInputs, Request, open_isolated, prepare_inputs, run_as_served
+from jpeg_build.checks import parity
+from jpeg_build.checks.batches import split_batches
+from jpeg_build.checks.speed import speed_by_batch
 from jpeg_build.emitters import Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError, RepositoryError
-from jpeg_build.recipe import Recipe, find_recipe, load_recipe
-from jpeg_build.serving import serving_args
-from jpeg_build.speed import speed_by_batch
+from jpeg_build.recipe.recipe import Recipe, find_recipe, load_recipe
+from jpeg_build.repository import tree
+from jpeg_build.repository.artefacts import find_artefact, reported_artefact, require_built, served_version
+from jpeg_build.repository.serving import serving_args
 
 # For one batch: 64 images in float16 take a CPU a minute.
 _TIMEOUT_S = 300
@@ -174,7 +175,7 @@ def _artefact(wanted: Verification, report: Report) -> Path:
 
 
 def _config(wanted: Verification) -> ModelConfig:
-    config = repository.read_config(wanted.repository, wanted.form.model)
+    config = tree.read_config(wanted.repository, wanted.form.model)
     if config is None:
         raise RepositoryError(f"{wanted.repository / wanted.form.model / CONFIG} is missing: build it again")
     return config

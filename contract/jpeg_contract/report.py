@@ -110,7 +110,7 @@ class ParityResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToleranceUsed(msgspec.Struct, frozen=True, kw_only=True):
-    """The tolerance of the check; see `jpeg_build.parity.Tolerance`."""
+    """The tolerance of the check; see `jpeg_build.checks.parity.Tolerance`."""
 
     relative_difference: float
     mean_difference: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from jpeg_build.configs import to_text
+from jpeg_build.repository.configs import to_text
 from jpeg_contract.model_config import (
     ConfigError,
     ModelConfig,

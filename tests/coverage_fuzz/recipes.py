@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jpeg_build.errors import RecipeError
-from jpeg_build.recipe import RECIPES, Recipe, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, Recipe, load_recipe
 from jpeg_contract.settings import PreprocessSettings
 
 from coverage_fuzz import text_mutator

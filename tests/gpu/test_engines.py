@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from jpeg_build import parity
+from jpeg_build.checks import parity
 from jpeg_build.emitters import Job, Options, tensorrt
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import require_gpu
-from jpeg_build.onnx_network import OnnxNetwork
-from jpeg_build.recipe import load_recipe
+from jpeg_build.networks.onnx_network import OnnxNetwork
+from jpeg_build.recipe.recipe import load_recipe
 from jpeg_contract.forms import TENSORRT, TORCH_TENSORRT
 from onnx import TensorProto, helper, numpy_helper
 from support import opened
@@ -152,7 +152,7 @@ def test_a_file_that_is_not_an_engine_is_named(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_torchscript_with_engines_names_the_operations_that_stayed_in_pytorch(tmp_path, precision):
     from jpeg_build.emitters import torch_tensorrt
-    from jpeg_build.torchvision_network import TorchvisionNetwork
+    from jpeg_build.networks.torchvision_network import TorchvisionNetwork
 
     (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
     (tmp_path / "mine.toml").write_text(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jpeg_build.build import Request, build
 from jpeg_build.emitters import Options
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from serve_command import Command
 
 

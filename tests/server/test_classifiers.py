@@ -10,7 +10,7 @@ import tritonclient.http as httpclient
 from conftest import serve
 from jpeg_build.cli import main
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from jpeg_client import Client
 from jpeg_contract.forms import FORMS
 from jpeg_contract.report import read_report

@@ -9,9 +9,10 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
-from jpeg_build import build, parity
+from jpeg_build import build
+from jpeg_build.checks import parity
 from jpeg_build.errors import ParityError
-from jpeg_build.recipe import load_recipe
+from jpeg_build.recipe.recipe import load_recipe
 from jpeg_client import Client, RequestRefused
 from jpeg_serve import ServeError, check_repository
 from onnx import TensorProto, helper, numpy_helper

@@ -35,8 +35,8 @@ def network():
     """torchvision's MobileNetV2 in the common contract, with random weights."""
     import torch
     import torchvision
-    from jpeg_build.normalisation import Normalisation
-    from jpeg_build.pixels_to_logits import PixelsToLogits
+    from jpeg_build.networks.pixels_to_logits import PixelsToLogits
+    from jpeg_build.recipe.normalisation import Normalisation
 
     torch.manual_seed(0)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,9 +8,9 @@ import tritonclient.grpc as grpcclient
 from colours import RGB, colour_recipe, plain
 from conftest import serve
 from jpeg_build.build import Request, build
-from jpeg_build.combine import combine
-from jpeg_build.recipe import load_recipe
-from jpeg_build.use import Trial, try_beside, use
+from jpeg_build.recipe.recipe import load_recipe
+from jpeg_build.repository.combine import combine
+from jpeg_build.repository.use import Trial, try_beside, use
 from jpeg_client import Client, JpegClientError
 from jpeg_contract.forms import FORMS
 from jpeg_contract.model_names import ModelNames

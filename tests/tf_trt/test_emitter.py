@@ -5,19 +5,19 @@ import os
 
 import numpy as np
 import pytest
-from jpeg_build import parity
-from jpeg_build import tf_trt_engines as engines
+from jpeg_build.checks import parity
 from jpeg_build.emitters import Emitted, Job, Options, tf_trt
+from jpeg_build.emitters import tf_trt_engines as engines
 from jpeg_build.errors import BuildError
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import find_recipe, load_recipe
+from jpeg_build.recipe.recipe import find_recipe, load_recipe
 from jpeg_contract.forms import TF_TRT
 from jpeg_contract.resources import PHOTOS
 from support import opened
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow has an environment of its own: make build-tensorflow")
 
-from jpeg_build.keras_network import KerasNetwork  # noqa: E402
+from jpeg_build.networks.keras_network import KerasNetwork  # noqa: E402
 
 RECIPE = load_recipe(find_recipe("mobilenet_v2"))
 NO_GPU = not tf.config.list_physical_devices("GPU")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jpeg_build.errors import NetworkError
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import find_recipe, load_recipe
+from jpeg_build.recipe.recipe import find_recipe, load_recipe
 from jpeg_contract.resources import PHOTOS
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow has an environment of its own: make build-tensorflow")
 
-from jpeg_build.keras_network import KerasNetwork  # noqa: E402
+from jpeg_build.networks.keras_network import KerasNetwork  # noqa: E402
 
 MOBILENET, RESNET = (load_recipe(find_recipe(name)) for name in ("mobilenet_v2", "resnet50"))
 

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 from jpeg_build.errors import NetworkError
-from jpeg_build.outputs import to_scores
-from jpeg_build.recipe import load_recipe
-from jpeg_build.saved_model_network import SavedModelNetwork, draft
+from jpeg_build.networks.saved_model_network import SavedModelNetwork, draft
+from jpeg_build.recipe.outputs import to_scores
+from jpeg_build.recipe.recipe import load_recipe
 from support import run_module
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow has an environment of its own: make build-tensorflow")
 
-from jpeg_build.keras_network import KerasNetwork  # noqa: E402
+from jpeg_build.networks.keras_network import KerasNetwork  # noqa: E402
 
 SIZE = (32, 40)
 RECIPE = """\

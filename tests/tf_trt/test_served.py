@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import serve
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import find_recipe, load_recipe
+from jpeg_build.recipe.recipe import find_recipe, load_recipe
 from jpeg_client import Client
 from jpeg_contract.resources import PHOTOS
 from jpeg_serve import ServeError

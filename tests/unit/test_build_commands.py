@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from jpeg_build import build as builds
+from jpeg_build.checks.parity import TOLERANCES
 from jpeg_build.cli import app, main
-from jpeg_build.init_facts import Facts
-from jpeg_build.parity import TOLERANCES
-from jpeg_build.recipe_table import RECIPES
+from jpeg_build.init.facts import Facts
+from jpeg_build.recipe.table import RECIPES
 from jpeg_contract import model_config
 from jpeg_contract.report import read_report, to_json
 from jpeg_contract.versions import project_version
@@ -272,7 +272,7 @@ def test_the_config_states_the_precision_of_the_version_that_is_served(recipe, r
 
 
 def test_auto_goes_on_without_a_precision_that_cannot_be_built(recipe, repository, capsys, monkeypatch):
-    from jpeg_build import precision
+    from jpeg_build.emitters import precision
     from jpeg_build.errors import NetworkError
 
     def refuse(*_):

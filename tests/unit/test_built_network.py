@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from jpeg_build.built_network import BuiltNetwork
 from jpeg_build.errors import NetworkError
-from jpeg_build.recipe import load_recipe
+from jpeg_build.networks.built_network import BuiltNetwork
+from jpeg_build.recipe.recipe import load_recipe
 from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.report import ArtefactFile, read_report, write_report
 from support import SMALL_RECIPE, run, run_module, small_network

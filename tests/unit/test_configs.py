@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from jpeg_build import configs, repository
 from jpeg_build.errors import RepositoryError
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
+from jpeg_build.repository import configs, tree
 from jpeg_contract import model_config
 from jpeg_contract.forms import FORMS
 from jpeg_contract.model_config import KIND_AUTO, KIND_GPU, ConfigError
@@ -27,10 +27,10 @@ def all_configs(recipe, classifier="classifier_onnx"):
 
 
 def stage(path, built):
-    with repository.staging(path) as folder:
-        repository.stage_configs(path, folder, built)
+    with tree.staging(path) as folder:
+        tree.stage_configs(path, folder, built)
         staged = sorted(file.parent.name for file in folder.rglob("config.pbtxt"))
-        repository.place(folder, path)
+        tree.place(folder, path)
     return staged
 
 
@@ -107,13 +107,13 @@ def test_either_all_files_are_placed_or_none(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return replace(self, target)
 
-    with repository.staging(tmp_path) as folder:
+    with tree.staging(tmp_path) as folder:
         (folder / "a").mkdir()
         for name in ("1", "2", "3"):
             (folder / "a" / name).write_text("new")
         monkeypatch.setattr(Path, "replace", full_disk)
         with pytest.raises(RepositoryError, match="No space left on device; what was there is untouched"):
-            repository.place(folder, tmp_path)
+            tree.place(folder, tmp_path)
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["1"]
     assert (tmp_path / "a" / "1").read_text() == "old"
     assert not list(tmp_path.glob(".staging-*"))
@@ -126,7 +126,7 @@ def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return replace(self, target)
 
-    with repository.staging(tmp_path) as folder:
+    with tree.staging(tmp_path) as folder:
         for name in ("1", "2", "3"):
             (folder / name).write_text("new")
         monkeypatch.setattr(Path, "replace", interrupted)
@@ -134,7 +134,7 @@ def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                repository.place(folder, tmp_path)
+                tree.place(folder, tmp_path)
         finally:
             signal.signal(signal.SIGINT, before)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "2", "3"]
@@ -142,9 +142,9 @@ def test_a_signal_while_files_are_placed_waits(tmp_path, monkeypatch):
 
 def test_two_builds_at_once_are_refused(tmp_path):
     with (
-        repository.staging(tmp_path),
+        tree.staging(tmp_path),
         pytest.raises(RepositoryError, match="another jpeg-build") as caught,
-        repository.staging(tmp_path),
+        tree.staging(tmp_path),
     ):
         pass
     assert caught.value.reason == "repository_busy"
@@ -152,13 +152,13 @@ def test_two_builds_at_once_are_refused(tmp_path):
 
 def test_leftovers_of_a_killed_build_are_removed(tmp_path):
     (tmp_path / ".staging-old" / "classifier_onnx").mkdir(parents=True)
-    with repository.staging(tmp_path):
+    with tree.staging(tmp_path):
         assert not (tmp_path / ".staging-old").exists()
 
 
 def test_a_repository_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RepositoryError, match="cannot be written") as caught, repository.staging(tmp_path / "file"):
+    with pytest.raises(RepositoryError, match="cannot be written") as caught, tree.staging(tmp_path / "file"):
         pass
     assert caught.value.reason == "invalid_repository"
 
@@ -189,17 +189,17 @@ def test_a_savedmodel_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch
             raise OSError(13, "Permission denied")
         unlink(self, missing_ok=missing_ok)
 
-    with repository.staging(tmp_path) as folder:
+    with tree.staging(tmp_path) as folder:
         stage_new(folder)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", refuse)
             with pytest.raises(RepositoryError, match="what was there is untouched"):
-                repository.place(folder, tmp_path)
+                tree.place(folder, tmp_path)
     assert contents() == old
 
-    with repository.staging(tmp_path) as folder:
+    with tree.staging(tmp_path) as folder:
         stage_new(folder)
-        repository.place(folder, tmp_path)
+        tree.place(folder, tmp_path)
     assert contents() == {"saved_model.pb": "new", "variables/data": "new"}
 
 

@@ -15,7 +15,7 @@ from jpeg_build.cli import main
 from jpeg_build.errors import BuildError
 from jpeg_build.evaluate.evaluation import PREDICTIONS, EvaluationRequest, evaluate, to_json
 from jpeg_build.evaluate.runs import BATCH, FRAMEWORK
-from jpeg_build.recipe import load_recipe
+from jpeg_build.recipe.recipe import load_recipe
 from PIL import Image
 from support import encode
 

@@ -19,8 +19,8 @@ from framework_support import (
     write_recipe,
 )
 from jpeg_build.errors import NetworkError
-from jpeg_build.hugging_face_network import HuggingFaceNetwork, draft, preparation
-from jpeg_build.networks import load_network
+from jpeg_build.networks.hugging_face_network import HuggingFaceNetwork, draft, preparation
+from jpeg_build.networks.load import load_network
 from jpeg_contract.forms import ONNX
 
 LABELS = {0: "cat", 1: "dog", 2: "eel", 3: "fox"}

@@ -18,14 +18,14 @@ import onnxruntime
 import pytest
 from jpeg_build.cli import main
 from jpeg_build.errors import BuildError, CallError, NetworkError
-from jpeg_build.init_labels import find_labels, read_label_text
-from jpeg_build.init_source import STATE_DICT, Origin, find_origin, recipe_name, torch_kind
-from jpeg_build.init_text import recipe_text, to_toml
-from jpeg_build.onnx_draft import draft
+from jpeg_build.init.labels import find_labels, read_label_text
+from jpeg_build.init.onnx_draft import draft
+from jpeg_build.init.source import STATE_DICT, Origin, find_origin, recipe_name, torch_kind
+from jpeg_build.init.text import recipe_text, to_toml
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import load_recipe
-from jpeg_build.recipe_table import RECIPES
-from jpeg_build.sources import OnnxSource, TorchvisionSource
+from jpeg_build.recipe.recipe import load_recipe
+from jpeg_build.recipe.sources import OnnxSource, TorchvisionSource
+from jpeg_build.recipe.table import RECIPES
 from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageFont
 from support import encode, small_network

@@ -16,11 +16,11 @@ import onnxruntime as ort
 import pytest
 from jpeg_build.build import Request, build
 from jpeg_build.errors import NetworkError
-from jpeg_build.keras_torch_network import KerasTorchNetwork, draft, keras
-from jpeg_build.onnx_values import prepared
-from jpeg_build.outputs import to_scores
+from jpeg_build.graphs.onnx_values import prepared
+from jpeg_build.networks.keras_torch_network import KerasTorchNetwork, draft, keras
 from jpeg_build.photos import load_photos
-from jpeg_build.recipe import find_recipe, load_recipe
+from jpeg_build.recipe.outputs import to_scores
+from jpeg_build.recipe.recipe import find_recipe, load_recipe
 from jpeg_contract.resources import PHOTOS
 
 layers = keras.layers
@@ -314,7 +314,7 @@ def test_mobilenet_is_built_for_onnx_runtime(tmp_path):
 def test_the_import_leaves_the_home_folder_and_other_settings_alone(tmp_path):
     """Another backend in keras.json does not count, and no keras.json is written where there is none."""
     code = (
-        "from jpeg_build.keras_framework import keras_on_torch as get; keras = get();"
+        "from jpeg_build.networks.keras_framework import keras_on_torch as get; keras = get();"
         "print(keras.backend.backend(), keras.backend.image_data_format())"
     )
     settings = json.dumps({"backend": "tensorflow", "image_data_format": "channels_first"})

@@ -8,8 +8,8 @@ import pytest
 import torch
 from framework_support import check_onnx, check_torchscript, package_file, write_recipe
 from jpeg_build.errors import BuildError, NetworkError
-from jpeg_build.module_network import draft
-from jpeg_build.networks import load_network
+from jpeg_build.networks.load import load_network
+from jpeg_build.networks.module_network import draft
 from jpeg_contract.forms import ONNX
 
 CODE = """\

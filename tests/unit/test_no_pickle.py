@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from jpeg_build import torchvision_network
 from jpeg_build.cli import main
 from jpeg_build.errors import NetworkError
-from jpeg_build.recipe import load_recipe
-from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_build.networks import torchvision_network
+from jpeg_build.networks.torchvision_network import TorchvisionNetwork
+from jpeg_build.recipe.recipe import load_recipe
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ModelLoadError, ServingConfig
 from support import ROOT, classifier_args

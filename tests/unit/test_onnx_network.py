@@ -7,9 +7,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from jpeg_build.errors import NetworkError
-from jpeg_build.onnx_network import OnnxNetwork
-from jpeg_build.quantise import quantise
-from jpeg_build.recipe import load_recipe
+from jpeg_build.graphs.quantise import quantise
+from jpeg_build.networks.onnx_network import OnnxNetwork
+from jpeg_build.recipe.recipe import load_recipe
 from onnx import TensorProto, helper, numpy_helper
 
 SIZE = 6

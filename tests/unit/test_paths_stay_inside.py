@@ -11,10 +11,10 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_build.artefacts import reported_artefact, reported_engines
 from jpeg_build.cli import main
 from jpeg_build.errors import RecipeError, RepositoryError
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
+from jpeg_build.repository.artefacts import reported_artefact, reported_engines
 from jpeg_contract.artefacts import report_path
 from jpeg_contract.inside import PathOutside, inside, is_inside, refuse_file_parameter, tree_inside
 from jpeg_contract.parameters import SettingsError

@@ -9,18 +9,18 @@ import onnx
 import onnxruntime as ort
 import openvino as ov
 import pytest
-from jpeg_build import quantise as quantise_module
+from jpeg_build.checks.parity import check, measure, run_in_batches
 from jpeg_build.emitters import Job, Options
+from jpeg_build.emitters.precision import write_onnx
 from jpeg_build.errors import NetworkError
-from jpeg_build.half import to_half
-from jpeg_build.onnx_network import OnnxNetwork
-from jpeg_build.onnx_values import image_part, prepared, with_opset
-from jpeg_build.parity import check, measure, run_in_batches
+from jpeg_build.graphs import quantise as quantise_module
+from jpeg_build.graphs.half import to_half
+from jpeg_build.graphs.onnx_values import image_part, prepared, with_opset
+from jpeg_build.graphs.planes import normalise_planes
+from jpeg_build.graphs.quantise import Dialect, quantise
+from jpeg_build.networks.onnx_network import OnnxNetwork
 from jpeg_build.photos import load_photos
-from jpeg_build.planes import normalise_planes
-from jpeg_build.precision import write_onnx
-from jpeg_build.quantise import Dialect, quantise
-from jpeg_build.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from support import PHOTOS
@@ -606,9 +606,9 @@ def test_the_same_network_gives_the_same_bytes_in_every_process(job, tmp_path, p
 from pathlib import Path
 import numpy as np
 from jpeg_build.emitters import Job, Options
-from jpeg_build.onnx_network import OnnxNetwork
-from jpeg_build.precision import write_onnx
-from jpeg_build.recipe import load_recipe
+from jpeg_build.networks.onnx_network import OnnxNetwork
+from jpeg_build.emitters.precision import write_onnx
+from jpeg_build.recipe.recipe import load_recipe
 folder = Path({str(tmp_path)!r})
 recipe, photos = load_recipe(folder / "mine.toml"), np.load(folder / "photos.npy")
 job = Job(recipe, OnnxNetwork(recipe), {precision!r}, folder, photos, lambda: photos, Options(), print)

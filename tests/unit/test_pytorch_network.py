@@ -6,9 +6,9 @@ import pytest
 import torch
 from framework_support import check_onnx, check_torchscript, pixels, write_recipe
 from jpeg_build.errors import NetworkError
-from jpeg_build.network import Weights
-from jpeg_build.outputs import to_scores
-from jpeg_build.pytorch_network import PyTorchNetwork
+from jpeg_build.networks.network import Weights
+from jpeg_build.networks.pytorch_network import PyTorchNetwork
+from jpeg_build.recipe.outputs import to_scores
 from torch import nn
 
 SOURCE = {"kind": "torchvision", "network": "resnet18", "weights": "IMAGENET1K_V1"}

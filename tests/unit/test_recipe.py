@@ -6,12 +6,11 @@ from pathlib import Path
 import onnx
 import pytest
 from jpeg_build.errors import RecipeError
-from jpeg_build.init_facts import Facts
-from jpeg_build.normalisation import Normalisation
-from jpeg_build.recipe import TensorflowNetwork, find_recipe, load_recipe
-from jpeg_build.recipe_keys import KINDS, TABLES
-from jpeg_build.recipe_table import RECIPES
-from jpeg_build.sources import (
+from jpeg_build.init.facts import Facts
+from jpeg_build.recipe.keys import KINDS, TABLES
+from jpeg_build.recipe.normalisation import Normalisation
+from jpeg_build.recipe.recipe import TensorflowNetwork, find_recipe, load_recipe
+from jpeg_build.recipe.sources import (
     HuggingFaceSource,
     KerasSource,
     ModuleSource,
@@ -22,6 +21,7 @@ from jpeg_build.sources import (
     TorchvisionSource,
     UltralyticsSource,
 )
+from jpeg_build.recipe.table import RECIPES
 from jpeg_contract.remedies import PROJECT_RECIPES, build_command
 from onnx import TensorProto, helper
 from support import ROOT, run_module

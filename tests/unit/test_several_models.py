@@ -6,11 +6,11 @@ from colours import RGB, colour_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_build.build import Request, build, is_up_to_date
-from jpeg_build.combine import combine
 from jpeg_build.errors import CallError, RepositoryError
-from jpeg_build.recipe import load_recipe
-from jpeg_build.remove import remove
-from jpeg_build.use import Trial, try_beside, use
+from jpeg_build.recipe.recipe import load_recipe
+from jpeg_build.repository.combine import combine
+from jpeg_build.repository.remove import remove
+from jpeg_build.repository.use import Trial, try_beside, use
 from jpeg_contract.forms import FORMS, form_of_model
 from jpeg_contract.model_config import chosen_classifier, maker, parameters, read, route_of
 from jpeg_contract.model_names import ModelNames, ensemble_of, is_postprocess, is_preprocess, why_no_ensemble

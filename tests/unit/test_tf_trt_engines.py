@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from jpeg_build.tf_trt_engines import EnginesDidNotRun, failure_cause, read_proof
+from jpeg_build.emitters.tf_trt_engines import EnginesDidNotRun, failure_cause, read_proof
 from support import run_module
 
 # Lines of TensorFlow 2.15 and 2.17.

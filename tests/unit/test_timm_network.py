@@ -18,11 +18,11 @@ from framework_support import (
     right_of_twenty,
     write_recipe,
 )
-from jpeg_build import timm_network
 from jpeg_build.errors import BuildError, NetworkError
-from jpeg_build.networks import load_network
-from jpeg_build.preparation import Preparation
-from jpeg_build.timm_network import TimmNetwork, draft, preparation
+from jpeg_build.networks import timm_network
+from jpeg_build.networks.load import load_network
+from jpeg_build.networks.preparation import Preparation
+from jpeg_build.networks.timm_network import TimmNetwork, draft, preparation
 from jpeg_contract.forms import ONNX
 from safetensors.torch import save_file
 
@@ -211,14 +211,14 @@ def test_real_weights_classify_photos(tmp_path):
 
 
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "jpeg_build.timm_network", None)
-    monkeypatch.delattr("jpeg_build.timm_network", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "jpeg_build.networks.timm_network", None)
+    monkeypatch.delattr("jpeg_build.networks.timm_network", raising=False)
     error = ModuleNotFoundError("no timm", name="timm")
 
     def fail(*_arguments, **_options):
         raise error
 
-    monkeypatch.setattr("jpeg_build.networks._load", fail)
+    monkeypatch.setattr("jpeg_build.networks.load._load", fail)
     with pytest.raises(BuildError, match=r"\[timm\]") as caught:
         load_network(write_recipe(tmp_path, SMALL), ONNX, progress=lambda message: None)
     assert caught.value.reason == "package_missing"

@@ -9,9 +9,9 @@ import timm
 import torch
 from framework_support import check_onnx, check_torchscript, emit_torchscript, pixels, write_recipe
 from jpeg_build.errors import BuildError, NetworkError
-from jpeg_build.networks import load_network
+from jpeg_build.networks.load import load_network
+from jpeg_build.networks.torch_program_network import TorchProgramNetwork, draft
 from jpeg_build.quiet import quiet
-from jpeg_build.torch_program_network import TorchProgramNetwork, draft
 from jpeg_contract.forms import ONNX
 
 SOURCE = {"kind": "torch", "file": "network.bin"}

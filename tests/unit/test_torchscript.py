@@ -10,12 +10,12 @@ import pytest
 import torch
 from jpeg_build.emitters import Job, Options, torch_tensorrt
 from jpeg_build.errors import BuildError
-from jpeg_build.normalisation import Normalisation
-from jpeg_build.onnx_network import OnnxNetwork
+from jpeg_build.networks.onnx_network import OnnxNetwork
+from jpeg_build.networks.pixels_to_logits import PixelsToLogits
+from jpeg_build.networks.torchvision_network import TorchvisionNetwork
 from jpeg_build.photos import load_photos
-from jpeg_build.pixels_to_logits import PixelsToLogits
-from jpeg_build.recipe import RECIPES, load_recipe
-from jpeg_build.torchvision_network import TorchvisionNetwork
+from jpeg_build.recipe.normalisation import Normalisation
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from jpeg_contract.forms import TORCH_TENSORRT
 from jpeg_contract.report import Requirements
 from jpeg_contract.resources import PHOTOS

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torchvision
 from jpeg_build.errors import NetworkError
-from jpeg_build.recipe import RECIPES, load_recipe
-from jpeg_build.sources import TorchvisionSource
-from jpeg_build.torchvision_network import TorchvisionNetwork, draft
+from jpeg_build.networks.torchvision_network import TorchvisionNetwork, draft
+from jpeg_build.recipe.recipe import RECIPES, load_recipe
+from jpeg_build.recipe.sources import TorchvisionSource
 from support import MEAN, STD
 
 RECIPE = """\

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from jpeg_build import trtexec
-from jpeg_build.batches import split_batches
-from jpeg_build.emitters import Options, tensorrt
+from jpeg_build.checks.batches import split_batches
+from jpeg_build.emitters import Options, tensorrt, trtexec
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import cache_folder, require_gpu
 from onnx import TensorProto, helper, numpy_helper

@@ -11,8 +11,8 @@ import pytest
 import torch
 from framework_support import check_onnx, check_torchscript, pixels, recipe_of, write_recipe
 from jpeg_build.errors import NetworkError
-from jpeg_build.networks import load_network
-from jpeg_build.ultralytics_network import UltralyticsNetwork, draft
+from jpeg_build.networks.load import load_network
+from jpeg_build.networks.ultralytics_network import UltralyticsNetwork, draft
 from jpeg_contract.forms import ONNX
 from support import noise
 

@@ -18,8 +18,8 @@ from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.report import Requirements
 from numpy.typing import NDArray
 
-from jpeg_build.network import Network
-from jpeg_build.recipe import Recipe
+from jpeg_build.networks.network import Network
+from jpeg_build.recipe.recipe import Recipe
 
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]

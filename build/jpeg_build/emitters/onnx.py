@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 
 from jpeg_build.emitters import Emitted, Job, Options
+from jpeg_build.emitters.precision import write_onnx
 from jpeg_build.errors import BuildError
-from jpeg_build.onnx_graph import describe
-from jpeg_build.precision import write_onnx
+from jpeg_build.graphs.onnx_graph import describe
 
 
 def require_tools(_options: Options) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import openvino as ov
 
 from jpeg_build.emitters import Emitted, Job, Options
+from jpeg_build.emitters.precision import write_onnx
 from jpeg_build.errors import BuildError
-from jpeg_build.precision import write_onnx
 
 # Settings under which fewer kernels of OpenVINO take part, slower than the loader's own choice for large batches.
 _ALTERNATIVES = (("all CPUs share each run", {"PERFORMANCE_HINT": "LATENCY"}),)

@@ -31,11 +31,10 @@ from jpeg_contract.versions import release
 from jpeg_runtime.serving_config import ModelLoadError
 from jpeg_runtime.tensorrt_engine import deserialise
 
-from jpeg_build import trtexec
-from jpeg_build.emitters import Emitted, Job, Options
+from jpeg_build.emitters import Emitted, Job, Options, trtexec
+from jpeg_build.emitters.precision import write_onnx
 from jpeg_build.errors import BuildError, first_line
 from jpeg_build.gpu import cache_folder, require_gpu
-from jpeg_build.precision import write_onnx
 
 TACTIC_SOURCES_VARIABLE = "JPEG_BUILD_TACTIC_SOURCES"
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from jpeg_contract.report import Requirements
 
-from jpeg_build import tf_trt_engines as engines
 from jpeg_build.emitters import Emitted, Job, Options
+from jpeg_build.emitters import tf_trt_engines as engines
 from jpeg_build.errors import BuildError
 from jpeg_build.gpu import cache_folder
-from jpeg_build.tensorflow_framework import tensorflow
+from jpeg_build.networks.tensorflow_framework import tensorflow
 
 if TYPE_CHECKING:
-    from jpeg_build.keras_network import KerasNetwork
+    from jpeg_build.networks.keras_network import KerasNetwork
 
 ARTEFACT = "model.savedmodel"
 
@@ -31,7 +31,7 @@ def require_tools(options: Options) -> None:
 
 def emit(job: Job) -> Emitted:
     """See Emitter."""
-    from jpeg_build.keras_network import KerasNetwork
+    from jpeg_build.networks.keras_network import KerasNetwork
 
     network = job.network
     if not isinstance(network, KerasNetwork):

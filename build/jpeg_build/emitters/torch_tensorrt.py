@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from jpeg_build.emitters import Emitted, Job, Options
 from jpeg_build.errors import BuildError, first_line
 from jpeg_build.gpu import cache_folder, require_gpu
-from jpeg_build.pytorch_network import PyTorchNetwork
+from jpeg_build.networks.pytorch_network import PyTorchNetwork
 from jpeg_build.quiet import quiet
-from jpeg_build.sources import OnnxSource
+from jpeg_build.recipe.sources import OnnxSource
 
 # Some of its functions are typed in some versions of PyTorch.
 _JIT: Any = torch.jit

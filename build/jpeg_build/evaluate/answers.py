@@ -19,7 +19,7 @@ from jpeg_contract.settings import Head
 from numpy.typing import NDArray
 
 from jpeg_build.evaluate.measures import NO_ANSWER
-from jpeg_build.outputs import to_scores
+from jpeg_build.recipe.outputs import to_scores
 
 RANKS = 5
 

@@ -17,12 +17,12 @@ from jpeg_contract.parameters import SettingsError
 from jpeg_contract.report import Report, find_report
 from jpeg_contract.settings import PreprocessSettings
 
-from jpeg_build import configs, repository
-from jpeg_build.artefacts import find_artefact, reported_artefact, served_report, served_version
-from jpeg_build.ensembles import preprocess_of
 from jpeg_build.errors import RepositoryError
-from jpeg_build.recipe import Recipe
-from jpeg_build.serving import serving_args
+from jpeg_build.recipe.recipe import Recipe
+from jpeg_build.repository import configs, tree
+from jpeg_build.repository.artefacts import find_artefact, reported_artefact, served_report, served_version
+from jpeg_build.repository.ensembles import preprocess_of
+from jpeg_build.repository.serving import serving_args
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _candidate(root: Path, form: ClassifierForm, version: int, recipe: Recipe) -
     if report.recipe_sha256 != recipe.sha256 and not _fits(report, recipe):
         state = "another state of the recipe" if report.recipe == recipe.name else f"the recipe {report.recipe}"
         raise _LeftOut(f"it was built from {state}")
-    config = repository.read_config(root, form.model)
+    config = tree.read_config(root, form.model)
     if config is None:
         raise _LeftOut("its config.pbtxt is missing")
     artefact = reported_artefact(expected, report)
@@ -171,7 +171,7 @@ def preprocess_settings(
     if not built:
         return wanted
     model = preprocess_of(root, names)
-    config = repository.read_config(root, model)
+    config = tree.read_config(root, model)
     try:
         settings = wanted if config is None else PreprocessSettings.from_parameters(parameters(config))
     except SettingsError as error:

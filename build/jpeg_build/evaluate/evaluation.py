@@ -36,8 +36,8 @@ from jpeg_build.evaluate.results import (
     pairs,
 )
 from jpeg_build.evaluate.runs import FRAMEWORK_DECODER, Gathered, Runner, open_decoders, runs_of
-from jpeg_build.networks import load_network
-from jpeg_build.recipe import Recipe
+from jpeg_build.networks.load import load_network
+from jpeg_build.recipe.recipe import Recipe
 
 PREDICTIONS = "predictions"
 _LOCK = ".lock"

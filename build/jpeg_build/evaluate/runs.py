@@ -21,16 +21,16 @@ from jpeg_preprocess import DevicePreprocessor, Preprocessor, open_preprocessor,
 from jpeg_runtime.isolated import RuntimeFailure
 from numpy.typing import NDArray
 
-from jpeg_build.batches import Run as RunBatch
-from jpeg_build.batches import split_batches
 from jpeg_build.build import open_isolated
+from jpeg_build.checks.batches import Run as RunBatch
+from jpeg_build.checks.batches import split_batches
 from jpeg_build.errors import BuildError
 from jpeg_build.evaluate.answers import Answer, AnswerFile, Timing, answers_of
 from jpeg_build.evaluate.candidates import Candidate
 from jpeg_build.evaluate.dataset import Photo
 from jpeg_build.evaluate.machine import Machine
-from jpeg_build.network import Network
-from jpeg_build.recipe import Recipe
+from jpeg_build.networks.network import Network
+from jpeg_build.recipe.recipe import Recipe
 
 FRAMEWORK = "framework"
 FRAMEWORK_DECODER: Decoder = "full"

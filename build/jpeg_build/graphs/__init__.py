@@ -1,0 +1,1 @@
+"""ONNX graphs: wrapped in normalisation, and written in the precision that is asked for."""

@@ -1,0 +1,1 @@
+"""Write a recipe for a network: from what its files say, from options, and from answers."""

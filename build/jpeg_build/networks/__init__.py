@@ -1,0 +1,1 @@
+"""The trained network behind a recipe, whatever framework made it, as one interface."""
