@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jpeg_build.build import Request, stage_repository
+from jpeg_build.build.request import Request
+from jpeg_build.build.steps import stage_repository
 from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from jpeg_build.repository import tree
 from jpeg_contract.forms import FORMS

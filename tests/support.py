@@ -239,7 +239,7 @@ def opened(recipe: Any, form: Any, emitted: Any, *, on_cpu: bool = False) -> Ite
         emitted: What its emitter returned.
         on_cpu: Serve it on the CPU where a GPU is optional.
     """
-    from jpeg_build.build import open_isolated
+    from jpeg_build.checks.as_served import open_isolated
     from jpeg_build.repository import configs
     from jpeg_build.repository.serving import serving_args
     from jpeg_contract.model_config import KIND_AUTO, KIND_CPU

@@ -20,9 +20,12 @@ from jpeg_contract.report import Report
 from jpeg_contract.resources import PHOTOS
 from jpeg_contract.tensors import INPUT, OUTPUT
 
-from jpeg_build.build import ParityInputs, Request, open_isolated, prepare_inputs, run_as_served
+from jpeg_build.build.inputs import prepare_inputs
+from jpeg_build.build.request import Request
 from jpeg_build.checks import parity
+from jpeg_build.checks.as_served import open_isolated, run_as_served
 from jpeg_build.checks.batches import split_batches
+from jpeg_build.checks.parity_inputs import ParityInputs
 from jpeg_build.checks.speed import speed_by_batch
 from jpeg_build.emitters import Logits, Options, Pixels, Run
 from jpeg_build.errors import BuildError, RepositoryError

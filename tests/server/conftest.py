@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jpeg_build.build import Request, build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.emitters import Options
 from jpeg_build.recipe.recipe import RECIPES, load_recipe
 from serve_command import Command

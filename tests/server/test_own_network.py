@@ -9,7 +9,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from conftest import serve
-from jpeg_build import build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.checks import parity
 from jpeg_build.errors import ParityError
 from jpeg_build.recipe.recipe import load_recipe
@@ -193,9 +194,9 @@ def test_a_network_outside_the_tolerance_is_not_put_in_place(built, tmp_path, mo
     shutil.copytree(built / "model_repository", repository)
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0, 1.0, tie=0.0))
-    request = build.Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
+    request = Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
     with pytest.raises(ParityError):
-        build.build(request, lambda message: None)
+        build(request, lambda message: None)
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
 
 

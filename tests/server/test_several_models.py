@@ -7,7 +7,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 from colours import RGB, colour_recipe, plain
 from conftest import serve
-from jpeg_build.build import Request, build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.repository.combine import combine
 from jpeg_build.repository.use import Trial, try_beside, use

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import onnx
 import pytest
-from jpeg_build import build as builds
+from jpeg_build.build import candidates
+from jpeg_build.checks.as_served import run_as_served
 from jpeg_build.checks.parity import TOLERANCES
 from jpeg_build.cli import app, main
 from jpeg_build.init.facts import Facts
@@ -537,7 +538,7 @@ def test_an_artefact_whose_logits_depend_on_neighbours_is_not_put_in_place(recip
 
 
 def test_other_parameters_of_a_form_are_tried_outside_the_tolerance(recipe, repository, capsys, monkeypatch):
-    right = builds.run_as_served
+    right = run_as_served
 
     def wrong_without_the_hint(recipe, config, *more):
         outputs, probe = right(recipe, config, *more)
@@ -546,7 +547,7 @@ def test_other_parameters_of_a_form_are_tried_outside_the_tolerance(recipe, repo
         return outputs, probe
 
     with monkeypatch.context() as patch:
-        patch.setattr(builds, "run_as_served", wrong_without_the_hint)
+        patch.setattr(candidates, "run_as_served", wrong_without_the_hint)
         assert build(recipe, repository, "--backend", "openvino") == 0
     text = capsys.readouterr().err
     assert "note: the config gets PERFORMANCE_HINT: LATENCY" in text

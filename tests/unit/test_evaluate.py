@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from colours import RGB, colour_recipe
-from jpeg_build.build import Request, build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.cli import main
 from jpeg_build.errors import BuildError
 from jpeg_build.evaluate.evaluation import PREDICTIONS, EvaluationRequest, evaluate, to_json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from jpeg_build.cli import EngineOptions
+from jpeg_build.cli.building import EngineOptions
 from jpeg_build.emitters import Emitter
 from jpeg_contract import forms
 from jpeg_contract.forms import FORMS, ClassifierForm, OpenVinoParameters, form_of_backend, form_of_model

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from jpeg_build.build import Request, build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.errors import NetworkError
 from jpeg_build.graphs.onnx_values import prepared
 from jpeg_build.networks.keras_torch_network import KerasTorchNetwork, draft, keras

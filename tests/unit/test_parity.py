@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_build.build import known_classes
 from jpeg_build.checks.parity import TOLERANCES, Outputs, batch_sizes, check, judged_as, measure, run_in_batches
+from jpeg_build.checks.probe_classes import known_classes
 from jpeg_build.errors import ParityError
 
 REFERENCE = np.random.default_rng(0).normal(0, 5, (6, 50)).astype(np.float32)

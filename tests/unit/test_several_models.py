@@ -5,7 +5,9 @@ import pytest
 from colours import RGB, colour_recipe
 from hypothesis import given
 from hypothesis import strategies as st
-from jpeg_build.build import Request, build, is_up_to_date
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
+from jpeg_build.build.up_to_date import is_up_to_date
 from jpeg_build.errors import CallError, RepositoryError
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.repository.combine import combine

@@ -21,7 +21,7 @@ from jpeg_preprocess import DevicePreprocessor, Preprocessor, open_preprocessor,
 from jpeg_runtime.isolated import RuntimeFailure
 from numpy.typing import NDArray
 
-from jpeg_build.build import open_isolated
+from jpeg_build.checks.as_served import open_isolated
 from jpeg_build.checks.batches import Run as RunBatch
 from jpeg_build.checks.batches import split_batches
 from jpeg_build.errors import BuildError
