@@ -179,11 +179,12 @@ def pinned_version(classifier: ModelConfig) -> int | None:
 
 
 def pin_version(classifier: ModelConfig, *versions: int) -> ModelConfig:
-    """Return the config with a policy that serves these versions; none serves the newest."""
+    """Return the config with a policy that serves these versions; none serves the newest, whichever comes."""
     pinned = ModelConfig()
     pinned.CopyFrom(classifier)
     pinned.ClearField("version_policy")
-    pinned.version_policy.specific.versions.extend(versions)
-    if not versions:
-        pinned.ClearField("version_policy")
+    if versions:
+        pinned.version_policy.specific.versions.extend(versions)
+    else:
+        pinned.version_policy.latest.num_versions = 1
     return pinned

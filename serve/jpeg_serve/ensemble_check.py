@@ -132,6 +132,8 @@ def check_recipes(ensemble: Model, steps: list[Model], context: CheckContext) ->
         return
     if artefacts and same_pixels:
         origins = [each for each in origins if not each.step.is_preprocess] or origins
+    if artefacts and same_labels:
+        origins = [each for each in origins if not each.step.is_postprocess] or origins
     wanted = _wanted(origins)
     others = [origin for origin in origins if origin.digest != wanted.digest]
     if not others:

@@ -23,9 +23,11 @@ from typing import Any
 
 from jpeg_contract.command_line import Progress
 from jpeg_contract.model_config import ModelConfig, json_format, parameters
+from jpeg_contract.model_names import is_preprocess
 from jpeg_contract.remedies import restart_command
 from jpeg_contract.report import find_report
 from jpeg_contract.run_folder import read_ensembles, write_ensembles
+from jpeg_contract.step_digests import pixels_digest
 
 from jpeg_serve.bytecode import compile_models
 from jpeg_serve.check import check_repository, models_to_load
@@ -262,7 +264,7 @@ def _refuse_mixtures(before: Mapping[str, ModelConfig], steps: Mapping[str, Mode
         for kind, old, new in (("inputs", was.input, now.input), ("outputs", was.output, now.output)):
             if _tensors(old) != _tensors(new):
                 changed.append(f"its {kind}")
-        if parameters(was).get("recipe_sha256", "") != parameters(now).get("recipe_sha256", ""):
+        if not _makes_the_same(was, now):
             changed.append(f"its recipe (from {_recipe(was)} to {_recipe(now)})")
         if now.max_batch_size < was.max_batch_size:
             changed.append(f"its max_batch_size (from {was.max_batch_size} to {now.max_batch_size})")
@@ -273,6 +275,15 @@ def _refuse_mixtures(before: Mapping[str, ModelConfig], steps: Mapping[str, Mode
                 "until then it continues unchanged",
                 reason="restart_needed",
             )
+
+
+def _makes_the_same(was: ModelConfig, now: ModelConfig) -> bool:
+    """Whether a step makes the same pixels or labels as before, as far as its configs say."""
+    old, new = parameters(was), parameters(now)
+    if is_preprocess(now.name) and (pixels := pixels_digest(old)):
+        return pixels == pixels_digest(new)
+    # The server does not say which labels it has loaded: the recipe stands for them.
+    return old.get("recipe_sha256", "") == new.get("recipe_sha256", "")
 
 
 def _loaded(server: Management, wanted: list[str]) -> dict[str, ModelConfig]:

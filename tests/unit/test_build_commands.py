@@ -72,15 +72,18 @@ def failure(capsys):
     return text, reason(text)
 
 
-def test_versions_lie_side_by_side_and_going_back_is_one_command(recipe, repository, capsys):
+def test_versions_lie_side_by_side_and_each_is_one_command_away(recipe, repository, capsys):
     assert build(recipe, repository) == 0
     first = (artefact(repository) / "model.onnx").read_bytes()
     assert build(recipe, repository, "--version", "2", "--precision", "fp16") == 0
     assert (artefact(repository) / "model.onnx").read_bytes() == first
     assert (artefact(repository, 2) / "model.onnx").read_bytes() != first
-    assert served(repository) is None
+    # The new one is tried and chosen before it serves.
+    assert served(repository) == 1
 
     where = ["--model-repository", str(repository)]
+    assert main(["use", "onnx", "--version", "2", *where]) == 0
+    assert served(repository) == 2
     assert main(["use", "onnx", "--version", "1", *where]) == 0
     assert served(repository) == 1
     # Without --version the newest is built again, and a note names the version that is served.
@@ -244,6 +247,8 @@ def test_going_back_to_a_version_of_another_precision_restores_its_settings(reci
         return model_config.parameters(config_of(repository, "classifier_openvino")).get("HINT_BF16")
 
     where = ["--model-repository", str(repository)]
+    assert hint() is None
+    assert main(["use", "openvino", "--version", "2", *where]) == 0
     assert hint() == "YES"
     assert main(["use", "openvino", "--version", "1", *where]) == 0
     assert hint() is None
@@ -262,6 +267,8 @@ def test_the_config_states_the_precision_of_the_version_that_is_served(recipe, r
     assert build(recipe, repository) == 0
     assert stated() == "fp32"
     assert build(recipe, repository, "--version", "2", "--precision", "fp16") == 0
+    assert stated() == "fp32"
+    assert main(["use", "onnx", "--version", "newest", *where]) == 0
     assert stated() == "fp16"
     # The newest is served, not the one that was built last.
     assert build(recipe, repository, "--version", "1") == 0

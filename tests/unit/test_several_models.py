@@ -173,12 +173,13 @@ def test_two_networks_on_one_decoded_image(root, tmp_path):
     assert check_repository(root) == []
 
 
-def second_version(root, tmp_path, **more):
-    """Build another network of the same recipe: its labels are those of the next colour."""
-    turned = dict(zip(DOGS, [*list(DOGS.values())[1:], DOGS["poodle"]], strict=True))
-    network = (tmp_path / "dogs.onnx").read_bytes()
-    colour_recipe(tmp_path, "dogs", turned)
-    return network, put(root, tmp_path / "dogs.toml", version=2, **more)
+TURNED = dict(zip(DOGS, [*list(DOGS.values())[1:], DOGS["poodle"]], strict=True))
+"""The labels of the dogs, each with the colour of the next one: those of a network that was trained again."""
+
+
+def second_version(root, tmp_path, name="dogs", **more):
+    """Build another network with the labels and pixels of the first one."""
+    return put(root, colour_recipe(tmp_path, name, TURNED), version=2, **more)
 
 
 def version_of(root, model):
@@ -206,9 +207,85 @@ def test_a_trial_between_two_forms_and_its_end(root, tmp_path):
     assert {path.parent.name for path in changed} <= {"classifier_onnx", "classifier_openvino"}
 
 
+def changed_models(before, root):
+    after = tree(root)
+    return {path.parts[0] for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+
+@pytest.mark.parametrize("more", [{"backend": "openvino"}, {"version": 2}], ids=["form", "version"])
+def test_a_retrained_network_of_another_recipe_leaves_the_steps_around_it_as_they_are(root, tmp_path, more):
+    before = tree(root)
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    again = put(root, colour_recipe(tmp_path, "retrained", TURNED), **more)
+    model = again.form.model
+    assert changed_models(before, root) == {model}
+    # Triton loads a model again whose files look new.
+    assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} <= {root / model / "config.pbtxt"}
+    assert is_up_to_date(again)
+    assert is_up_to_date(Request(load_recipe(tmp_path / "dogs.toml"), root, version=1))
+    version = str(more.get("version", 1))
+    for mode in ("shadow", "split"):
+        try_beside(root, again.form, version, Trial(mode, 50))
+        assert check_repository(root) == []
+        assert route_of(config(root, "router")).primary == Target("classifier_onnx", 1)
+    use(root, again.form, version)
+    assert check_repository(root) == []
+    use(root, FORMS["onnx"], "1")
+    assert check_repository(root) == []
+    # What is left is as if nothing had been built.
+    assert changed_models(before, root) - {model} <= {"classifier_onnx"}
+
+
+def test_a_step_follows_the_recipe_that_changes_what_it_makes(root, tmp_path):
+    """Other labels, the same pixels: the model that decodes stays."""
+    before = tree(root)
+    put(root, colour_recipe(tmp_path, "more", {**DOGS, "beagle": RGB["white"]}))
+    assert changed_models(before, root) == {"classifier_onnx", "postprocess"}
+    assert parameters(config(root, "postprocess"))["recipe"] == "more"
+    assert check_repository(root) == []
+    # Other pixels, the same labels.
+    before = tree(root)
+    put(root, colour_recipe(tmp_path, "large", {**DOGS, "beagle": RGB["white"]}, size=48), backend="openvino")
+    assert {"preprocess", "classifier_openvino"} <= changed_models(before, root)
+    assert "postprocess" not in changed_models(before, root)
+    (problem,) = check_repository(root, load=["jpeg_classifier"])
+    assert problem.reason == "recipe_mismatch"
+    assert "jpeg-build use openvino" in problem.message
+    with pytest.raises(RepositoryError) as caught:
+        try_beside(root, FORMS["openvino"], None, Trial("split", 10))
+    assert caught.value.reason == "recipe_differs"
+    use(root, FORMS["openvino"], None)
+    assert check_repository(root) == []
+    with pytest.raises(RepositoryError) as caught:
+        use(root, FORMS["onnx"], None)
+    assert caught.value.reason == "recipe_differs"
+
+
+def test_a_new_version_serves_once_it_is_chosen(root, tmp_path):
+    second_version(root, tmp_path)
+    assert version_of(root, "classifier_onnx") == [1]
+    assert check_repository(root) == []
+    try_beside(root, FORMS["onnx"], "2", Trial("shadow", 100))
+    assert route_of(config(root, "router")).primary == Target("classifier_onnx", 1)
+    use(root, FORMS["onnx"], "2")
+    assert version_of(root, "classifier_onnx") == [2]
+    # Whoever chose the newest gets the newest.
+    use(root, FORMS["onnx"], "newest")
+    put(root, tmp_path / "dogs.toml", version=3)
+    assert version_of(root, "classifier_onnx") == []
+    with pytest.raises(CallError) as refused:
+        try_beside(root, FORMS["onnx"], "3", Trial("shadow", 100))
+    assert "jpeg-build use onnx --version 2" in str(refused.value)
+
+
+def test_a_new_version_serves_at_once_where_the_old_one_cannot(root, tmp_path):
+    put(root, colour_recipe(tmp_path, "more", {**DOGS, "beagle": RGB["white"]}), version=2)
+    assert version_of(root, "classifier_onnx") == []
+    assert check_repository(root) == []
+
+
 def test_a_trial_between_two_versions(root, tmp_path):
     second_version(root, tmp_path)
-    use(root, FORMS["onnx"], "1")
     with pytest.raises(CallError):
         try_beside(root, FORMS["onnx"], "1", Trial("split", 10))
     try_beside(root, FORMS["onnx"], None, Trial("split", 10))

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable
 
 from jpeg_contract.model_config import ModelConfig, pinned_version
-from jpeg_contract.report import ConfigSettings
+from jpeg_contract.report import ConfigSettings, find_report
 
 from jpeg_build.build.request import Request
 from jpeg_build.emitters import Emitted
 from jpeg_build.repository import configs, tree
-from jpeg_build.repository.artefacts import served_report
+from jpeg_build.repository.artefacts import find_artefact, served_report
 
 
 def config_settings(request: Request, emitted: Emitted) -> ConfigSettings:
@@ -34,6 +34,31 @@ def settings_change(request: Request, precision: str, emitted: Emitted) -> Calla
         settings=config_settings(request, emitted),
         before=None if before is None else before.config,
     )
+
+
+def kept_version(request: Request, pixels: str, labels: str) -> int | None:
+    """Return the version that goes on serving beside the new one of this build; None if the config decides.
+
+    A version that is asked for by its number serves once it is chosen: a server that starts meanwhile must not answer
+    with a network that nobody tried.
+
+    Args:
+        request: The build.
+        pixels: Digest of what the steps make after the build; the version is not kept if it needs others.
+        labels: Likewise.
+    """
+    root, form = request.repository, request.form
+    config, newest = tree.read_config(root, form.model), tree.newest_version(root, form.model)
+    if config is None or config.HasField("version_policy") or newest is None or (request.version or 0) <= newest:
+        return None
+    report = find_report(find_artefact(root, form, newest))
+    if report is None:
+        return None
+    fits = request.recipe.sha256 == report.recipe_sha256 or (pixels, labels) == (
+        report.pixels_sha256,
+        report.labels_sha256,
+    )
+    return newest if fits else None
 
 
 def version_to_serve(request: Request) -> int:

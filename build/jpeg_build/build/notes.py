@@ -12,6 +12,7 @@ from jpeg_build.checks.parity_inputs import ParityInputs
 from jpeg_build.recipe.outputs import to_scores
 from jpeg_build.repository import tree
 from jpeg_build.repository.artefacts import served_report
+from jpeg_build.repository.belonging import other_recipe
 from jpeg_build.repository.ensembles import preprocess_of
 
 # Below this many photos, one class for all of them may be right.
@@ -63,7 +64,7 @@ def notes_on(request: Request) -> list[str]:
         use = use_command(form.name, root, ensemble=name)
         other = form_of_model(chosen or "")
         report = served_report(root, other) if other is not None else None
-        if other is not None and report is not None and report.recipe_sha256 != request.recipe.sha256:
+        if other is not None and report is not None and other_recipe(root, request.names, report) is not None:
             found.append(
                 f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
                 f"({report.recipe}) than the steps around it now ({request.recipe.name}). Run {use}, or "

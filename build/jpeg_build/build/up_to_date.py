@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.model_config import CONFIG, parameters
-from jpeg_contract.report import find_report
+from jpeg_contract.report import Report, find_report
 from jpeg_contract.tensors import LABELS_FILE
 from jpeg_contract.versions import tool_versions
 
@@ -13,7 +13,8 @@ from jpeg_build.errors import RepositoryError
 from jpeg_build.gpu import this_capability
 from jpeg_build.repository import configs, tree
 from jpeg_build.repository.artefacts import find_artefact, reported_artefact
-from jpeg_build.repository.ensembles import choose_preprocess, preprocess_of
+from jpeg_build.repository.belonging import labels_in_place, pixels_in_place
+from jpeg_build.repository.ensembles import preprocess_of
 
 
 def is_up_to_date(request: Request) -> bool:
@@ -52,15 +53,29 @@ def is_up_to_date(request: Request) -> bool:
         same = artefact_sha256(reported_artefact(artefact, made)) == made.artefact.sha256
     except (OSError, RepositoryError):
         return False
-    return same and all(_is_of_recipe(request, model) for model in (preprocess, names.postprocess))
+    return same and _decodes(request, preprocess) and _labels(request, made)
 
 
-def _is_of_recipe(request: Request, model: str) -> bool:
-    """Whether a step around the classifier is as the recipe wants it."""
+def _decodes(request: Request, model: str) -> bool:
+    """Whether a model decodes as the recipe wants it."""
     config = tree.read_config(request.repository, model)
     if config is None:
         return False
     if parameters(config).get("recipe_sha256") == request.recipe.sha256:
         return True
-    choice = choose_preprocess(request.repository, request.names, configs.preprocess_settings(request.recipe))
-    return choice.is_shared and choice.model == model
+    wanted = configs.preprocess_settings(request.recipe).pixels_sha256
+    return pixels_in_place(request.repository, request.names) == wanted
+
+
+def _labels(request: Request, made: Report) -> bool:
+    """Whether the model that labels does so as the recipe, by the report on its network, wants it."""
+    config = tree.read_config(request.repository, request.names.postprocess)
+    if config is None:
+        return False
+    found = parameters(config)
+    if found.get("recipe_sha256") == request.recipe.sha256:
+        return True
+    # The recipe decides the threshold, too, and it is no part of what the logits mean.
+    wanted = configs.postprocess_settings(request.recipe).to_parameters()
+    labels = labels_in_place(request.repository, request.names)
+    return bool(labels) and labels == made.labels_sha256 and found.get("threshold") == wanted["threshold"]

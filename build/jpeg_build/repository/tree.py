@@ -96,9 +96,14 @@ def readable_config(repository: Path, model: str) -> ModelConfig | None:
 
 def newest_version(repository: Path, model: str) -> int | None:
     """Return the highest number of a version's folder, or None if there is none."""
+    return max(versions(repository, model), default=None)
+
+
+def versions(repository: Path, model: str) -> list[int]:
+    """Return the numbers of the versions' folders, the newest last."""
     folder = repository / model
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=None)
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
 
 
 def write_config(repository: Path, model: str, text: str) -> None:
@@ -167,8 +172,9 @@ def stage_sources(repository: Path, folder: Path, models: Sequence[str], ensembl
             continue
         (folder / model / "1").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source_of(model), folder / model / "1" / "model.py")
-    (folder / ensemble / "1").mkdir(parents=True, exist_ok=True)
-    (folder / ensemble / "1" / ".gitkeep").touch()
+    if not (repository / ensemble / "1").is_dir():
+        (folder / ensemble / "1").mkdir(parents=True, exist_ok=True)
+        (folder / ensemble / "1" / ".gitkeep").touch()
 
 
 def source_of(model: str) -> Path:

@@ -14,27 +14,24 @@ from jpeg_contract.model_config import (
     ModelConfig,
     choose_classifier,
     chosen_classifier,
-    parameters,
     pin_version,
     route_of,
 )
 from jpeg_contract.model_names import ModelNames
-from jpeg_contract.remedies import build_command
+from jpeg_contract.remedies import build_command, use_command
 from jpeg_contract.report import ConfigSettings, Report, find_report
 from jpeg_contract.routes import Mode, Route, Target
-from jpeg_contract.step_digests import labels_digest, pixels_digest
 
 from jpeg_build.errors import CallError, RepositoryError
 from jpeg_build.repository import configs, tree
 from jpeg_build.repository.artefacts import (
     NEWEST,
-    recipe_in_place,
     reported_engines,
     require_built,
     served_report,
     served_version,
 )
-from jpeg_build.repository.ensembles import preprocess_of
+from jpeg_build.repository.belonging import other_recipe
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,7 @@ def try_beside(root: Path, form: ClassifierForm, version: str | None, trial: Tri
     primary = route.primary if route is not None else _in_use(root, names, ensemble)
     candidate = Target(form.model, _version(root, form, version or (NEWEST if primary.model == form.model else None)))
     if candidate == primary:
-        raise CallError(
-            f"{candidate} is in use already: build another version with jpeg-build ... --version, or name another one"
-        )
+        raise CallError(f"{candidate} is in use already: {_instead(root, form, candidate.version)}")
     report = require_built(root, form, str(candidate.version))
     _require_same_recipe(root, form, str(candidate.version), report)
     primary_form = form_of_model(primary.model)
@@ -179,6 +174,15 @@ def _in_use(root: Path, names: ModelNames, ensemble: ModelConfig) -> Target:
     return Target(form.model, version)
 
 
+def _instead(root: Path, form: ClassifierForm, version: int) -> str:
+    """Return what to do where the only version that serves is to be tried."""
+    others = [number for number in tree.versions(root, form.model) if number != version]
+    if not others:
+        return "build another version beside it with jpeg-build ... --version NUMBER, or name another form"
+    keep = use_command(form.name, root, version=others[-1], ensemble=form.ensemble)
+    return f"name another version, or choose the one to compare it with first: {keep}"
+
+
 def _version(root: Path, form: ClassifierForm, version: str | None) -> int:
     require_built(root, form, version)
     number = served_version(root, form, version)
@@ -200,9 +204,8 @@ def _renamed(path: Path, classifier: str) -> str:
 
 
 def _require_same_recipe(root: Path, form: ClassifierForm, version: str | None, report: Report) -> None:
-    names = ModelNames(form.ensemble)
-    recipe, sha256 = recipe_in_place(root, names)
-    if not sha256 or report.recipe_sha256 == sha256 or _fits(root, names, report):
+    recipe = other_recipe(root, ModelNames(form.ensemble), report)
+    if recipe is None:
         return
     again = build_command(recipe, form.name, root, version=served_version(root, form, version), ensemble=form.ensemble)
     back = build_command(report.recipe, form.name, root, ensemble=form.ensemble)
@@ -212,17 +215,6 @@ def _require_same_recipe(root: Path, form: ClassifierForm, version: str | None, 
         + (f", or go back to its recipe with {back}" if report.recipe != recipe else ""),
         reason="recipe_differs",
     )
-
-
-def _fits(root: Path, names: ModelNames, report: Report) -> bool:
-    """Whether a network of another recipe takes the pixels of an ensemble, and its outputs mean the same labels."""
-    preprocess = tree.read_config(root, preprocess_of(root, names))
-    postprocess = tree.read_config(root, names.postprocess)
-    if preprocess is None or postprocess is None:
-        return False
-    pixels = pixels_digest(parameters(preprocess))
-    labels = labels_digest(root / names.postprocess, parameters(postprocess))
-    return bool(pixels and labels) and (pixels, labels) == (report.pixels_sha256, report.labels_sha256)
 
 
 def _settings(root: Path, form: ClassifierForm, version: str, report: Report) -> ConfigSettings:
