@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +33,19 @@ from jpeg_build.evaluate.results import (
     pairs,
 )
 from jpeg_build.evaluate.runs import FRAMEWORK_DECODER, Gathered, Runner, open_decoders, runs_of
+from jpeg_build.folder_lock import FolderLock
 from jpeg_build.networks.load import load_network
 from jpeg_build.recipe.recipe import Recipe
 
 PREDICTIONS = "predictions"
-_LOCK = ".lock"
+# Two evaluations at once would mix their files.
+_LOCK = FolderLock(
+    ".lock",
+    BuildError,
+    busy="another evaluation writes there: wait for it, or name another folder with --results",
+    busy_reason="results_busy",
+    unwritable_reason="results_unwritable",
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,9 @@ def evaluate(request: EvaluationRequest, progress: Progress) -> Evaluated:
         dataset = read_dataset(request.data, network.labels, recipe.output)
     dataset = dataset.limited(request.limit)
     machine = this_machine()
-    with _results(request), open_decoders(settings, request.decoders) as (decoders, no_decoders):
+    with _LOCK.hold(request.results), open_decoders(settings, request.decoders) as (decoders, no_decoders):
+        if request.fresh:
+            shutil.rmtree(request.results / PREDICTIONS, ignore_errors=True)
         runs = runs_of(candidates, list(request.decoders or decoders))
         for gate in gates:
             require_scope(gate, runs)
@@ -215,27 +222,3 @@ def _repeated(gathered: Gathered) -> list[str]:
     torn = sum(len(each) > 1 for each in truths.values())
     more = f", {torn} of them under different labels" if torn else ""
     return [f"{len(repeated)} photos occur more than once, byte for byte{more}"]
-
-
-@contextmanager
-def _results(request: EvaluationRequest) -> Iterator[None]:
-    """Hold the folder of the results: two evaluations at once would mix their files."""
-    folder = request.results
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise BuildError(f"{folder}: cannot be written: {error.strerror}", reason="results_unwritable") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BuildError(
-                f"{folder}: another evaluation writes there: wait for it, or name another folder with --results",
-                reason="results_busy",
-            ) from error
-        if request.fresh:
-            shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
-        yield
-    finally:
-        os.close(lock)
