@@ -14,11 +14,14 @@ from jpeg_build.build import build
 from jpeg_build.build.request import Request
 from jpeg_build.cli import main
 from jpeg_build.errors import BuildError
+from jpeg_build.evaluate.document import summary_lines
 from jpeg_build.evaluate.evaluation import PREDICTIONS, EvaluationRequest, evaluate, to_json
 from jpeg_build.evaluate.runs import BATCH, FRAMEWORK
 from jpeg_build.recipe.recipe import load_recipe
+from jpeg_build.repository.use import Trial, try_beside, use
+from jpeg_contract.forms import ONNX, OPENVINO
 from PIL import Image
-from support import encode
+from support import edit, encode
 
 LABELS = {name: RGB[name] for name in ("red", "green", "blue", "white")}
 SWAPPED = {**LABELS, "red": RGB["green"], "green": RGB["red"]}
@@ -311,14 +314,61 @@ def test_the_command_fails_with_a_gate_and_names_every_one(recipe, built, data, 
     assert command(recipe, built, data, tmp_path / "results", *gates) == 1
     printed = capsys.readouterr()
     assert "[gate_failed]" in printed.err
-    assert "onnx.fp32@2/scaled: 'top1 >= 0.9' FAILED" in printed.err
-    assert "onnx.fp32@1/scaled: 'onnx@1: top1 >= framework - 1%' passed" in printed.err
-    assert "onnx.fp32@2/scaled" in printed.out
+    assert "onnx.fp32@2/scaled: top1 >= 0.9" in printed.err
+    assert "onnx.fp32@1/scaled" not in printed.err
+    assert "gates: 2 passed, 1 failed" in printed.out
+    assert "onnx.fp32@2/scaled: 'top1 >= 0.9' FAILED" in printed.out
+    assert "onnx.fp32@1/scaled: 'onnx@1: top1 >= framework - 1%' passed" in printed.out
+    assert command(recipe, built, data, tmp_path / "results", *gates[:2]) == 0
+    assert "gates: 1 passed, 0 failed" in capsys.readouterr().out
     assert command(recipe, built, data, tmp_path / "results", *gates[:2], "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [gate["passed"] for gate in found["gates"]] == [True]
     assert command(recipe, built, data, tmp_path / "results", "--gate", "speed > 3") == 2
     assert "[invalid_gate]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("backends", "gate", "reason"),
+    [
+        ((), "tensorrt: top1 >= 0.5", "not_built"),
+        (("onnx",), "openvino: top1 >= 0.5", "invalid_gate"),
+        ((), "openvino.int8: top1 >= 0.5", "invalid_gate"),
+    ],
+)
+def test_a_gate_for_what_is_not_there_is_refused_before_anything_runs(request_of, backends, gate, reason):
+    messages: list[str] = []
+    wanted = request_of(backends=backends, gates=[gate])
+    with pytest.raises(BuildError, match=gate.replace(".", r"\.")) as caught:
+        evaluate(wanted, noted(messages))
+    assert caught.value.reason == reason
+    assert not any("running" in message for message in messages)
+
+
+def test_a_form_with_a_gate_must_run_here(request_of, built, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(built, repository)
+    (repository / "classifier_openvino" / "1" / "model.xml").write_text("no network")
+    with pytest.raises(BuildError, match=r"^openvino\.fp32"):
+        evaluate(request_of(repository=repository, limit=4, gates=["openvino: top1 >= 0.5"]), silent)
+
+
+def test_what_answers_the_requests_is_marked(request_of, built, tmp_path):
+    def in_use():
+        found = evaluate(request_of(repository=repository, limit=4), silent).evaluation
+        assert sum("in use" in line for line in summary_lines(found)) == sum(run.in_use for run in found.runs)
+        return [run.name for run in found.runs if run.in_use]
+
+    repository = tmp_path / "repository"
+    shutil.copytree(built, repository)
+    assert in_use() == ["onnx.fp32@2/scaled"]
+    try_beside(repository, OPENVINO, None, Trial("shadow", 10))
+    assert in_use() == ["onnx.fp32@2/scaled"]
+    try_beside(repository, OPENVINO, None, Trial("split", 10))
+    assert in_use() == ["onnx.fp32@2/scaled", "openvino.fp32/scaled"]
+    use(repository, ONNX, "1")
+    edit(repository / "preprocess" / "config.pbtxt", 'string_value: "scaled"', 'string_value: "full"')
+    assert in_use() == ["onnx.fp32@1/full"]
 
 
 def test_the_command_refuses_labels_that_the_recipe_does_not_have(recipe, built, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 from jpeg_build.errors import CallError
 from jpeg_build.evaluate.answers import Answers
 from jpeg_build.evaluate.candidates import Candidate
-from jpeg_build.evaluate.gate import check_gate, describe, read_gate
+from jpeg_build.evaluate.gate import check_gate, count, describe, read_gate
 from jpeg_build.evaluate.results import Outcome, RunResult, Speed, fp32_of, share
 from jpeg_build.evaluate.runs import FRAMEWORK, Run
 from jpeg_contract.forms import FORMS
@@ -54,6 +54,7 @@ def outcome(form, right, *, precision="fp32", decoder="full", version=1, served=
         precision=precision,
         version=version,
         served=served,
+        in_use=False,
         decoder=decoder,
         artefact_sha256=None,
         same_weights=True,
@@ -133,6 +134,7 @@ def test_a_gate_is_read(text, expected):
         "tensorrt: top1 >= 0.5",
         "onnx.int8: top1 >= 0.5",
         "onnx/gpu: top1 >= 0.5",
+        "onnxx: top1 >= 0.5",
     ],
 )
 def test_what_is_no_gate_is_refused(text):
@@ -220,6 +222,31 @@ def test_photos_on_which_both_are_wrong_do_not_help_to_decide():
     assert other.passed
     assert same.value == other.value
     assert (same.decided, other.decided) == (True, False)
+
+
+def test_gates_are_counted():
+    there = (outcome("onnx", 90), outcome("openvino", 60))
+    assert count(results("ece <= 5%", *there)) == "2 passed, 0 failed"
+    found = [*results("top1 >= 0.9", *there), *results("top1 >= 0.5", *there)]
+    assert [each.passed for each in found] == [True, False, True, True]
+    assert count(found).startswith("3 passed, 1 failed; ")
+    assert " 1 of them" in count(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("top1 >= 0.5", None),
+        ("framework: top1 >= 0.5", None),
+        ("/full: top1 >= 0.5", "refused"),
+        ("tensorrt.int8@2/gpu: top1 >= 0.5", "tensorrt"),
+    ],
+)
+def test_a_gate_names_the_form_that_it_needs(text, form):
+    if form == "refused":
+        refused(text)
+    else:
+        assert read_gate(text, "softmax").form == form
 
 
 def test_a_number_that_nothing_defines_fails():

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jpeg_contract.artefacts import artefact_sha256
-from jpeg_contract.forms import FORMS, ClassifierForm
-from jpeg_contract.model_config import ModelConfig, parameters
+from jpeg_contract.forms import FORMS, ClassifierForm, form_of_model
+from jpeg_contract.model_config import ModelConfig, chosen_classifier, parameters, route_of
 from jpeg_contract.model_names import ModelNames
 from jpeg_contract.parameters import SettingsError
+from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
 from jpeg_contract.settings import PreprocessSettings
 
@@ -33,6 +34,7 @@ class Candidate:
         form: Of the classifier, in its ensemble.
         version: Its number.
         served: Whether the config serves this version.
+        in_use: Whether the ensemble's requests go to it now.
         report: Beside it.
         args: The arguments that open it, as Triton makes them.
         max_batch: The largest batch that it takes.
@@ -48,6 +50,7 @@ class Candidate:
     max_batch: int
     sha256: str
     name: str
+    in_use: bool = False
 
     @property
     def key(self) -> str:
@@ -58,7 +61,7 @@ class Candidate:
 
 
 def find_candidates(
-    root: Path, recipe: Recipe, names: ModelNames, backends: Sequence[str]
+    root: Path, recipe: Recipe, names: ModelNames, backends: Sequence[str], needed: Mapping[str, str]
 ) -> tuple[list[Candidate], list[str]]:
     """Find what is built from a recipe.
 
@@ -67,15 +70,17 @@ def find_candidates(
         recipe: Artefacts of another recipe, or of another state of it, are left out.
         names: Of the ensemble.
         backends: Forms that count; none counts all.
+        needed: By form that must be there, what needs it.
 
     Returns:
         The artefacts, and a line for each that is left out.
 
     Raises:
-        RepositoryError: A named form is not built from this recipe.
+        RepositoryError: A form that must be there is not built from this recipe.
     """
     found: list[Candidate] = []
     left_out: list[str] = []
+    in_use = _in_use(root, names)
     for each in FORMS.values():
         form = each.of(names.ensemble)
         if backends and form.name not in backends:
@@ -83,17 +88,34 @@ def find_candidates(
         before = len(found)
         for version in _versions(root / form.model):
             try:
-                found.append(_candidate(root, form, version, recipe))
+                candidate = _candidate(root, form, version, recipe)
+                found.append(replace(candidate, in_use=(form.model, version) in in_use))
             except _LeftOut as reason:
                 left_out.append(f"{form.model}/{version}: {reason}")
-        if backends and len(found) == before:
+        if form.name in needed and len(found) == before:
+            mine = [line for line in left_out if line.startswith(f"{form.model}/")]
+            build = build_command(recipe.argument, form.name, root, ensemble=names.ensemble)
             raise RepositoryError(
-                f"{root}: no version of {form.model} can be evaluated: "
-                f"{'; '.join(left_out) or 'none is built'}. Build it with jpeg-build {recipe.argument} --backend "
-                f"{form.name}",
+                f"{needed[form.name]} needs a classifier that {root} does not have: no version of {form.model} can be "
+                f"evaluated: {'; '.join(mine) or 'none is built'}. Build it with {build}",
                 reason="not_built",
             )
     return _named(found), left_out
+
+
+def _in_use(root: Path, names: ModelNames) -> set[tuple[str, int | None]]:
+    """Return the classifiers, with their versions, that answer an ensemble's requests now."""
+    ensemble = tree.read_config(root, names.ensemble)
+    model = None if ensemble is None else chosen_classifier(ensemble)
+    if model == names.router:
+        router = tree.read_config(root, model)
+        route = None if router is None else route_of(router)
+        if route is None:
+            return set()
+        targets = [route.primary, *([route.candidate] if route.mode == "split" else [])]
+        return {(each.model, each.version) for each in targets}
+    form = form_of_model(model or "")
+    return set() if form is None else {(form.model, served_version(root, form, None))}
 
 
 class _LeftOut(Exception):

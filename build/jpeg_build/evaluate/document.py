@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jpeg_build.evaluate.gate import count, describe
 from jpeg_build.evaluate.measures import CONFIDENCE
 from jpeg_build.evaluate.results import (
     Comparison,
@@ -139,7 +140,7 @@ def _accuracy(found: Evaluation) -> list[Block]:
 
 
 def _remarks(run: RunResult) -> str:
-    found = ["served"] if run.served else []
+    found = ["in use: answers the requests"] if run.in_use else []
     if not run.same_weights:
         found.append("from other weights than the framework's")
     if run.no_answer:
@@ -152,8 +153,9 @@ def _remarks(run: RunResult) -> str:
 def _differences(pairs: Sequence[Comparison]) -> list[Block]:
     return [
         Text(
-            "A small p means that photos split more unevenly between the two than equally good classifiers would by "
-            "chance. With many rows, some p below 5 % are to be expected."
+            "p (McNemar) is the probability that two equally good classifiers have photos alone right at least as "
+            "unevenly as these two have: a small one speaks for a difference, and a large one for nothing. With many "
+            "rows, some p below 5 % are to be expected."
         ),
         Table(
             f"Difference of accuracy in percentage points, with its {_SURE} interval (Agresti and Min), and "
@@ -278,7 +280,9 @@ def summary_lines(found: Evaluation) -> list[str]:
         if run.name in against:
             pair = against[run.name]
             line += f"  {_points(pair.difference)} points to the framework (p {pair.p:.2g})"
-        lines.append(line)
+        lines.append(line + ("  in use" if run.in_use else ""))
+    if found.gates:
+        lines += [f"gates: {count(found.gates)}", *(f"  {describe(each)}" for each in found.gates)]
     return lines
 
 

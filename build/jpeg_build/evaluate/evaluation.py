@@ -17,10 +17,10 @@ from jpeg_contract.settings import Decoder
 from jpeg_contract.tensors import ENSEMBLE
 from jpeg_contract.versions import tool_versions
 
-from jpeg_build.errors import BuildError
+from jpeg_build.errors import BuildError, CallError
 from jpeg_build.evaluate.candidates import Candidate, find_candidates, preprocess_settings
 from jpeg_build.evaluate.dataset import Dataset, read_dataset
-from jpeg_build.evaluate.gate import check_gate, describe, read_gate, require_scope
+from jpeg_build.evaluate.gate import Gate, check_gate, read_gate, require_scope
 from jpeg_build.evaluate.machine import this_machine
 from jpeg_build.evaluate.report_files import MOST_SHOWN, thumbnails, write_reports
 from jpeg_build.evaluate.results import (
@@ -102,7 +102,8 @@ def evaluate(request: EvaluationRequest, progress: Progress) -> Evaluated:
     """
     recipe, names = request.recipe, ModelNames(request.ensemble)
     gates = [read_gate(text, recipe.output) for text in request.gates]
-    candidates, left_out = find_candidates(request.repository, recipe, names, request.backends)
+    needed = _needed(request.backends, gates)
+    candidates, left_out = find_candidates(request.repository, recipe, names, request.backends, needed)
     settings = preprocess_settings(request.repository, recipe, names, candidates)
     # Wrong labels are found before the network is loaded, where the recipe has them.
     dataset = read_dataset(request.data, recipe.labels, recipe.output) if recipe.labels is not None else None
@@ -120,7 +121,7 @@ def evaluate(request: EvaluationRequest, progress: Progress) -> Evaluated:
     with _LOCK.hold(request.results), open_decoders(settings, request.decoders) as (decoders, no_decoders):
         if request.fresh:
             shutil.rmtree(request.results / PREDICTIONS, ignore_errors=True)
-        runs = runs_of(candidates, list(request.decoders or decoders))
+        runs = runs_of(candidates, list(request.decoders or decoders), settings.decoder)
         for gate in gates:
             require_scope(gate, runs)
         runner = Runner(
@@ -129,7 +130,7 @@ def evaluate(request: EvaluationRequest, progress: Progress) -> Evaluated:
             settings=settings,
             machine=machine,
             folder=request.results / PREDICTIONS,
-            required=request.backends,
+            required=needed,
             progress=progress,
         )
         try:
@@ -171,17 +172,37 @@ def evaluate(request: EvaluationRequest, progress: Progress) -> Evaluated:
 
 
 def require_gates(found: Evaluated) -> None:
-    """Raise BuildError if a gate failed; the message has every gate with its numbers."""
+    """Raise BuildError if a gate failed; the message names those that did, the summary has their numbers."""
     if found.failed:
         gates = found.evaluation.gates
-        lines = "".join(f"\n  {describe(each)}" for each in gates)
-        raise BuildError(f"{len(found.failed)} of {len(gates)} gates failed:{lines}\n ", reason="gate_failed")
+        named = "; ".join(f"{each.run}: {each.gate}" for each in found.failed)
+        raise BuildError(f"{len(found.failed)} of {len(gates)} gates failed: {named}", reason="gate_failed")
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return the result as plain values; numbers that nothing defines are None."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(evaluation))
     return plain
+
+
+def _needed(backends: Sequence[str], gates: Sequence[Gate]) -> dict[str, str]:
+    """Return the forms that must be built and run here, and the option that names each.
+
+    Raises:
+        CallError: A gate is for a form that --backend leaves out.
+    """
+    needed = {name: f"--backend {name}" for name in backends}
+    for gate in gates:
+        if gate.form is None or gate.form in needed:
+            continue
+        if backends:
+            raise CallError(
+                f"--gate {gate.text!r}: is for {gate.form}, which --backend {' '.join(backends)} leaves out: add "
+                f"--backend {gate.form}",
+                reason="invalid_gate",
+            )
+        needed[gate.form] = f"--gate {gate.text!r}"
+    return needed
 
 
 def _framework_form(candidates: Sequence[Candidate]) -> ClassifierForm:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from jpeg_contract.forms import FORMS
 from jpeg_contract.settings import Head
 
 from jpeg_build.errors import CallError
@@ -60,6 +61,12 @@ class Gate:
     reference: str | None
     number: float
 
+    @property
+    def form(self) -> str | None:
+        """The form whose runs it is for; None for those of all forms, and for the framework's."""
+        found = _SCOPE.fullmatch(self.scope)
+        return found["form"] if found is not None and found["form"] != FRAMEWORK else None
+
 
 def read_gate(text: str, head: Head) -> Gate:
     """Read a gate.
@@ -78,8 +85,11 @@ def read_gate(text: str, head: Head) -> Gate:
     if measure not in MEASURES[head]:
         raise _invalid(text, f"a {head} recipe has the measures {', '.join(MEASURES[head])}, not {found['measure']}")
     scope = (found["scope"] or "").strip()
-    if scope and _SCOPE.fullmatch(scope) is None:
+    found_scope = _SCOPE.fullmatch(scope)
+    if scope and found_scope is None:
         raise _invalid(text, f"{scope!r} is not FORM, FORM.PRECISION, FORM.PRECISION@VERSION, with /DECODER or without")
+    if found_scope is not None and found_scope["form"] not in (*FORMS, FRAMEWORK):
+        raise _invalid(text, f"there is no form {found_scope['form']}; there are {', '.join(FORMS)}, and {FRAMEWORK}")
     reference = found["reference"]
     if reference is not None and measure == "agreement":
         raise _invalid(text, "agreement is with the framework: give it a number, such as agreement >= 99%")
@@ -213,3 +223,11 @@ def describe(result: GateResult) -> str:
         f"{result.run}: {result.gate!r} {verdict}: {result.value:.4f}, bound {bound}"
         f"{doubt if result.decided is False else ''}"
     )
+
+
+def count(results: Sequence[GateResult]) -> str:
+    """Return how many gates passed and failed, and how many of them the photos do not decide."""
+    failed = sum(not each.passed for each in results)
+    open_ = sum(each.decided is False for each in results)
+    doubt = f"; too few photos to decide {open_} of them" if open_ else ""
+    return f"{len(results) - failed} passed, {failed} failed{doubt}"

@@ -90,7 +90,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         form: Name of the classifier form; "framework" for the network itself.
         precision: Of the artefact.
         version: Number of the version; null for the framework.
-        served: Whether the config serves the version.
+        served: Whether the config of its form serves the version.
+        in_use: Whether the ensemble's requests are answered so now: by this form and version, with this decoder.
         decoder: Of JPEGs.
         artefact_sha256: Null for the framework.
         same_weights: Whether the artefact was made from the framework's weights.
@@ -114,6 +115,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     version: int | None
     served: bool
+    in_use: bool
     decoder: str
     artefact_sha256: str | None
     same_weights: bool
@@ -390,6 +392,7 @@ class Judge:
             precision="fp32" if report is None else report.precision,
             version=None if candidate is None else candidate.version,
             served=candidate is not None and candidate.served,
+            in_use=run.in_use,
             decoder=run.decoder,
             artefact_sha256=None if candidate is None else candidate.sha256,
             same_weights=report is None or report.weights.sha256 == self.weights_sha256,

@@ -52,16 +52,22 @@ class Run:
         name: "openvino.int8/scaled", or "framework".
         decoder: Of JPEGs.
         candidate: The artefact; None for the network in its framework.
+        in_use: Whether the ensemble's requests are answered so now.
     """
 
     name: str
     decoder: Decoder
     candidate: Candidate | None = None
+    in_use: bool = False
 
 
-def runs_of(candidates: Sequence[Candidate], decoders: Collection[Decoder]) -> list[Run]:
-    """Return the framework's run, and those of each artefact with each decoder."""
-    built = [Run(f"{each.name}/{decoder}", decoder, each) for each in candidates for decoder in decoders]
+def runs_of(candidates: Sequence[Candidate], decoders: Collection[Decoder], served: Decoder) -> list[Run]:
+    """Return the framework's run, and those of each artefact with each decoder. served: the repository's decoder."""
+    built = [
+        Run(f"{each.name}/{decoder}", decoder, each, each.in_use and decoder == served)
+        for each in candidates
+        for decoder in decoders
+    ]
     return [Run(FRAMEWORK, FRAMEWORK_DECODER), *built]
 
 
@@ -149,7 +155,7 @@ class _Runner:
                 function(np.zeros_like(pixels))  # the first batch of a size may compile or reserve
                 self._function = function
             return self._function(pixels)
-        except RuntimeFailure as error:
+        except (BuildError, RuntimeFailure) as error:
             raise BuildError(f"{self.run.name}: {error}", reason=error.reason) from error
 
 
@@ -258,7 +264,7 @@ class Runner:
                 candidate = runner.run.candidate
                 if candidate is None or candidate.form.name in self.required or runner.file.answers:
                     raise
-                self.left_out.append(f"{runner.run.name}: {error}")
+                self.left_out.append(str(error))
                 gone.append(runner)
                 continue
             timing = Timing(len(rows), decode_s * len(rows) / len(lacking), time.perf_counter() - begun)
