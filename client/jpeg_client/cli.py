@@ -290,7 +290,7 @@ def _formats_of(client: Client) -> Callable[[], Collection[str]]:
         try:
             return client.describe().formats
         except JpegClientError:
-            # A gateway hides the configs of the steps. Without a server, the images themselves fail.
+            # A proxy may hide the configs of the steps. Without a server, the images themselves fail.
             return ()
 
     def formats() -> Collection[str]:

@@ -14,8 +14,8 @@
 set -eu
 
 : "${GATEWAY_SERVERS:=server:8000:8001}"
-: "${GATEWAY_MODEL:=jpeg_classifier}"
-: "${GATEWAY_PRIVATE_MODELS:=preprocess postprocess classifier_onnx classifier_openvino classifier_tensorrt classifier_torch_tensorrt classifier_tf_trt}"
+: "${GATEWAY_MODELS:=jpeg_classifier}"
+: "${GATEWAY_PRIVATE_MODELS:=}"
 : "${GATEWAY_ADDRESS:=0.0.0.0}"
 : "${GATEWAY_PORT:=8443}"
 : "${GATEWAY_KEYS:=/run/secrets/gateway_keys}"
@@ -88,13 +88,20 @@ check_variables() {
   must_match GATEWAY_WEB "$GATEWAY_WEB" 'off|([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+' "HOST:PORT of jpeg-web, or off"
   must_match GATEWAY_WORKERS "$GATEWAY_WORKERS" "auto|$whole" "auto or an integer"
   must_match GATEWAY_TRACE_CONTEXT "$GATEWAY_TRACE_CONTEXT" 'on|off' "on or off"
-  must_match GATEWAY_MODEL "$GATEWAY_MODEL" '[A-Za-z0-9_-]+' "a model name: letters, digits, _ and -"
-  must_match GATEWAY_PRIVATE_MODELS "$GATEWAY_PRIVATE_MODELS" '[A-Za-z0-9_ -]+' "model names separated by spaces"
+  [ -z "${GATEWAY_MODEL-}" ] || fail "GATEWAY_MODEL is now GATEWAY_MODELS, model names separated by spaces" 2
+  must_match GATEWAY_MODELS "$GATEWAY_MODELS" '[A-Za-z0-9_ -]*[A-Za-z0-9_-][A-Za-z0-9_ -]*' "model names separated by spaces"
+  must_match GATEWAY_PRIVATE_MODELS "$GATEWAY_PRIVATE_MODELS" '[A-Za-z0-9_ -]*' "model names separated by spaces"
+  seen=" "
+  for name in $GATEWAY_MODELS $GATEWAY_PRIVATE_MODELS; do
+    # With `_classifier_torch_tensorrt` and a message around it, 127 bytes, whose length is one byte.
+    [ "${#name}" -lt 100 ] || fail "GATEWAY_MODELS, GATEWAY_PRIVATE_MODELS: $name is longer than 99 characters" 2
+    case $seen in *" $name "*) fail "GATEWAY_MODELS and GATEWAY_PRIVATE_MODELS have $name twice" 2 ;; esac
+    seen="$seen$name "
+  done
   for server in $GATEWAY_SERVERS; do
     must_match GATEWAY_SERVERS "$server" '([A-Za-z0-9._-]+|[[][0-9a-f:]+[]]):[0-9]+:[0-9]+' "HOST:HTTP-PORT:GRPC-PORT, separated by spaces"
   done
   [ "$(count_servers)" -gt 0 ] || fail "GATEWAY_SERVERS is empty: set it to HOST:HTTP-PORT:GRPC-PORT" 2
-  [ "${#GATEWAY_MODEL}" -lt 100 ] || fail "GATEWAY_MODEL is longer than 99 characters" 2
 }
 
 count_servers() {
@@ -188,8 +195,85 @@ FIELD_1='(?:\x0a|\x8a\x80{0,3}[\x00\x10\x20\x30\x40\x50\x60\x70])'
 names_with_length() { # NAME...
   bar=""
   for name; do
-    printf '%s\\x%02x%s|\\x%02x\\x80*\\x00%s' "$bar" "${#name}" "$name" "$((${#name} | 128))" "$name"
+    printf '%s(?:\\x%02x|\\x%02x\\x80*\\x00)%s' "$bar" "${#name}" "$((${#name} | 128))" "$name"
     bar="|"
+  done
+}
+
+# Write what the names of a model's own steps begin with: those of jpeg_classifier have no prefix
+# (jpeg_contract.model_names).
+prefix_of() { [ "$1" = jpeg_classifier ] || printf '%s_' "$1"; }
+
+is_open() { case " $GATEWAY_MODELS " in *" $1 "*) ;; *) return 1 ;; esac; }
+
+# The lines below are one per model, because nginx reads an argument of 4,096 bytes at most.
+
+# Write the lines of a map that finds names of closed models in a gRPC message: the steps of all models, and
+# GATEWAY_PRIVATE_MODELS. jpeg_classifier is one of them unless it is open. A classifier has the name of any form, so
+# any length may be in front of it.
+private_names() {
+  closed=""
+  is_open jpeg_classifier || closed=jpeg_classifier
+  for model in $closed $GATEWAY_PRIVATE_MODELS; do
+    printf '    "~%s(?:%s)" other_model;\n' "$FIELD_1" "$(names_with_length "$model")"
+  done
+  for model in $GATEWAY_MODELS $closed $GATEWAY_PRIVATE_MODELS; do
+    prefix=$(prefix_of "$model")
+    printf '    "~%s(?:%s|(?:[\\x01-\\x7f]|[\\x80-\\xff]\\x80*\\x00)%sclassifier_[a-z0-9])" other_model;\n' "$FIELD_1" \
+      "$(names_with_length "${prefix}preprocess" "${prefix}postprocess" "${prefix}router")" "$prefix"
+  done
+}
+
+# Write the lines of a map that finds an open model at the beginning of an inference over gRPC.
+open_names() {
+  for model in $GATEWAY_MODELS; do
+    printf '    "~^\\x00[\\x00-\\xff]{4}\\x0a\\x%02x%s\\x12[^\\x00]" other_model;\n' "${#model}" "$model"
+    printf '    "~^\\x00[\\x00-\\xff]{4}\\x0a\\x%02x%s" "";\n' "${#model}" "$model"
+  done
+}
+
+# Write a regex of the gRPC messages that have a name as their only field.
+name_message() { # NAME
+  printf '\\x00\\x00\\x00\\x00\\x%02x\\x0a\\x%02x%s\\z' "$((${#1} + 2))" "${#1}" "$1"
+}
+
+# Write the lines of a map from method and message to the servers: everything about open models.
+described_over_grpc() {
+  for model in $GATEWAY_MODELS; do
+    # shellcheck disable=SC2016 # nginx's variable
+    printf '    "~^/inference\\.GRPCInferenceService/Model(?:Ready|Metadata|Config) %s" grpc_$servers_in;\n' \
+      "$(name_message "$model")"
+  done
+  for model in $GATEWAY_MODELS; do
+    prefix=$(prefix_of "$model")
+    for step in preprocess postprocess router; do config_over_grpc "$(name_message "$prefix$step")"; done
+    # Of any form; the lengths are those of the whole message, or Triton refuses it.
+    config_over_grpc "\\x00\\x00\\x00\\x00[\\x00-\\x7f]\\x0a[\\x00-\\x7f]${prefix}classifier_[a-z0-9_]+\\z"
+  done
+  # Other models may decode with this one.
+  is_open jpeg_classifier || config_over_grpc "$(name_message preprocess)"
+}
+
+config_over_grpc() { # REGEX
+  # shellcheck disable=SC2016 # nginx's variable
+  printf '    "~^/inference\\.GRPCInferenceService/ModelConfig %s" grpc_$servers_in;\n' "$1"
+}
+
+# The same for paths over HTTP.
+# shellcheck disable=SC2016 # nginx's variable
+described_over_http() {
+  for model in $GATEWAY_MODELS; do
+    printf '    "~^/v2/models/%s(?:/ready|/config)?$" $uri;\n' "$model"
+    printf '    "~^/v2/models/%s(?:preprocess|postprocess|router|classifier_[a-z0-9_]+)/config$" $uri;\n' \
+      "$(prefix_of "$model")"
+  done
+  is_open jpeg_classifier || printf '    "~^/v2/models/preprocess/config$" $uri;\n'
+}
+
+# Write the lines of a map from the path of an inference to itself.
+open_paths() {
+  for model in $GATEWAY_MODELS; do
+    printf '    "~^/v2/models/%s/infer$" /v2/models/%s/infer;\n' "$model" "$model"
   done
 }
 
@@ -229,11 +313,14 @@ render() {
   KEEPALIVE_S=$(((GATEWAY_CONNECTION_AGE_S + 1) / 2))
   [ "$KEEPALIVE_S" -le 75 ] || KEEPALIVE_S=75
   SHUTDOWN_S=$((GATEWAY_TIMEOUT_S + GATEWAY_CLIENT_TIMEOUT_S))
-  MODEL_LENGTH_HEX=$(printf '0x%02x' "${#GATEWAY_MODEL}")
-  MODEL_LENGTH_REGEX=$(printf '\\x%02x' "${#GATEWAY_MODEL}")
-  NAME_MESSAGE_LENGTH_REGEX=$(printf '\\x%02x' "$((${#GATEWAY_MODEL} + 2))")
+  PRIVATE_NAMES=$(private_names)
+  OPEN_NAMES=$(open_names)
+  OPEN_PATHS=$(open_paths)
+  DESCRIBED_OVER_GRPC=$(described_over_grpc)
+  DESCRIBED_OVER_HTTP=$(described_over_http)
   # shellcheck disable=SC2086 # words
-  PRIVATE_NAMES=$(names_with_length $GATEWAY_PRIVATE_MODELS)
+  MODEL_LIST=$(printf ', %s' $GATEWAY_MODELS)
+  MODEL_LIST=${MODEL_LIST#, }
   REFUSED_PARAMETER=$(names_with_length classification shared_memory_region)
   PARAMETER_REFUSED="classification (class_count), shared memory and JSON data are refused: the output LABEL has the labels, the parameter k is their number, and images come in the request as binary data [parameter_refused]"
   UPSTREAMS=$(upstreams)
@@ -249,9 +336,9 @@ $(web_upstreams)"
     done
   fi
   export FIELD_1 REFUSED_PARAMETER PARAMETER_REFUSED OPEN_FILES GATEWAY_CONNECTIONS
-  export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN KEEPALIVE_S SHUTDOWN_S MODEL_LENGTH_HEX MODEL_LENGTH_REGEX PRIVATE_NAMES
-  export NAME_MESSAGE_LENGTH_REGEX UPSTREAMS TAKEN_OUT WEB_HIDDEN
-  export GATEWAY_MODEL GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
+  export LISTEN_HTTP2 HTTP2_ON KEEPALIVE_MIN KEEPALIVE_S SHUTDOWN_S UPSTREAMS TAKEN_OUT WEB_HIDDEN
+  export PRIVATE_NAMES OPEN_NAMES OPEN_PATHS DESCRIBED_OVER_GRPC DESCRIBED_OVER_HTTP MODEL_LIST
+  export GATEWAY_ADDRESS GATEWAY_PORT GATEWAY_KEYS GATEWAY_CERTIFICATE GATEWAY_CERTIFICATE_KEY
   export GATEWAY_WEB_ROOT GATEWAY_RUN GATEWAY_ACCESS_LOG GATEWAY_MAX_BODY_MB GATEWAY_RATE GATEWAY_BURST
   export GATEWAY_OPEN_REQUESTS GATEWAY_OPEN_BODIES GATEWAY_TIMEOUT_S GATEWAY_CLIENT_TIMEOUT_S
   export GATEWAY_CONNECTION_AGE_S GATEWAY_WORKERS GATEWAY_HSTS_S GATEWAY_TRACE_CONTEXT

@@ -108,6 +108,13 @@ def test_the_web_application_is_behind_the_gateway_and_its_command_valid(compose
     assert "port" not in bound.arguments  # 8080, as the gateway has it
 
 
+def test_the_list_of_models_reaches_the_gateway():
+    text = (DEPLOY / "compose.yaml").read_text()
+    for name, default in (("GATEWAY_MODELS", "jpeg_classifier"), ("GATEWAY_PRIVATE_MODELS", "")):
+        assert f"{name}: ${{{name}:-{default}}}\n" in text
+        assert f': "${{{name}:={default}}}"\n' in (DEPLOY / "gateway" / "gateway.sh").read_text()
+
+
 def test_services_wait_for_healthy_dependencies(compose):
     services = compose["services"]
     assert {name: list(service.get("depends_on", {})) for name, service in services.items()} == {

@@ -478,7 +478,7 @@ def test_web_page_and_its_headers(gateway: Gateway) -> None:
 
 OTHER_SETTINGS = {
     "GATEWAY_SERVERS": "127.0.0.1:8000:8001 [::1]:8000:8001 localhost:9000:9001",
-    "GATEWAY_MODEL": "another-model_2",
+    "GATEWAY_MODELS": "another-model_2 x",
     "GATEWAY_PRIVATE_MODELS": "one two",
     "GATEWAY_ADDRESS": "[::]",
     "GATEWAY_PORT": "9443",
@@ -554,14 +554,6 @@ def test_the_documentation_names_every_setting() -> None:
         row = next((line for line in page.splitlines() if line.startswith(f"| `{name}`")), None)
         assert row is not None, name
         assert default in row, name
-
-
-def test_private_models_are_all_but_the_ensemble() -> None:
-    script = (ROOT / "deploy" / "gateway" / "gateway.sh").read_text()
-    found = re.search(r"GATEWAY_PRIVATE_MODELS:=([^}]*)\}", script)
-    assert found is not None
-    models = {path.parent.name for path in (ROOT / "model_repository").glob("*/config.pbtxt")}
-    assert set(found[1].split()) == models - {"jpeg_classifier"}
 
 
 def test_missing_secrets_and_root_are_named(gateway: Gateway) -> None:

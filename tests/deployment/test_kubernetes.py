@@ -74,7 +74,7 @@ EVERYTHING: Values = {
         "grpcHostnames": ["grpc.example"],
         "backendTLS": {"hostname": "images.example", "caConfigMap": "ca"},
     },
-    "gateway": {"settings": {"RATE": 100}, "keysSecret": "keys", "tlsSecret": "tls"},
+    "gateway": {"settings": {"RATE": 100, "MODELS": "jpeg_classifier cats"}, "keysSecret": "keys", "tlsSecret": "tls"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
 }
@@ -457,6 +457,7 @@ def test_packaged_chart_renders_the_same(tmp_path: Path) -> None:
         ({"web": {"enabled": True, "args": ["--port=1"]}}, "web.args"),
         ({"gateway": {"settings": {"RUN": "/x"}}}, "'RUN' not allowed"),
         ({"gateway": {"settings": {"RATE": 0}}}, "/gateway/settings/RATE"),
+        ({"gateway": {"settings": {"MODELS": "cats; dogs"}}}, "/gateway/settings/MODELS"),
         ({"gateway": {"keysSecret": ""}}, "/gateway/keysSecret"),
         ({"gateway": {"image": {"tag": "latest"}}}, "the tag latest"),
         ({"route": {**EVERYTHING["route"], "backendTLS": {}}}, "route.backendTLS"),
@@ -689,7 +690,8 @@ def test_gateway_gets_its_files_settings_and_secrets() -> None:
             assert environment["GATEWAY_RUN"].startswith("/tmp/")
             known = set(re.findall(r": \"\$\{(GATEWAY_[A-Z_]+):=", (GATEWAY / "gateway.sh").read_text()))
             assert environment.keys() <= known
-    assert environment_of(gateway_of(one(render(EVERYTHING), "Deployment")))["GATEWAY_RATE"] == "100"
+    environment = environment_of(gateway_of(one(render(EVERYTHING), "Deployment")))
+    assert (environment["GATEWAY_RATE"], environment["GATEWAY_MODELS"]) == ("100", "jpeg_classifier cats")
 
 
 def test_the_web_application_is_behind_the_gateway_of_its_pod() -> None:
@@ -716,7 +718,7 @@ def test_every_setting_of_the_gateway_is_the_users_or_the_charts() -> None:
     fixed = environment_of(gateway_of(one(render({"gateway": {"settings": {"WORKERS": None}}}), "Deployment"))).keys()
     assert not free & fixed
     known = set(re.findall(r": \"\$\{(GATEWAY_[A-Z_]+):=", (GATEWAY / "gateway.sh").read_text()))
-    unused = {"GATEWAY_MODEL", "GATEWAY_WEB_ROOT", "GATEWAY_ACCESS_LOG", "GATEWAY_NGINX"}
+    unused = {"GATEWAY_WEB_ROOT", "GATEWAY_ACCESS_LOG", "GATEWAY_NGINX"}
     assert known == free | fixed | unused
 
 
