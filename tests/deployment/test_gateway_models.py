@@ -16,7 +16,8 @@ import pytest
 from colours import RGB, colour_recipe, plain
 from conftest import serve
 from gateway_support import RAW_HEADERS, Gateway, Response, infer_request, labels, ports_of, stub
-from jpeg_build.build import Request, build
+from jpeg_build.build import build
+from jpeg_build.build.request import Request
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.repository.combine import combine
 from jpeg_build.repository.use import Trial, try_beside

@@ -41,6 +41,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         assert refused(LOCK, tmp_path).reason == "repository_busy"
         process.kill()
