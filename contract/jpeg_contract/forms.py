@@ -43,8 +43,8 @@ class OnnxParameters(msgspec.Struct, frozen=True):
         intra_op_thread_count: Threads that share one run; 0 lets the loader choose by the size of a batch.
         inter_op_thread_count: Threads for operators that run side by side; 0 is ONNX Runtime's choice.
         execution_mode: 0 sequential, 1 parallel.
-        enable_mem_arena: 1 or 0.
-        enable_mem_pattern: 1 or 0.
+        enable_mem_arena: 1 keeps memory for later runs, 0 gives it back.
+        enable_mem_pattern: 1 lays memory out as in an earlier run of the same shapes, 0 does not.
 
     Parameters that begin with `session.` go to ONNX Runtime as they are; the native backend knows none of those.
     """
@@ -143,7 +143,15 @@ class TorchParameters(
         "disable_cudnn": "DISABLE_CUDNN",
     },
 ):
-    """As the native backend names them (README of triton's pytorch_backend), and CudaGraphParameters."""
+    """As the native backend names them (README of triton's pytorch_backend), and CudaGraphParameters.
+
+    Attributes:
+        intra_op_thread_count: Threads that share one operator; 0 lets the loader choose.
+        inter_op_thread_count: Threads for operators that run side by side; 0 is PyTorch's choice.
+        disable_optimized_execution: Run TorchScript without the optimisations of its first calls.
+        inference_mode: Run without the bookkeeping of gradients.
+        disable_cudnn: Compute convolutions without cuDNN.
+    """
 
     intra_op_thread_count: _Natural = 0
     inter_op_thread_count: _Natural = 0
@@ -165,6 +173,12 @@ class TensorFlowParameters(
     """As the native backend names them (README of triton's tensorflow_backend).
 
     Its others say how instances share a session; here each instance has a process of its own.
+
+    Attributes:
+        num_intra_threads: Threads that share one operator; 0 lets the loader choose.
+        num_inter_threads: Threads for operators that run side by side; 0 is TensorFlow's choice.
+        graph_tag: Tag of the SavedModel's graph.
+        signature_def: Name of the signature that is run.
     """
 
     num_intra_threads: _Natural = 0

@@ -71,6 +71,11 @@ def read_parameters(kind: type[T], parameters: Mapping[str, str], *, strict_name
         raise SettingsError(f"parameter {name} is {parameters[name]!r}: {expected}") from error
 
 
+def expected_value(field: msgspec.structs.FieldInfo) -> str:
+    """Describe the valid values of a parameter: "it must be ..."; empty for any text."""
+    return _expected(_kinds(field))
+
+
 def _kinds(field: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
     kind = msgspec.inspect.type_info(field.type)
     return kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)

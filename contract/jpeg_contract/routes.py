@@ -25,7 +25,18 @@ _Version = Annotated[int, msgspec.Meta(ge=1)]
 _Model = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _Parameters(msgspec.Struct, frozen=True, kw_only=True):
+class RouterParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of a model `router` as texts.
+
+    Attributes:
+        mode: split lets the candidate answer a part of the requests; shadow compares it without answering.
+        percent: Part of the requests that go to the candidate, in percent.
+        primary: Name of the classifier that answers, or that answers the others.
+        primary_version: Its version.
+        candidate: Name of the classifier that is tried.
+        candidate_version: Its version.
+    """
+
     mode: Mode
     percent: _Percent
     primary: _Model
@@ -69,7 +80,7 @@ class Route:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> Route:
         """Read names and texts. Raises SettingsError."""
-        read = read_parameters(_Parameters, parameters)
+        read = read_parameters(RouterParameters, parameters)
         return cls(
             read.mode,
             read.percent,

@@ -80,13 +80,13 @@ _FormatsText = Annotated[
         rf"^({_FORMAT})(\s*,\s*({_FORMAT}))*$",
     ),
 ]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1, extra_json_schema={"description": "a number from 0 to 1"})]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of `preprocess` as texts; docs/preprocessing.md describes each."""
+class PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `preprocess` as texts; PreprocessSettings, Limits and Geometry describe each."""
 
     resize_size: _ResizeText
     crop_size: _CropText
@@ -109,8 +109,8 @@ class _PreprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
     threads: _Natural = 0
 
 
-class _PostprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of `postprocess` as texts."""
+class PostprocessParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `postprocess` as texts; PostprocessSettings describes each."""
 
     recipe: str = ""
     recipe_sha256: str = ""
@@ -132,7 +132,8 @@ class PreprocessSettings:
         formats: Of the images that are decoded; others are refused.
         background: Colour that transparent pixels are put on, [0, 255]. None takes the colours behind the transparency,
             as `Image.convert("RGB")` of Pillow does, with which training pipelines read images.
-        decoder: See `Decoder`.
+        decoder: full decodes every pixel. scaled leaves out what the resize would throw away. gpu decodes on an NVIDIA
+            GPU.
         limits: Bounds of an image.
         threads: How many images are decoded at once; 0 is one for each usable CPU.
     """
@@ -161,7 +162,7 @@ class PreprocessSettings:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> PreprocessSettings:
         """Read names and texts. Raises SettingsError."""
-        read = read_parameters(_PreprocessParameters, parameters)
+        read = read_parameters(PreprocessParameters, parameters)
         try:
             geometry = Geometry(
                 resize_size=_size(read.resize_size) if "," in read.resize_size else int(read.resize_size),
@@ -228,11 +229,11 @@ class PostprocessSettings:
     """Settings of the model `postprocess`.
 
     Attributes:
-        recipe: As in PreprocessSettings.
-        recipe_sha256: As in PreprocessSettings.
+        recipe: Name of the recipe that the labels come from.
+        recipe_sha256: Its digest; `jpeg-serve` compares it between the steps.
         labels_file: Name of the label file in the model's folder.
         default_k: How many labels a request gets that does not set `k`.
-        output: See `Head`.
+        output: How logits become scores: softmax for one class of several, sigmoid for each label by itself.
         threshold: Labels with a lower score are left out, unless the request sets `threshold`.
     """
 
@@ -251,7 +252,7 @@ class PostprocessSettings:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> PostprocessSettings:
         """Read names and texts. Raises SettingsError."""
-        return cls(**msgspec.structs.asdict(read_parameters(_PostprocessParameters, parameters)))
+        return cls(**msgspec.structs.asdict(read_parameters(PostprocessParameters, parameters)))
 
     def labels_sha256(self, labels: Sequence[str]) -> str:
         """Digest of what decides what a network's outputs mean: the labels in their order, softmax or sigmoid."""

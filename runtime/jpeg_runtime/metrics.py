@@ -21,8 +21,20 @@ log = logging.getLogger(__name__)
 Refusal = Literal[
     "no_usable_image", "bad_k", "bad_threshold", "bad_shape", "too_long", "internal", "stopping", "busy", "late"
 ]
-"""Why a request was refused as a whole: none of its images could be answered, its `k` or `threshold` is out of range,
-our fault, the server is stopping, too many wait, its deadline has passed."""
+"""Why a request was refused as a whole: see `REFUSALS`."""
+
+REFUSALS: Mapping[Refusal, str] = {
+    "no_usable_image": "None of its images could be answered.",
+    "bad_k": "`k` is out of range, or no integer.",
+    "bad_threshold": "`threshold` is out of range, or no number.",
+    "bad_shape": "It has a batch of 0.",
+    "too_long": "Its images together take too long to decode.",
+    "internal": "A fault of the server.",
+    "stopping": "The server drains.",
+    "busy": "Too many requests wait, or large images of others come first.",
+    "late": "Its deadline has passed.",
+}
+"""What each refusal means."""
 
 # How long measurements are gathered before they are handed on: a batch a millisecond costs no more than ten a second.
 GATHER_S = 0.1

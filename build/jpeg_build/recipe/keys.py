@@ -1,4 +1,7 @@
-"""The tables of a recipe: their keys, and the types and limits of their values."""
+"""The tables of a recipe: their keys, what these mean, and the types and limits of their values.
+
+docs/reference/recipe-keys.md is made from this.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,21 @@ _FORMAT_NAMES = ", ".join(f'"{name}"' for name in get_args(ImageFormat))
 
 
 class GeometryTable(msgspec.Struct):
-    """[geometry]."""
+    """[geometry].
+
+    Attributes:
+        crop_size: Side of the centre crop in pixels, or its height and width.
+        resize_size: Length of the side `resize_side` before the crop, or height and width to resize without keeping the
+            ratio. This or `crop_percent` is required.
+        crop_percent: The crop's share of the resized image, as timm's `crop_pct`: `resize_size` is `crop_size /
+            crop_percent`, rounded down.
+        resize_side: Which side `resize_size` is the length of. "longer" with a crop of that size and `fill` makes a
+            letterbox.
+        fill: Colour of what lies outside of the resized image. Without it, the crop must fit into the image.
+        interpolation: Filter of the resize, as Pillow names it.
+        antialias: Filter before reducing, as Pillow does. False is possible with nearest and bilinear only.
+        exif_orientation: Turn photos upright, as their EXIF data say.
+    """
 
     crop_size: _Size
     resize_size: _Size | None = None
@@ -48,7 +65,14 @@ class GeometryTable(msgspec.Struct):
 
 
 class NormalisationTable(msgspec.Struct):
-    """[normalisation]; see `normalisation.Normalisation`."""
+    """[normalisation]; see `normalisation.Normalisation`.
+
+    Attributes:
+        mean: Mean of the training, in the range of `scale`. Required without `scale`.
+        std: Standard deviation of the training, in the range of `scale`. Required without `scale`.
+        scale: Range of the pixels before mean and std, such as "-1..1" or "0..255"; without it, 0 to 1.
+        color: Order of the channels that the network takes. "GRAY" is ITU-R BT.601.
+    """
 
     mean: _PerChannel | None = None
     std: _PerChannel | None = None
@@ -57,7 +81,16 @@ class NormalisationTable(msgspec.Struct):
 
 
 class TorchvisionTable(msgspec.Struct):
-    """[source] kind = "torchvision"."""
+    """[source] kind = "torchvision".
+
+    Attributes:
+        network: Name for `torchvision.models.get_model`.
+        weights: Name for `torchvision.models.get_model_weights`.
+        sha256: Expected digest of the weights file.
+        package: An installed distribution that carries the weights file, so that nothing is downloaded.
+        checkpoint: Your state dict, instead of these weights.
+        differs_from_weights: Accept geometry and normalisation other than those of the weights.
+    """
 
     network: _Text
     weights: _Text
@@ -68,7 +101,13 @@ class TorchvisionTable(msgspec.Struct):
 
 
 class TimmTable(msgspec.Struct):
-    """[source] kind = "timm"."""
+    """[source] kind = "timm".
+
+    Attributes:
+        network: Name for `timm.create_model`, such as "convnext_tiny.fb_in22k".
+        checkpoint: Your state dict, instead of timm's weights.
+        differs_from_weights: Accept geometry and normalisation other than timm's.
+    """
 
     network: _Text
     checkpoint: _Text | None = None
@@ -76,7 +115,14 @@ class TimmTable(msgspec.Struct):
 
 
 class HuggingFaceTable(msgspec.Struct):
-    """[source] kind = "hugging_face"."""
+    """[source] kind = "hugging_face".
+
+    Attributes:
+        folder: Folder with config.json, preprocessor_config.json and safetensors. This or `network` is required.
+        network: Name on the hub.
+        revision: Of the hub: a commit or a tag.
+        differs_from_weights: Accept geometry and normalisation other than those of preprocessor_config.json.
+    """
 
     folder: _Text | None = None
     network: _Text | None = None
@@ -85,13 +131,23 @@ class HuggingFaceTable(msgspec.Struct):
 
 
 class UltralyticsTable(msgspec.Struct):
-    """[source] kind = "ultralytics"."""
+    """[source] kind = "ultralytics".
+
+    Attributes:
+        file: A checkpoint of a network whose name ends in -cls.
+    """
 
     file: _Text
 
 
 class ModuleTable(msgspec.Struct):
-    """[source] kind = "module"."""
+    """[source] kind = "module".
+
+    Attributes:
+        module: A Python file and a function without arguments in it that returns a `torch.nn.Module`.
+        checkpoint: State dict of the module, if the function does not load one.
+        output: Whether the output lies before or behind the softmax or sigmoid.
+    """
 
     module: Annotated[str, _described('FILE.py:FUNCTION, such as "network.py:make"', pattern=r"^.+\.py:[A-Za-z_]\w*$")]
     checkpoint: _Text | None = None
@@ -99,14 +155,26 @@ class ModuleTable(msgspec.Struct):
 
 
 class TorchTable(msgspec.Struct):
-    """[source] kind = "torch"."""
+    """[source] kind = "torch".
+
+    Attributes:
+        file: Of `torch.export.save` or `torch.jit.save`.
+        output: Whether the output lies before or behind the softmax or sigmoid.
+    """
 
     file: _Text
     output: Output = "logits"
 
 
 class OnnxTable(msgspec.Struct):
-    """[source] kind = "onnx"."""
+    """[source] kind = "onnx".
+
+    Attributes:
+        file: The ONNX file.
+        output: Whether the output lies before or behind the softmax or sigmoid.
+        layout: Order of the input's axes. Required if the shape of the input leaves it open.
+        output_name: Name of the output. Required if the file has several.
+    """
 
     file: _Text
     output: Output
@@ -115,7 +183,16 @@ class OnnxTable(msgspec.Struct):
 
 
 class KerasTable(msgspec.Struct):
-    """[source] or [tensorflow] kind = "keras"."""
+    """[source] or [tensorflow] kind = "keras".
+
+    Attributes:
+        file: A whole network in .keras or .h5. This, or `network` and `weights`, is required.
+        network: Name in `keras.applications`.
+        weights: A file of weights, or "imagenet", which Keras takes from its cache ($KERAS_HOME/models) or downloads.
+        sha256: Expected digest of the weights file.
+        package: An installed distribution that carries the weights file.
+        output: Whether the output lies before or behind the softmax or sigmoid.
+    """
 
     file: _Text | None = None
     network: _Text | None = None
@@ -126,7 +203,13 @@ class KerasTable(msgspec.Struct):
 
 
 class SavedModelTable(msgspec.Struct):
-    """[source] or [tensorflow] kind = "saved_model"."""
+    """[source] or [tensorflow] kind = "saved_model".
+
+    Attributes:
+        folder: Folder with saved_model.pb.
+        output: Whether the output lies before or behind the softmax or sigmoid.
+        output_name: Name of the output. Required if the signature `serving_default` has several.
+    """
 
     folder: _Text
     output: Output
@@ -134,7 +217,21 @@ class SavedModelTable(msgspec.Struct):
 
 
 class RecipeTable(msgspec.Struct):
-    """The keys above the first table, and the tables."""
+    """The keys above the first table, and the tables.
+
+    Attributes:
+        classes: Number of classes. A network with one output value has two, or one with `output = "sigmoid"`.
+        labels: A text file in UTF-8 whose line i names class i; or "weights" for the labels that the framework keeps
+            with the network.
+        geometry: How images are resized and cropped.
+        normalisation: What the network expects of pixels.
+        source: The network: `kind`, and the keys of that kind.
+        output: How logits become scores: "softmax" for one class of several, "sigmoid" for each label by itself.
+        threshold: Labels with a lower score are left out of a response.
+        formats: Formats of the images that the server takes. Of several pictures in one file, the first counts.
+        background: Colour that transparent pixels are put on; without it, the colours behind the transparency count.
+        tensorflow: The network for `--backend tf_trt`.
+    """
 
     classes: Annotated[int, _described("an integer of at least 1", ge=1)]
     labels: Annotated[str, _described('the name of a text file with one label per line, or "weights"')]
