@@ -16,7 +16,8 @@ BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpe
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve web build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
-  build-tensorflow test-tensorflow build-batch test-batch image test-image bench accuracy up down audit
+  build-tensorflow test-tensorflow build-batch test-batch image test-image bench accuracy up down audit \
+  reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +99,9 @@ lint: setup-dev ## ruff, mypy --strict, and the imports between the packages
 
 configs: setup ## write model_repository/ again, as jpeg-build makes it for every backend
 	@$(BIN)/python scripts/renew_configs.py
+
+reference: setup-dev ## write docs/reference/ again, from the code
+	@PYTHONPATH=scripts $(BIN)/python -m reference
 
 format: setup-dev ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
