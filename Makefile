@@ -16,8 +16,8 @@ BUILT = ls model_repository/classifier_*/*/*.json > /dev/null 2>&1 || $(BIN)/jpe
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve web build check test test-faults fuzz fuzz-parsers lint configs format lock clean setup setup-dev \
-  build-tensorflow test-tensorflow build-batch test-batch image test-image bench accuracy up down audit \
-  reference
+  build-tensorflow test-tensorflow build-batch test-batch image test-image bench accuracy up down audit site \
+  site-serve reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,12 @@ lint: setup-dev ## ruff, mypy --strict, and the imports between the packages
 configs: setup ## write model_repository/ again, as jpeg-build makes it for every backend
 	@$(BIN)/python scripts/renew_configs.py
 
+site: setup-dev ## the documentation as a site, in .site/; a broken link is an error
+	@$(BIN)/mkdocs build --strict
+
+site-serve: setup-dev ## show the documentation while you write it, on http://127.0.0.1:8090
+	@$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8090
+
 reference: setup-dev ## write docs/reference/ again, from the code
 	@PYTHONPATH=scripts $(BIN)/python -m reference
 
@@ -111,7 +117,7 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 
 clean: ## remove built files and caches; the virtual environment stays
 	@rm -rf model_repository/classifier_*/[0-9]* model_repository/.staging-* model_repository/.jpeg-build.lock \
-	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .site
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 setup:
