@@ -3,6 +3,10 @@
 `split`: the candidate answers its share of the requests; one that it fails on goes to the primary. `shadow`: the
 primary answers; the pixels of a share of the requests go to the candidate after the answer, in a thread of their own,
 and its best classes are compared with the primary's. Neither delays nor changes an answer.
+
+While a reload changes the versions that are loaded, one that stays is not ready for some milliseconds: it is asked
+again. One that is not ready after that is gone: a reload that takes the candidate unloads the primary before the
+ensemble lets go of this model, and the candidate answers.
 """
 
 from __future__ import annotations
@@ -32,6 +36,11 @@ log = logging.getLogger(__name__)
 _THREADS = 64
 # Images that wait for their comparison; beyond these, none are added until some are done.
 _MOST_WAITING = 256
+
+# Triton's words for a model, or a version of it, that is not loaded (request_executor.cc of the Python backend).
+_NOT_READY = "is not ready"
+# Between attempts to reach a version that is not ready, in seconds.
+_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1)
 
 _Pair = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -72,7 +81,7 @@ class TritonPythonModel:
         assert pixels is not None, "Triton checks the inputs against the config"
         images = int(pixels.shape()[0])
         is_chosen, measured = self._share.take(), metrics.Measurements()
-        response = None
+        response, is_compared = None, False
         if is_chosen and self._shadow is None:
             response = _infer(self._route.candidate, pixels)
             if response.has_error():
@@ -82,14 +91,18 @@ class TritonPythonModel:
             else:
                 measured.count(metrics.ROUTED_CANDIDATE, images)
         if response is None:
-            response = _infer(self._route.primary, pixels)
+            response = _infer_when_ready(self._route.primary, pixels)
+            if not _is_not_ready(response):
+                series, is_compared = metrics.ROUTED_PRIMARY, is_chosen
+            else:
+                response, series = _infer_when_ready(self._route.candidate, pixels), metrics.ROUTED_CANDIDATE
             if not response.has_error():
-                measured.count(metrics.ROUTED_PRIMARY, images)
+                measured.count(series, images)
         self._metrics.add(measured)
         if response.has_error():
             return pb_utils.InferenceResponse(error=response.error())
         logits = _logits(response)
-        if is_chosen and self._shadow is not None:
+        if self._shadow is not None and is_compared:
             # Copies: the memory of both is Triton's, and used again after the response.
             self._shadow.add(np.array(pixels.as_numpy()), np.array(logits.as_numpy()))
         return pb_utils.InferenceResponse([logits])
@@ -159,6 +172,20 @@ def _infer(target: Target, pixels: pb_utils.Tensor) -> pb_utils.InferenceRespons
         requested_output_names=[OUTPUT],
     )
     return request.exec()
+
+
+def _infer_when_ready(target: Target, pixels: pb_utils.Tensor) -> pb_utils.InferenceResponse:
+    """Likewise, but if the version is not ready, try again for a moment."""
+    for pause_s in _PAUSES_S:
+        response = _infer(target, pixels)
+        if not _is_not_ready(response):
+            return response
+        time.sleep(pause_s)
+    return _infer(target, pixels)
+
+
+def _is_not_ready(response: pb_utils.InferenceResponse) -> bool:
+    return response.has_error() and _NOT_READY in response.error().message()
 
 
 def _logits(response: pb_utils.InferenceResponse) -> pb_utils.Tensor:

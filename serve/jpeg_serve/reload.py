@@ -9,6 +9,8 @@ The order of the steps follows from how Triton 2.51 behaves (tried):
 - If a step that is in use does not load again, the old one stays. A load of the ensemble then returns 200; a load of
   the step returns the reason.
 - A step that is no longer used stays loaded.
+- A step of an ensemble without a version is the newest that is loaded. So before another version of a classifier is
+  loaded to be tried, the ensemble has to run the router, which names versions.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jpeg_contract.command_line import Progress
-from jpeg_contract.model_config import ModelConfig, json_format, parameters
+from jpeg_contract.model_config import ModelConfig, parameters, set_parameters, to_triton_json
 from jpeg_contract.model_names import is_preprocess
 from jpeg_contract.remedies import restart_command
 from jpeg_contract.report import find_report
@@ -42,6 +45,9 @@ from jpeg_serve.state import Running, find_running
 _GRACE_S = 1.0
 
 _TRIAL = ".trial"
+
+# A share that no request is part of.
+_NONE_PERCENT = 1e-9
 
 
 def choose_servers(repository: Path | None, http_port: int | None) -> list[tuple[Path, Running]]:
@@ -130,7 +136,7 @@ def reload_server(
             # The workers count what the steps of both take.
             write_ensembles(folder, {name: [*served.get(name, ()), *found.get(name, ())] for name in served | found})
             try:
-                _load(server, steps, set(before), progress)
+                _load(server, steps, before, progress)
                 versions = _verify(server, steps)
             except ReloadError:
                 write_ensembles(folder, served)
@@ -141,22 +147,53 @@ def reload_server(
         return [_served(steps[name], steps, versions) for name in wanted]
 
 
-def _load(server: Management, steps: Mapping[str, Model], in_use: set[str], progress: Progress) -> None:
-    """Load the models, those first that no request reaches yet, then the ensembles over them."""
-    ready = {state.name for state in server.states() if state.state == "READY"}
+def _load(
+    server: Management, steps: Mapping[str, Model], before: Mapping[str, ModelConfig], progress: Progress
+) -> None:
+    """Load the models, those first that no request reaches yet, then the ensembles over them.
+
+    Args:
+        server: The server.
+        steps: What it is to serve.
+        before: The configs of what it serves.
+        progress: Takes the steps of the work.
+    """
+    in_use = set(before)
+    states = [state for state in server.states() if state.state == "READY"]
+    ready = {state.name for state in states}
     ensembles = _inner_first(steps)
+    tried = _tried_versions(steps, {(state.name, int(state.version)) for state in states})
     loading = ""
     again: list[str] = []
+    switched: list[str] = []
+
+    def load(name: str) -> None:
+        nonlocal loading
+        loading = name
+        progress(f"loading {name}" if name not in in_use else f"loading {name} again, if it changed")
+        server.load(name)
+        again.append(name)
+
     try:
-        for loading in sorted(steps.keys() - set(ensembles), key=lambda name: (name in in_use, name)):
-            progress(f"loading {loading}" if loading not in in_use else f"loading {loading} again, if it changed")
-            server.load(loading)
-            again.append(loading)
+        for name in sorted(
+            steps.keys() - {*ensembles, *tried, *tried.values()}, key=lambda name: (name in in_use, name)
+        ):
+            load(name)
+        for loading in sorted(tried.values()):
+            server.load(loading, to_triton_json(_only_primary(steps[loading])))
         for loading in ensembles:
             _try(server, steps[loading])
             server.load(loading)
+            switched.append(loading)
+        for name in [*tried, *tried.values()]:
+            load(name)
     except ReloadError as error:
-        for name in steps.keys() - ready:
+        for name in switched if tried else []:
+            # The router lets them answer as before, and is not needed for it.
+            with contextlib.suppress(ReloadError):
+                server.load(name, to_triton_json(before[name]))
+        used = _loaded(server, ensembles) if tried else {}
+        for name in steps.keys() - ready - used.keys():
             # Models that no request reaches need not hold memory.
             with contextlib.suppress(ReloadError):
                 server.unload(name)
@@ -168,15 +205,46 @@ def _load(server: Management, steps: Mapping[str, Model], in_use: set[str], prog
         ) from error
 
 
+def _tried_versions(steps: Mapping[str, Model], ready: Set[tuple[str, int]]) -> dict[str, str]:
+    """Return the classifiers of which another version is tried, each with its router.
+
+    Only those whose version in use is loaded: the router can do without the other one until it is.
+
+    Args:
+        steps: What a server is to serve.
+        ready: The models and versions that it has.
+    """
+    direct = {step for model in steps.values() for step in step_names(model.config)}
+    found = {}
+    for router in steps.values():
+        route = router.route
+        if route is None or len(route.models) > 1:
+            continue
+        model, versions = route.primary.model, route.versions_of(route.primary.model)
+        is_loaded = (model, route.primary.version) in ready
+        if model not in direct and is_loaded and not all((model, version) in ready for version in versions):
+            found[model] = router.name
+    return found
+
+
+def _only_primary(router: Model) -> ModelConfig:
+    """Return a router's config with which no request goes to the candidate."""
+    route = router.route
+    assert route is not None, "it is a router"
+    config = ModelConfig()
+    config.CopyFrom(router.config)
+    set_parameters(config, replace(route, mode="split", percent=_NONE_PERCENT).to_parameters())
+    return config
+
+
 def _try(server: Management, ensemble: Model) -> None:
     """Load an ensemble under another name: Triton unloads one that does not match, before it reports that."""
     config = ModelConfig()
     config.CopyFrom(ensemble.config)
     config.name = ensemble.name + _TRIAL
-    text = json_format.MessageToJson(config, preserving_proto_field_name=True)
     try:
         # A model whose config comes with the call needs a version with a file in it, here an empty one.
-        server.load(config.name, text, {"file:1/empty": b""})
+        server.load(config.name, to_triton_json(config), {"file:1/empty": b""})
     except ReloadError as error:
         message = str(error).replace(config.name, ensemble.name)
         # The one case in which Triton writes the reason to its log only.
@@ -225,6 +293,12 @@ def _served(model: Model, models: Mapping[str, Model], versions: Mapping[str, li
             for step in model.config.ensemble_scheduling.step
         ]
         return f"{model.name} = {' -> '.join(steps)}"
+    if model.route is not None:
+        route = model.route
+        primary, candidate = (
+            _served(models[each.model], models, versions, each.version) for each in (route.primary, route.candidate)
+        )
+        return f"{model.name} ({route.mode} {route.percent:g} %: {primary} | {candidate})"
     number = max(versions[model.name]) if version == -1 else version
     built = {
         f"{report.recipe} in {report.precision}"

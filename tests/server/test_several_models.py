@@ -1,6 +1,7 @@
 """Several ensembles in one server: each by its name, one swapped or removed while the others serve."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -106,10 +107,10 @@ def test_only_the_named_models_are_loaded(built, tmp_path):
 
 
 class Load:
-    """Clients of one model that never pause, from `start` to `stop`."""
+    """Clients of one model that never pause, from the start to `stop`."""
 
     def __init__(self, server, model, colour):
-        self.labels, self.failures = set(), []
+        self._labels, self.failures = [], []
         self._over = threading.Event()
         urls = [f"grpc://{server.grpc_address}", f"http://{server.http_address}"]
         self._threads = [threading.Thread(target=self._run, args=(url, model, plain(colour))) for url in urls]
@@ -120,9 +121,22 @@ class Load:
         with Client(url, model=model, retry=False) as client:
             while not self._over.is_set():
                 try:
-                    self.labels |= set(client.classify(image, k=1).labels)
+                    self._labels += client.classify(image, k=1).labels
                 except Exception as error:  # any failure counts
                     self.failures.append(repr(error))
+
+    @property
+    def labels(self):
+        return set(self._labels)
+
+    def labels_from_now(self, requests):
+        """Return the labels of the next requests, without those that are open now."""
+        begun = len(self._labels) + len(self._threads)
+        limit = time.monotonic() + 30
+        while len(self._labels) < begun + requests and time.monotonic() < limit and not self.failures:
+            time.sleep(0.01)
+        assert self.failures == []
+        return set(self._labels[begun:])
 
     def stop(self):
         self._over.set()
@@ -238,3 +252,51 @@ def test_a_candidate_that_fails_costs_no_answer(retrained, tmp_path):
         grown(server, before, {"jpeg_candidate_failed_images_total{router}": 5.0}, "model")
     edit(retrained / "classifier_onnx" / "config.pbtxt", "versions: [1]", "versions: [1, 2]")
     use(retrained, FORMS["onnx"], None)
+
+
+TURNED = {"robin": BIRDS["parrot"], "parrot": BIRDS["robin"], "jay": BIRDS["jay"]}
+
+
+def ran(*arguments):
+    done = run_module(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("more", [("--version", "2"), ("--backend", "openvino")], ids=["version", "form"])
+def test_a_network_of_another_recipe_is_tried_taken_and_given_back_under_load(tmp_path, more):
+    """Red is a robin for the first network, and a parrot for the one that was trained again."""
+    root = tmp_path / "model_repository"
+    put(root, colour_recipe(tmp_path, "birds", BIRDS), "jpeg_classifier")
+    again = colour_recipe(tmp_path, "retrained", TURNED)
+    where = ("--model-repository", root)
+    version, form = ("2", "onnx") if more[0] == "--version" else ("1", more[1])
+    for server in serve(root, tmp_path / "triton.log"):
+        load = Load(server, "jpeg_classifier", "red")
+        try:
+            ran("jpeg_build", again, *more, *where)
+            # A reload after the build alone, as another change needs one.
+            reloaded(root)
+            assert load.labels_from_now(20) == {"robin"}
+            ran("jpeg_build", "use", form, "--version", version, "--shadow", "100", *where)
+            reloaded(root)
+            assert load.labels_from_now(20) == {"robin"}
+            # Up to here, no request had another answer, while models were loaded, either.
+            assert load.labels == {"robin"}
+            ran("jpeg_build", "use", form, "--version", version, "--split", "50", *where)
+            reloaded(root)
+            assert load.labels_from_now(40) == {"robin", "parrot"}
+            ran("jpeg_build", "use", form, "--version", version, *where)
+            reloaded(root)
+            assert load.labels_from_now(20) == {"parrot"}
+            assert server.probe().note == ""
+            ran("jpeg_build", "use", "onnx", "--version", "1", *where)
+            reloaded(root)
+            assert load.labels_from_now(20) == {"robin"}
+        finally:
+            load.stop()
+        assert load.failures == []
+        assert load.labels == {"robin", "parrot"}
+        log = (tmp_path / "triton.log").read_text()
+        # The steps around it are those that the server began with.
+        assert log.count("successfully loaded 'preprocess'") == log.count("successfully loaded 'postprocess'") == 1
