@@ -13,6 +13,7 @@ from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import (
     ModelDescription,
+    answering_name,
     classifier_name,
     describe,
     max_batch_size,
@@ -147,12 +148,14 @@ class AsyncClient(ClientSettings):
         """Describe an ensemble and its classifier. Raises the errors of `Client.classify`."""
         limit_s, name = self._timeout(timeout_s), model or self.model
         ensemble = await self._config(name, limit_s)
+        step = await self._config(classifier_name(ensemble), limit_s)
         return describe(
             ensemble,
-            await self._config(preprocess_name(ensemble), limit_s),
-            await self._config(classifier_name(ensemble), limit_s),
-            await self._config(postprocess_name(ensemble), limit_s),
-            await self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
+            preprocess=await self._config(preprocess_name(ensemble), limit_s),
+            step=step,
+            classifier=await self._config(answering_name(step), limit_s),
+            postprocess=await self._config(postprocess_name(ensemble), limit_s),
+            metadata=await self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
         )
 
     async def server_version(self, *, timeout_s: float | None = None) -> str:

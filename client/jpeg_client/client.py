@@ -11,6 +11,7 @@ from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY
 from jpeg_client.description import (
     ModelDescription,
+    answering_name,
     classifier_name,
     describe,
     max_batch_size,
@@ -201,12 +202,14 @@ class Client(BlockingClient):
         """Describe an ensemble and its classifier. Raises the errors of `classify`."""
         limit_s, name = self._timeout(timeout_s), model or self.model
         ensemble = self._config(name, limit_s)
+        step = self._config(classifier_name(ensemble), limit_s)
         return describe(
             ensemble,
-            self._config(preprocess_name(ensemble), limit_s),
-            self._config(classifier_name(ensemble), limit_s),
-            self._config(postprocess_name(ensemble), limit_s),
-            self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
+            preprocess=self._config(preprocess_name(ensemble), limit_s),
+            step=step,
+            classifier=self._config(answering_name(step), limit_s),
+            postprocess=self._config(postprocess_name(ensemble), limit_s),
+            metadata=self._call(lambda left_s: self._transport.metadata(name, left_s), limit_s),
         )
 
     def server_version(self, *, timeout_s: float | None = None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jpeg_contract.model_names import is_router
 from jpeg_contract.tensors import LABEL, OUTPUT, PIXELS, POSTPROCESS, PREPROCESS
 
 from jpeg_client.errors import JpegClientError
@@ -19,7 +20,7 @@ class ModelDescription:
         name: Of the ensemble.
         version: The newest of its versions in the server.
         max_batch_size: Images per request, at least 1.
-        classifier: Name of the classifier's model.
+        classifier: Name of the classifier's model; while another one is tried, that of the one in use.
         backend: Triton backend of the classifier, such as "onnxruntime".
         precision: Of the classifier, such as "fp16"; None where its config does not state it.
         classes: Number of classes.
@@ -28,6 +29,8 @@ class ModelDescription:
         formats: Of images that the server decodes, such as "jpeg" and "png".
         preprocess: Name of the model that decodes, which several ensembles may share.
         postprocess: Name of the model that labels.
+        router: Name of the model that hands each request on to `classifier` or to the one that is tried; None where
+            none is.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ModelDescription:
     formats: tuple[str, ...] = ("jpeg",)
     preprocess: str = PREPROCESS
     postprocess: str = POSTPROCESS
+    router: str | None = None
 
 
 def max_batch_size(config: Mapping[str, Any]) -> int:
@@ -68,6 +72,16 @@ def preprocess_name(config: Mapping[str, Any]) -> str:
     return _step_name(config, PIXELS)
 
 
+def answering_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the classifier that answers for a step: the step itself, of a router the one in use.
+
+    Args:
+        config: Of the step that `classifier_name` names.
+    """
+    name = str(config["name"])
+    return _parameters(config).get("primary", name) if is_router(name) else name
+
+
 def _step_name(config: Mapping[str, Any], output: str) -> str:
     steps = config.get("ensemble_scheduling", {}).get("step", [])
     names = [str(step["model_name"]) for step in steps if output in step.get("output_map", {})]
@@ -82,12 +96,23 @@ def _step_name(config: Mapping[str, Any], output: str) -> str:
 
 def describe(
     ensemble: Mapping[str, Any],
+    *,
     preprocess: Mapping[str, Any],
+    step: Mapping[str, Any],
     classifier: Mapping[str, Any],
     postprocess: Mapping[str, Any],
     metadata: Mapping[str, Any],
 ) -> ModelDescription:
-    """Describe an ensemble by its config, those of its steps, and the metadata of the ensemble."""
+    """Describe an ensemble.
+
+    Args:
+        ensemble: Its config.
+        preprocess: Config of the model that decodes.
+        step: Of the one that `classifier_name` names.
+        classifier: Of the one that `answering_name` names.
+        postprocess: Of the model that labels.
+        metadata: Of the ensemble.
+    """
     logits = next(tensor for tensor in classifier["output"] if tensor["name"] == OUTPUT)
     parameters = _parameters(postprocess)
     return ModelDescription(
@@ -96,7 +121,8 @@ def describe(
         max_batch_size=max_batch_size(ensemble),
         classifier=str(classifier["name"]),
         backend=str(classifier.get("backend") or classifier.get("platform")),
-        precision=classifier.get("metric_tags", {}).get("precision"),
+        # Of two versions, the classifier's own config states that of the newer one.
+        precision=step.get("metric_tags", {}).get("precision"),
         classes=int(logits["dims"][-1]),
         # Configs of earlier versions have none of these.
         output=parameters.get("output", "softmax"),
@@ -104,6 +130,7 @@ def describe(
         formats=tuple(name.strip() for name in _parameters(preprocess).get("formats", "jpeg").split(",")),
         preprocess=str(preprocess["name"]),
         postprocess=str(postprocess["name"]),
+        router=str(step["name"]) if step["name"] != classifier["name"] else None,
     )
 
 

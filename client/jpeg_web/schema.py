@@ -48,7 +48,9 @@ class ModelName(BaseModel):
 
     name: str = Field(examples=["jpeg_classifier"])
     version: str | None = Field(examples=["1"], description="Null if the server does not state it")
-    classifier: str | None = Field(examples=["classifier_onnx"])
+    classifier: str | None = Field(
+        examples=["classifier_onnx"], description="While another one is tried beside it, the one in use"
+    )
 
 
 class RequestTimes(BaseModel):

@@ -149,7 +149,7 @@ def load_between(before: Reading, now: Reading, model: str, described: ModelDesc
         latency_ms=mean_ms(model),
         steps_ms=StepMeans(
             preprocess=mean_ms(described.preprocess if described else None),
-            classify=mean_ms(described.classifier if described else None),
+            classify=mean_ms((described.router or described.classifier) if described else None),
             postprocess=mean_ms(described.postprocess if described else None),
         ),
         waiting=_whole(now.total(_PENDING)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from urllib.parse import quote
 from jpeg_contract.checksum import checksum
 from jpeg_contract.forms import ClassifierForm, form_of_backend
 from jpeg_contract.inside import is_inside
+from jpeg_contract.model_names import is_router
+from jpeg_contract.parameters import SettingsError
 from jpeg_contract.probe_photo import PROBE_PHOTO
 from jpeg_contract.remedies import reload_command
 from jpeg_contract.report import KnownClass, Report, find_report
+from jpeg_contract.routes import Route, Target
 from jpeg_contract.tensors import CHECKSUM, ENSEMBLE, ERROR, IMAGE, INDEX, LABEL, OUTPUT
 
 from jpeg_serve.connection import connect
@@ -309,20 +313,41 @@ def _expected(server: _Server, config: dict[str, Any] | None, repository: Path |
         return None, "labels are not compared, since the server's model repository is not known: --model-repository DIR"
     steps = (config or {}).get("ensemble_scheduling", {}).get("step", [])
     step = next((step for step in steps if OUTPUT in step.get("output_map", {})), None)
-    classifier = server.config(step["model_name"]) if step is not None else None
-    form = form_of_backend((classifier or {}).get("backend", ""))
-    if step is None or classifier is None or form is None:
-        return None, f"labels are not compared, since no step of the ensemble is a classifier with {OUTPUT}"
-    name, version = step["model_name"], int(step.get("model_version", -1))
+    none = f"labels are not compared, since no step of the ensemble is a classifier with {OUTPUT}"
+    targets = _answering(server, step) if step is not None else []
+    if not targets:
+        return None, none
+    classes: dict[int, KnownClass] = {}
+    builds = []
+    for target in targets:
+        classifier = server.config(target.model)
+        form = form_of_backend((classifier or {}).get("backend", ""))
+        if classifier is None or form is None:
+            return None, none
+        reports = _reports(repository / target.model / str(target.version), classifier, form)
+        known = {each.index: each for report in reports for each in report.probe}
+        if not known:
+            cause = "names no class for the photo" if reports else "is missing"
+            return None, f"labels are not compared, since the report on {target} {cause}"
+        classes.update(known)
+        version = None if target.version == 1 else target.version
+        builds.append(rebuild_command(form.name, repository, reports[0], version=version))
+    return _Expected(list(classes.values()), " and ".join(builds)), ""
+
+
+def _answering(server: _Server, step: Mapping[str, Any]) -> list[Target]:
+    """Return the versions of classifiers that answer for a step of an ensemble: of a split both, else one."""
+    name, version = str(step["model_name"]), int(step.get("model_version", -1))
+    if is_router(name):
+        parameters = (server.config(name) or {}).get("parameters", {})
+        try:
+            route = Route.from_parameters({key: value["string_value"] for key, value in parameters.items()})
+        except SettingsError:
+            return []
+        return [route.primary, route.candidate] if route.mode == "split" else [route.primary]
     if version == -1:
         version = max(server.versions(name), default=-1)
-    reports = _reports(repository / name / str(version), classifier, form)
-    classes = {each.index: each for report in reports for each in report.probe}
-    if not classes:
-        cause = "names no class for the photo" if reports else "is missing"
-        return None, f"labels are not compared, since the report on {name}, version {version}, {cause}"
-    build = rebuild_command(form.name, repository, reports[0], version=None if version == 1 else version)
-    return _Expected(list(classes.values()), build), ""
+    return [Target(name, version)]
 
 
 def _reports(folder: Path, config: dict[str, Any], form: ClassifierForm) -> list[Report]:

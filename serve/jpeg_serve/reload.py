@@ -144,7 +144,9 @@ def reload_server(
             write_ensembles(folder, found)
             gone = sorted(before.keys() - steps.keys(), key=lambda name: not step_names(before[name]))
             _unload(server, gone, progress, unload_s)
-        return [_served(steps[name], steps, versions) for name in wanted]
+        # The classifiers behind a router are named there.
+        routed = {name for model in steps.values() if model.route is not None for name in model.route.models}
+        return [_served(steps[name], steps, versions) for name in wanted if name not in routed - set(running.load)]
 
 
 def _load(

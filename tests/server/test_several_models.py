@@ -1,8 +1,13 @@
 """Several ensembles in one server: each by its name, one swapped or removed while the others serve."""
 
+import asyncio
+import json
+import shutil
 import threading
 import time
+import urllib.request
 
+import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
@@ -13,14 +18,17 @@ from jpeg_build.build.request import Request
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.repository.combine import combine
 from jpeg_build.repository.use import Trial, try_beside, use
-from jpeg_client import Client, JpegClientError
+from jpeg_client import AsyncClient, Client, JpegClientError
 from jpeg_contract.forms import FORMS
 from jpeg_contract.model_names import ModelNames
+from jpeg_contract.report import KnownClass, read_report, write_report
 from jpeg_contract.run_folder import read_ensembles
+from jpeg_serve.errors import ProbeError
 from jpeg_serve.management import Management
 from jpeg_serve.state import find_at
 from scrape import grown, sums
 from support import edit, run_module
+from web_command import web_command
 
 CATS = {"tabby": RGB["red"], "siamese": RGB["white"]}
 DOGS = {"poodle": RGB["green"], "husky": RGB["blue"], "pug": RGB["red"]}
@@ -232,6 +240,50 @@ def test_a_shadow_is_compared_and_answers_nothing(retrained, tmp_path):
         counted = {"routed_primary": 30.0, "shadow_same": 10.0, "shadow_different": 20.0, "shadow_skipped": 0.0}
         grown(server, before, {f"jpeg_{name}_images_total{{router}}": n for name, n in counted.items()}, "model")
     use(retrained, FORMS["onnx"], None)
+
+
+def expected_by_the_probe(root, version, *indices):
+    """Let the report on a version name these classes for the probe's photo."""
+    artefact = root / "classifier_onnx" / str(version) / "model.onnx"
+    known = [KnownClass(index=index, label=list(BIRDS)[index], score=0.5) for index in indices]
+    write_report(msgspec.structs.replace(read_report(artefact), probe=known), artefact)
+
+
+def test_a_trial_is_described_and_probed_as_the_networks_that_answer(retrained, tmp_path):
+    root = shutil.copytree(retrained, tmp_path / "model_repository")
+    first, second = (read_report(root / "classifier_onnx" / version / "model.onnx").probe[0].index for version in "12")
+    assert first != second
+    for mode, wrong_second in (("shadow", False), ("split", True)):
+        expected_by_the_probe(root, 2, second)
+        try_beside(root, FORMS["onnx"], "2", Trial(mode, 50))
+        for server in serve(root, tmp_path / "triton.log"):
+            with Client(f"grpc://{server.grpc_address}") as client:
+                described = client.describe()
+            assert (described.classifier, described.router) == ("classifier_onnx", "router")
+            assert (described.backend, described.precision) == ("onnxruntime", "fp32")
+            assert asyncio.run(described_by(server)) == described
+            # Half of the requests of the probe are answered by each; or all by the first one.
+            assert {server.probe().note for _ in range(4)} == {""}
+            assert reloaded(root).endswith(
+                f"preprocess -> router ({mode} 50 %: classifier_onnx (version 1: birds in fp32) | classifier_onnx "
+                "(version 2: birds in fp32)) -> postprocess\n"
+            )
+            expected_by_the_probe(root, 2, 3 - first - second)
+            if wrong_second:
+                with pytest.raises(ProbeError) as caught:
+                    [server.probe() for _ in range(4)]
+                assert caught.value.reason == "wrong_label"
+            else:
+                server.probe()
+            with web_command(tmp_path / f"{mode}.log", "--url", f"http://{server.http_address}") as web:
+                request = urllib.request.Request(f"{web.url}/classify", plain("red"), {"Content-Type": "image/jpeg"})
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    assert json.load(response)["model"]["classifier"] == "classifier_onnx"
+
+
+async def described_by(server):
+    async with AsyncClient(f"http://{server.http_address}") as client:
+        return await client.describe()
 
 
 def test_a_candidate_that_fails_costs_no_answer(retrained, tmp_path):
