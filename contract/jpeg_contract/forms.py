@@ -260,6 +260,11 @@ class ClassifierForm:
         """Name of the classifier in the model repository: `classifier_onnx`."""
         return own_name(self.ensemble, f"{CLASSIFIER_PREFIX}{self.name}")
 
+    @property
+    def ours_is_for_cpus(self) -> bool:
+        """Whether the project's backend runs it on CPUs only."""
+        return self.served_by == "native_on_gpu" or self.instance_kind == "CPU"
+
     def of(self, ensemble: str) -> ClassifierForm:
         """Return the form as the classifier of an ensemble."""
         return replace(self, ensemble=ensemble)

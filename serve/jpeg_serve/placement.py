@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from jpeg_contract.model_config import KIND_CPU
+from jpeg_contract.model_config import KIND_AUTO, KIND_CPU
 
 from jpeg_serve.machine import Machine
 from jpeg_serve.models import Model
+from jpeg_serve.serving_backends import choose_backends
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -23,10 +24,10 @@ def place_servers(count: int, models: Iterable[Model], machine: Machine) -> list
         models: Those that are served.
         machine: This machine; its driver is queried only if a model may run on a GPU.
     """
-    groups = [group for model in models for group in model.config.instance_group]
-    if count == 1 or all(group.kind == KIND_CPU for group in groups):
+    on_gpus = [] if count == 1 else _on_gpus([model for model in models if not model.is_ensemble], machine)
+    if not on_gpus:
         return [None] * max(1, count)
-    if count == 0 and any(group.gpus for group in groups):
+    if count == 0 and any(group.gpus for model in on_gpus for group in model.config.instance_group):
         return [None]  # the configs choose the GPUs themselves
     number = len(machine.gpus.found)
     if number < 2 and count == 0:
@@ -36,3 +37,25 @@ def place_servers(count: int, models: Iterable[Model], machine: Machine) -> list
     visible = os.environ.get(_VISIBLE)
     names = visible.split(",")[:number] if visible else [str(index) for index in range(number)]
     return [names[index % number] for index in range(count or number)]
+
+
+def _on_gpus(models: Collection[Model], machine: Machine) -> list[Model]:
+    """Return the models that may run on GPUs.
+
+    Triton takes a group without a kind, and a model without a group, to the GPUs if there are some. What our backend
+    serves on CPUs only computes there nevertheless.
+    """
+    found = [model for model in models if any(kind != KIND_CPU for kind in _kinds(model)) and machine.gpus.found]
+    chosen = choose_backends({}, models, machine) if found else {}
+    return [
+        model
+        for model in found
+        if model.form is None
+        or not model.form.ours_is_for_cpus
+        or KIND_AUTO not in _kinds(model)
+        or chosen.get(model.backend) != "python"
+    ]
+
+
+def _kinds(model: Model) -> set[int]:
+    return {group.kind for group in model.config.instance_group} or {KIND_AUTO}
