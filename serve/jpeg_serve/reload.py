@@ -9,6 +9,7 @@ The order of the steps follows from how Triton 2.51 behaves (tried):
 - If a step that is in use does not load again, the old one stays. A load of the ensemble then returns 200; a load of
   the step returns the reason.
 - A step that is no longer used stays loaded.
+- A model that was loaded with a config of the call is not loaded again by a call without one, unless its files change.
 - A step of an ensemble without a version is the newest that is loaded. So before another version of a classifier is
   loaded to be tried, the ensemble has to run the router, which names versions.
 """
@@ -185,10 +186,12 @@ def _load(
             server.load(loading, to_triton_json(_only_primary(steps[loading])))
         for loading in ensembles:
             _try(server, steps[loading])
-            server.load(loading)
             switched.append(loading)
-        for name in [*tried, *tried.values()]:
+            _load_ensemble(server, steps[loading])
+        for name in tried:
             load(name)
+        for loading in sorted(tried.values()):
+            server.load(loading, to_triton_json(steps[loading].config))
     except ReloadError as error:
         for name in switched if tried else []:
             # The router lets them answer as before, and is not needed for it.
@@ -255,6 +258,13 @@ def _try(server: Management, ensemble: Model) -> None:
     finally:
         with contextlib.suppress(ReloadError):
             server.unload(config.name)
+
+
+def _load_ensemble(server: Management, ensemble: Model) -> None:
+    """Load an ensemble, also if Triton takes it for loaded: after a load that was taken back, its files look known."""
+    server.load(ensemble.name)
+    if step_names(server.config(ensemble.name) or ModelConfig()) != step_names(ensemble.config):
+        server.load(ensemble.name, to_triton_json(ensemble.config))
 
 
 def _verify(server: Management, steps: Mapping[str, Model]) -> dict[str, list[int]]:

@@ -19,9 +19,10 @@ from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.repository.combine import combine
 from jpeg_build.repository.use import Trial, try_beside, use
 from jpeg_client import AsyncClient, Client, JpegClientError
+from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.forms import FORMS
 from jpeg_contract.model_names import ModelNames
-from jpeg_contract.report import KnownClass, read_report, write_report
+from jpeg_contract.report import ArtefactFile, KnownClass, read_report, write_report
 from jpeg_contract.run_folder import read_ensembles
 from jpeg_serve.errors import ProbeError
 from jpeg_serve.management import Management
@@ -333,6 +334,9 @@ def test_a_network_of_another_recipe_is_tried_taken_and_given_back_under_load(tm
             ran("jpeg_build", "use", form, "--version", version, "--shadow", "100", *where)
             reloaded(root)
             assert load.labels_from_now(20) == {"robin"}
+            # All are compared, and each has another label.
+            grown(server, {}, {"jpeg_shadow_same_images_total{router}": 0.0}, "model")
+            assert sums(server, "model")["jpeg_shadow_different_images_total{router}"] >= 1
             # Up to here, no request had another answer, while models were loaded, either.
             assert load.labels == {"robin"}
             ran("jpeg_build", "use", form, "--version", version, "--split", "50", *where)
@@ -352,3 +356,36 @@ def test_a_network_of_another_recipe_is_tried_taken_and_given_back_under_load(tm
         log = (tmp_path / "triton.log").read_text()
         # The steps around it are those that the server began with.
         assert log.count("successfully loaded 'preprocess'") == log.count("successfully loaded 'postprocess'") == 1
+
+
+def test_a_candidate_that_does_not_load_leaves_what_serves_under_load(tmp_path):
+    root = tmp_path / "model_repository"
+    put(root, colour_recipe(tmp_path, "birds", BIRDS), "jpeg_classifier")
+    put(root, colour_recipe(tmp_path, "retrained", TURNED), "jpeg_classifier", version=2)
+    whole = (root / "classifier_onnx" / "2" / "model.onnx").read_bytes()
+    replaced(root / "classifier_onnx" / "2" / "model.onnx", b"no network")
+    use(root, FORMS["onnx"], "1")
+    for server in serve(root, tmp_path / "triton.log"):
+        load = Load(server, "jpeg_classifier", "red")
+        try:
+            try_beside(root, FORMS["onnx"], "2", Trial("split", 50))
+            done = run_module("jpeg_serve", "reload", "--model-repository", root)
+            assert done.returncode == 1
+            assert "classifier_onnx was not loaded" in done.stderr
+            assert load.labels_from_now(20) == {"robin"}
+            # Corrected, it is tried.
+            replaced(root / "classifier_onnx" / "2" / "model.onnx", whole)
+            reloaded(root)
+            assert load.labels_from_now(40) == {"robin", "parrot"}
+        finally:
+            load.stop()
+        assert load.failures == []
+
+
+def replaced(artefact, content):
+    """Replace an artefact with its report, as a build does."""
+    artefact.unlink()
+    artefact.write_bytes(content)
+    report = read_report(artefact)
+    file = ArtefactFile(file=artefact.name, sha256=artefact_sha256(artefact))
+    write_report(msgspec.structs.replace(report, artefact=file), artefact)
