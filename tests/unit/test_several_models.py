@@ -302,6 +302,21 @@ def test_a_trial_between_two_versions(root, tmp_path):
     assert not (root / "router").exists()
 
 
+def test_a_version_is_not_tried_where_another_model_would_get_it(root, tmp_path):
+    """Triton gives a step without a version the newest that is loaded."""
+    combine(root, ModelNames("both"), ["jpeg_classifier", "cats"])
+    second_version(root, tmp_path)
+    before = tree(root)
+    with pytest.raises(RepositoryError) as caught:
+        try_beside(root, FORMS["onnx"], "2", Trial("shadow", 10))
+    assert caught.value.reason == "in_use"
+    assert "both" in str(caught.value)
+    assert tree(root) == before
+    put(root, colour_recipe(tmp_path, "retrained", TURNED), backend="openvino")
+    try_beside(root, FORMS["openvino"], None, Trial("shadow", 10))
+    assert check_repository(root) == []
+
+
 def test_a_trial_needs_a_classifier_of_the_same_recipe(root, tmp_path):
     with pytest.raises(RepositoryError) as caught:
         try_beside(root, FORMS["openvino"], None, Trial("split", 10))

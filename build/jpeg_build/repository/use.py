@@ -32,6 +32,7 @@ from jpeg_build.repository.artefacts import (
     served_version,
 )
 from jpeg_build.repository.belonging import other_recipe
+from jpeg_build.repository.ensembles import ensembles, users_of
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def try_beside(root: Path, form: ClassifierForm, version: str | None, trial: Tri
         Lines that say what changed.
 
     Raises:
-        RepositoryError: The candidate is not built, from another recipe, or the very classifier in use; or two versions
-            of one classifier need different settings.
+        RepositoryError: The candidate is not built, or from another recipe; or two versions of one classifier need
+            different settings, or another ensemble runs it, too.
+        CallError: The candidate is the very classifier in use.
     """
     names = ModelNames(form.ensemble)
     _, ensemble, route = _router(root, names)
@@ -127,6 +129,13 @@ def try_beside(root: Path, form: ClassifierForm, version: str | None, trial: Tri
             f"{primary} and {candidate} need different settings ({_differences(in_use, report)}), and Triton has one "
             f"config for all versions of a model: build the candidate in another form than {form.name}",
             reason="settings_differ",
+        )
+    others = [name for name in users_of(ensembles(root), form.model) if name != names.ensemble]
+    if primary.model == form.model and others:
+        raise RepositoryError(
+            f"{' and '.join(others)} runs {form.model}, too, and would get {candidate} for all of its requests: build "
+            f"the candidate in another form than {form.name}, or remove the other model first",
+            reason="in_use",
         )
     route = Route(trial.mode, trial.percent, primary, candidate)
     made = {}
