@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import socket
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -298,6 +301,29 @@ def test_request_rate_is_limited_per_key(server: TritonServer) -> None:
         assert gateway.request("/v2", headers={"X-Api-Key": other}, key=False).status in (200, 429)
         # Requests without a key share the limit of their address.
         assert 429 in [gateway.request("/v2/health/live", key=False).status for _ in range(8)]
+
+
+def test_the_number_of_requests_ends_no_connection(gateway: Gateway) -> None:
+    """A request that crosses GOAWAY is lost; nginx's default ends a connection after 1,000 requests."""
+    request = service_pb2.ModelReadyRequest(name="preprocess")  # refused without a server
+
+    async def statuses(count: int) -> Counter[str]:
+        credentials = grpc.ssl_channel_credentials(gateway.endpoint.certificate.read_bytes())
+        options = [("grpc.enable_retries", 0)]
+        async with grpc.aio.secure_channel(f"localhost:{gateway.endpoint.port}", credentials, options) as channel:
+            found: Counter[str] = Counter()
+
+            async def send() -> None:
+                for _ in range(count // 30):
+                    try:
+                        await stub(channel).ModelReady(request, metadata=gateway.endpoint.metadata())
+                    except grpc.aio.AioRpcError as error:
+                        found[error.code().name] += 1
+
+            await asyncio.gather(*(send() for _ in range(30)))
+            return found
+
+    assert asyncio.run(statuses(4500)) == {"PERMISSION_DENIED": 4500}
 
 
 def test_concurrency_is_limited_per_key(server: TritonServer) -> None:

@@ -76,7 +76,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         REFUSED,
         r"GOAWAY received; Error code: N",
-        "nginx closes a connection after 1,000 requests: one that crosses that did not run, and clients repeat it.",
+        "nginx closes a connection at its age: a request that crosses that did not run, and clients repeat it.",
     ),
 )
 
