@@ -51,7 +51,7 @@ int main(int argc, char** argv) {
   curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &body);
   const CURLcode failed = curl_easy_perform(curl.get());
   if (failed != CURLE_OK) {
-    std::cerr << url << ": " << curl_easy_strerror(failed) << "\n";
+    std::cerr << url << ": " << curl_easy_strerror(failed) << ": start the server, or correct the URL\n";
     return 1;
   }
   long status = 0;

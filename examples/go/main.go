@@ -44,7 +44,7 @@ func classify(url, file string) (*answer, error) {
 	client := http.Client{Timeout: 30 * time.Second}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: start the server, or correct the URL", err)
 	}
 	defer response.Body.Close()
 	found := new(answer)

@@ -28,6 +28,7 @@ export async function post(url, request) {
   } catch (error) {
     // The message of fetch() is "fetch failed"; its cause has a code, as ECONNREFUSED, and not always a message.
     const cause = error.cause ?? error;
-    throw new Error(`${url}: ${cause.message || cause.code}`);
+    const remedy = error.cause ? ": start the server, or correct the URL" : "";
+    throw new Error(`${url}: ${cause.message || cause.code}${remedy}`);
   }
 }

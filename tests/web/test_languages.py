@@ -75,6 +75,22 @@ def test_an_example_prints_labels_and_fails_with_a_reason(web: WebCommand, tmp_p
     assert run(*command).returncode == 2
 
 
+@pytest.mark.parametrize("build", [node, go, java, cpp], ids=lambda build: build.__name__)
+def test_an_example_states_a_missing_file_or_server_in_one_line(tmp_path: Path, build: Build) -> None:
+    command = build(tmp_path)
+    nobody = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    for url, file, fact in (
+        (nobody, COFFEE, f"{nobody}/classify"),
+        ("http://no.such.host.invalid", COFFEE, "no.such.host.invalid"),
+        (nobody, str(tmp_path / "missing.jpg"), "missing.jpg"),
+    ):
+        failed = run(*command, url, file)
+        assert (failed.returncode, failed.stdout) == (1, ""), failed.stderr
+        (line,) = failed.stderr.splitlines()
+        assert fact in line
+        assert ("start the server" in line) is (file == COFFEE)
+
+
 def test_java_and_cpp_print_the_json_of_the_api(web: WebCommand, tmp_path: Path) -> None:
     (result,) = json.loads(run(*cpp(tmp_path), web.url, COFFEE).stdout)["results"]
     assert [each["label"] for each in result["predictions"]] == ["espresso", "consomme", "soup bowl"]
@@ -103,11 +119,10 @@ def test_node_needs_no_web_application(server: TritonServer, tmp_path: Path) -> 
     assert "[not_jpeg]" in refused.stderr
 
 
-@pytest.mark.parametrize("program", ["classify.mjs", "generate.mjs"])
-def test_node_states_a_missing_file_or_server_in_one_line(tmp_path: Path, program: str) -> None:
+def test_node_states_the_cause_of_the_system(tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port('127.0.0.1')}"
     for file, code in ((COFFEE, "ECONNREFUSED"), (tmp_path / "missing.jpg", "ENOENT")):
-        failed = run(*node(tmp_path, program), nobody, file)
+        failed = run(*node(tmp_path, "generate.mjs"), nobody, file)
         assert (failed.returncode, failed.stdout) == (1, "")
         (line,) = failed.stderr.splitlines()
         assert code in line
