@@ -28,7 +28,7 @@ CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 
 # A program, and behind it what it prints. A comment in front says why it cannot run here.
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<why_not>.+) -->\n)?```(?P<language>python|console)\n(?P<text>.*?)^```\n"
+    r"^(?:<!-- not run: (?P<why_not>[^\n]+) -->\n)?```(?P<language>python|console)\n(?P<text>.*?)^```\n"
     r"(?:\n```text\n(?P<output>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
@@ -168,6 +168,16 @@ def test_the_blocks_of_a_section_print_what_the_page_shows(
             if "curl " in commands:
                 tool("curl", "curl")
             check_output(printed_by_commands(commands, tmp_path, server, bucket), shown)
+
+
+def test_a_comment_is_that_of_the_block_behind_it() -> None:
+    block = "<!-- not run: {} -->\n```python\n{}\n```\n"
+    page = block.format("a", "first") + "\n```python\nsecond\n```\n\n" + block.format("b", "third")
+    assert [(each.text, each.runs) for each in blocks_of(page)] == [
+        ("first\n", False),
+        ("second\n", True),
+        ("third\n", False),
+    ]
 
 
 def test_what_cannot_run_here_is_valid() -> None:
