@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from conftest import serve
 from gateway_load import Load
 from gateway_support import Gateway, infer_request, labels, ports_of, small_jpeg, stub
 from jpeg_serve import TritonServer
+from jpeg_serve.state import find_running
+from prometheus_client.parser import text_string_to_metric_families
+from serve_command import Command
 
 
 @pytest.fixture
@@ -177,6 +181,45 @@ def test_replacing_a_server_loses_no_request(gateway: Gateway, second: TritonSer
     # The server had no open request when it stopped.
     assert (over_http.repeated, over_grpc.repeated) == (0, 0)
     assert [line for line in lines if "," in line["server"]] == []
+
+
+def test_one_of_several_servers_at_one_address_dies(built_repository: Path, tmp_path: Path) -> None:
+    """`jpeg-serve --servers 2` behind one entry of GATEWAY_SERVERS, as in a pod of the chart."""
+    command = Command(built_repository, tmp_path, "--servers", "2")
+    try:
+        found = command.wait_for(r"HTTP     http://\S+:(\d+)\n  gRPC     \S+:(\d+)\n  metrics  http://(\S+)/metrics")
+        with (
+            Gateway([f"127.0.0.1:{found[1]}:{found[2]}"]) as gateway,
+            load(gateway, "http") as over_http,
+            load(gateway, "grpc") as over_grpc,
+        ):
+            for each in (over_http, over_grpc):
+                each.wait_for_more(40)
+            answered = answers(found[3])
+            victim = min(running.pid for _, running in find_running() if running.owner == command.process.pid)
+            os.kill(victim, signal.SIGKILL)
+            for each in (over_http, over_grpc):
+                each.wait_for_more(40)
+            command.wait_for(r"server \d serves again")
+        assert over_http.failures + over_grpc.failures == []
+        assert sorted(answered) == ["1", "2"]
+        assert min(answered.values()) > 5, answered
+    finally:
+        command.process.terminate()
+        command.process.wait(60)
+        command.output.close()
+
+
+def answers(metrics: str) -> dict[str, float]:
+    """Return how many requests each server of a `jpeg-serve` has answered."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    return {
+        sample.labels["server"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "nv_inference_request_success_total" and sample.labels["model"] == "jpeg_classifier"
+    }
 
 
 def test_reload_under_load_takes_new_keys(lasting: Gateway) -> None:

@@ -448,7 +448,6 @@ def test_packaged_chart_renders_the_same(tmp_path: Path) -> None:
         ({"server": {"update": {"maxSurge": 0}}}, "update.maxUnavailable are both 0"),
         ({"server": {"tritonArgs": ["--http-port=80"]}}, "set by the chart"),
         ({"server": {"tritonArgs": ["--http-address=0.0.0.0"]}}, "set by the chart"),
-        ({"server": {"extraArgs": ["--servers=2"]}}, "replicas"),
         ({**NO_GATEWAY, "ingress": {"enabled": True, "host": "images.example"}}, "gateway.enabled"),
         ({**NO_GATEWAY, "route": EVERYTHING["route"]}, "gateway.enabled"),
         ({**NO_GATEWAY, "service": {"type": "LoadBalancer"}}, "gateway.enabled"),
@@ -692,6 +691,13 @@ def test_gateway_gets_its_files_settings_and_secrets() -> None:
             assert environment.keys() <= known
     environment = environment_of(gateway_of(one(render(EVERYTHING), "Deployment")))
     assert (environment["GATEWAY_RATE"], environment["GATEWAY_MODELS"]) == ("100", "jpeg_classifier cats")
+
+
+def test_several_servers_of_a_pod_are_one_address_of_its_gateway() -> None:
+    """test_gateway_replace.py runs this."""
+    deployment = one(render({"server": {"extraArgs": ["--servers=2"]}}), "Deployment")
+    assert "--servers=2" in server_of(deployment)["args"]
+    assert environment_of(gateway_of(deployment))["GATEWAY_SERVERS"] == "127.0.0.1:8000:8001"
 
 
 def test_the_web_application_is_behind_the_gateway_of_its_pod() -> None:

@@ -125,13 +125,6 @@ Contradictions between values, which the schema cannot express. Each message nam
 {{- if gt (mulf 1.5 .connectionAgeSeconds | addf 5) (float64 .preStopSeconds) -}}
 {{- fail (printf "%s: preStopSeconds (%v) must be at least 1.5 * connectionAgeSeconds (%v) + 5: otherwise clients are still connected when the server stops, and their requests fail" $where .preStopSeconds .connectionAgeSeconds) -}}
 {{- end -}}
-{{- if $.Values.gateway.enabled -}}
-{{- range .extraArgs -}}
-{{- if regexMatch "^--servers(=|$)" . -}}
-{{- fail (printf "%s: the gateway of a pod has one server: use replicas instead of %s" $where .) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
 {{- if lt (int .startSeconds) (int .loadSeconds) -}}
 {{- fail (printf "%s: startSeconds (%v) is less than loadSeconds (%v): Kubernetes would restart the container during loading" $where .startSeconds .loadSeconds) -}}
 {{- end -}}
