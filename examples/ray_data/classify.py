@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,24 +21,30 @@ class Classifier:
 
     Args:
         open_client: Opens the client.
-        image: Column of images.
-        k: Labels per image.
-        concurrency: Requests at a time.
+        options: Of the command line.
     """
 
-    def __init__(self, open_client: Callable[[], Client], image: str, k: int | None, concurrency: int) -> None:
-        self._client, self._image, self._k, self._concurrency = open_client(), image, k, concurrency
+    def __init__(self, open_client: Callable[[], Client], options: argparse.Namespace) -> None:
+        self._client, self._options = open_client(), options
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return the rows of a block with their labels."""
-        batches = classify_batches(
-            self._client,
-            block.to_batches(max_chunksize=256),
-            self._k,
-            image=self._image,
-            concurrency=self._concurrency,
-        )
-        return pa.Table.from_batches(batches, output_schema(block.schema, self._image))
+        batches = labelled(self._client, block.to_batches(max_chunksize=256), self._options)
+        return pa.Table.from_batches(batches, output_schema(block.schema, self._options.image))
+
+
+def labelled(
+    client: Client, batches: Sequence[pa.RecordBatch], options: argparse.Namespace
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches with their labels. options: of the command line."""
+    return classify_batches(
+        client,
+        batches,
+        options.k,
+        threshold=options.threshold,
+        image=options.image,
+        concurrency=options.concurrency,
+    )
 
 
 def main() -> None:
@@ -50,7 +56,9 @@ def main() -> None:
     parser.add_argument("--url", default="grpc://localhost:8001", help="server; of a gateway grpcs://HOST:PORT")
     parser.add_argument("--ca", help="PEM file with the gateway's CA, on each node")
     parser.add_argument("--timeout-s", type=float, default=60, help="per request, including retries")
+    parser.add_argument("--model", default="jpeg_classifier", help="name of the ensemble")
     parser.add_argument("--k", type=int, help="labels per image")
+    parser.add_argument("--threshold", type=float, help="leave out labels with a lower score; else the model decides")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at a time of each actor")
     parser.add_argument("--actors", type=int, default=4, help="at most")
     parser.add_argument("--retries", type=int, default=3, help="of a block whose server is gone")
@@ -59,18 +67,19 @@ def main() -> None:
     key = os.environ.get("JPEG_API_KEY") or None
 
     def open_client() -> Client:
-        return Client(options.url, api_key=key, ca=options.ca, timeout_s=options.timeout_s)
+        return Client(options.url, api_key=key, ca=options.ca, timeout_s=options.timeout_s, model=options.model)
 
     context = ray.data.DataContext.get_current()
     context.retried_map_errors, context.max_map_retries = True, options.retries  # by default an error ends the job
     try:
-        open_client().close()  # checks the options, before an actor does
+        with open_client() as client:
+            list(labelled(client, [], options))  # checks the options, before an actor does
         images = ray.data.read_parquet(options.input)
         if schema := images.schema():
             output_schema(pa.schema(list(zip(schema.names, schema.types, strict=True))), options.image)
         images.map_batches(
             Classifier,
-            fn_constructor_args=(open_client, options.image, options.k, options.concurrency),
+            fn_constructor_args=(open_client, options),
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.actors),
             num_cpus=0.25,  # an actor mostly waits for the server

@@ -44,10 +44,11 @@ for sys.argv in json.loads(sys.argv[1]):
         ends.append(end.code)
 print(json.dumps(ends))
 """
+THRESHOLD = 0.7
 WITHOUT_SERVER = ["--url", "grpc://localhost:1", "--timeout-s", "1"]
 # A program, and behind it what it prints, or commands.
 BLOCK = re.compile(
-    r"(?P<not_run><!-- not run: .+ -->\n)?```(?P<language>python|console)\n(?P<text>.*?)^```\n"
+    r"(?P<not_run><!-- not run: [^\n]+ -->\n)?```(?P<language>python|console)\n(?P<text>.*?)^```\n"
     r"(?:\n```text\n(?P<shown>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
@@ -143,7 +144,9 @@ def ends(place: Place, server: TritonServer) -> dict[str, list[int | str]]:
             arguments = shlex.split(command)
             program, source, target, *options = arguments
             absent = [program, source, f"{target}-absent", *options, *WITHOUT_SERVER]
-            jobs[target] = place.start("-c", REPEAT, json.dumps([absent, arguments]))
+            least = [program, source, f"{target}-least", *options, "--threshold", str(THRESHOLD)]
+            invalid = [program, source, f"{target}-invalid", *options, "--threshold", "2"]
+            jobs[target] = place.start("-c", REPEAT, json.dumps([absent, arguments, least, invalid]))
         ends |= {target: json.loads(printed(job)) for target, job in jobs.items()}
     return ends
 
@@ -183,12 +186,29 @@ def test_every_row_is_there_once_with_the_labels_of_the_client(
 def test_without_a_server_the_job_fails_with_the_reason(
     place: Place, ends: dict[str, list[int | str]], output: str
 ) -> None:
-    absent, _ = ends[output]
+    absent, *_ = ends[output]
     # A text is printed to standard error, and the status is 1.
     assert isinstance(absent, str)
     assert re.fullmatch(r"classify\.py: error: .*localhost:1\b.* \[server_unavailable\]", absent)
     target = place.folder / f"{output}-absent"
     assert [file for file in target.rglob("*") if file.is_file() and file.suffix != ".crc"] == []
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_labels_below_the_threshold_are_left_out(place: Place, ends: dict[str, list[int | str]], output: str) -> None:
+    _, _, least, invalid = ends[output]
+    assert (least, invalid) == (0, 2)
+    assert not (place.folder / f"{output}-invalid").exists()
+    rows, kept = (
+        {row["name"]: row for row in pq.read_table(place.folder / each).to_pylist()}
+        for each in (output, f"{output}-least")
+    )
+    below = 0
+    for name, row in rows.items():
+        labels = [label for label, score in zip(row["labels"], row["scores"], strict=True) if score >= THRESHOLD]
+        below += len(row["labels"]) - len(labels)
+        assert (kept[name]["labels"], kept[name]["reason"]) == (labels, row["reason"])
+    assert 0 < below < len(rows)
 
 
 def test_no_process_is_left(place: Place, ends: dict[str, list[int | str]]) -> None:
