@@ -172,7 +172,7 @@ def start_peer(
     folder = Path(tempfile.mkdtemp(prefix="jpeg-", dir=None if short else "/tmp"))  # noqa: S108
     try:
         port, *ports = free_ports(5)
-        setup = _setup(options, configuration, repository, folder, port)
+        setup = peer_setup(options, configuration, repository, folder, port)
         launch = peer.launch(Location(PEER_SOURCES / name, environment, folder, port, tuple(ports)), options)
         variables = _variables(environment, setup, launch.variables)
         expected = _expected_responses(environment, variables)
@@ -210,7 +210,7 @@ def find_peer(name: str) -> Peer:
     return PEERS[name]
 
 
-def _setup(
+def peer_setup(
     options: PeerOptions, configuration: Configuration, repository: Path, folder: Path, port: int
 ) -> dict[str, Any]:
     """Return the fields of `Setup` in peers/common/peer_pipeline.py."""
@@ -229,7 +229,8 @@ def _setup(
     settings = {key: value for key, value in parameters(models[PREPROCESS].config).items() if not key.isupper()}
     if configuration == "default":
         settings["decoder"] = "full"
-    labels = postprocess.folder / PostprocessSettings.from_parameters(parameters(postprocess.config)).labels_file
+    top_k = parameters(postprocess.config)
+    labels = postprocess.folder / PostprocessSettings.from_parameters(top_k).labels_file
     values = asdict(options)
     del values["rationale"]
     return {
@@ -237,6 +238,7 @@ def _setup(
         "model": str(artefacts[-1].resolve()),
         "labels": str(labels.resolve()),
         "preprocess": settings,
+        "postprocess": top_k,
         "port": port,
         "folder": str(folder),
     }

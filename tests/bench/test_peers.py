@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from comparison.checkout import PEER_SOURCES
@@ -17,12 +20,13 @@ from comparison.peer_environment import install, installed_versions, is_installe
 from comparison.peer_launch import PeerOptions
 from comparison.peer_process import PeerProcess, free_ports, is_running
 from comparison.peer_settings import CONFIGURATIONS, PEERS
-from comparison.running_peer import start_peer
+from comparison.running_peer import peer_setup, start_peer
 from jpeg_bench.errors import BenchError, InvalidOption
 from jpeg_bench.load import Load
 from jpeg_bench.load_generator import run_load
 from jpeg_bench.photos import read_photos
-from support import ROOT, photo
+from jpeg_bench.pipeline import read_pipeline
+from support import PHOTOS, ROOT, edit, photo, run
 
 SHARED = ("onnxruntime", "numpy", "pillow", "msgspec")
 PINNED = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==([^ ;\\]+)(?: ; ([^\\]*?))? \\$")
@@ -77,6 +81,31 @@ def test_an_unknown_peer_is_named() -> None:
     with pytest.raises(InvalidOption, match="flask") as raised, start_peer("flask", "tuned", 2):
         pass
     assert raised.value.reason == "unknown_peer"
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_peers_compute_the_scores_of_the_server(small_repository: Path, tmp_path: Path, head: str) -> None:
+    """In this environment, which has the packages of the peers' common part."""
+    repository = tmp_path / "model_repository"
+    shutil.copytree(small_repository, repository)
+    config = repository / "postprocess" / "config.pbtxt"
+    edit(config, '"softmax"', f'"{head}"')
+    edit(config, 'string_value: "5"', 'string_value: "2"')
+    pipeline = read_pipeline(repository)
+    images = [photo("coffee"), photo("chelsea")]
+    logits = pipeline.open_classifier(cpus=1)(pipeline.open_decoder(1)(images))
+    exponentials = np.exp(logits)
+    scores = exponentials / (1 + exponentials if head == "sigmoid" else exponentials.sum(axis=1, keepdims=True))
+    scores = np.sort(scores)[:, :-3:-1]
+    np.testing.assert_allclose(pipeline.open_postprocessor()(logits).scores, scores, atol=1e-6)
+
+    setup = peer_setup(PEERS["fastapi"].options("tuned", 1), "tuned", repository, tmp_path, 1)
+    files = [next(PHOTOS.rglob(f"{name}.jpg")) for name in ("coffee", "chelsea")]
+    program = PEER_SOURCES / "common" / "peer_pipeline.py"
+    done = run(sys.executable, program, *files, env={**os.environ, "PEER": json.dumps(setup)})
+    assert done.returncode == 0, done.stderr
+    responses = json.loads(done.stdout)
+    np.testing.assert_allclose([each["scores"] for each in responses], scores, atol=1e-6)
 
 
 def test_a_missing_environment_is_named(tmp_path: Path) -> None:

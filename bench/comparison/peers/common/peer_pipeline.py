@@ -1,4 +1,4 @@
-"""The computation of every peer: this project's decoding and top five, and the same ONNX file.
+"""The computation of every peer: this project's decoding, scores and labels, and the same ONNX file.
 
 The peers differ only in queueing, batching and responses. The environment variable `PEER` holds the `Setup` as JSON; it
 is set by comparison.running_peer.
@@ -17,8 +17,8 @@ from typing import Any
 import onnxruntime as ort
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.labels import read_labels
-from jpeg_contract.settings import PreprocessSettings
-from jpeg_contract.tensors import DEFAULT_K, INPUT, OUTPUT
+from jpeg_contract.settings import PostprocessSettings, PreprocessSettings
+from jpeg_contract.tensors import INPUT, OUTPUT
 from jpeg_postprocess import Postprocessor, TopKRequest
 from jpeg_preprocess import Preprocessor
 
@@ -33,6 +33,7 @@ class Setup:
         model: ONNX file.
         labels: Label file.
         preprocess: Parameters of the model `preprocess`, as in its config.pbtxt.
+        postprocess: Those of the model `postprocess`: softmax or sigmoid, labels per image, threshold.
         port: Port to listen on.
         folder: Folder for files of the peer.
         host: Address to listen on.
@@ -47,6 +48,7 @@ class Setup:
     model: str
     labels: str
     preprocess: dict[str, str]
+    postprocess: dict[str, str]
     port: int
     folder: str
     host: str = "127.0.0.1"
@@ -76,13 +78,15 @@ class Pipeline:
         options = ort.SessionOptions()
         options.intra_op_num_threads = setup.runtime_threads
         self._session = ort.InferenceSession(setup.model, options, providers=["CPUExecutionProvider"])
-        self._postprocess = Postprocessor(read_labels(Path(setup.labels)))
+        labels, wanted = read_labels(Path(setup.labels)), PostprocessSettings.from_parameters(setup.postprocess)
+        self._postprocess = Postprocessor(labels, wanted.output)
+        self._k, self._threshold = min(wanted.default_k, len(labels)), wanted.threshold
 
     def classify(self, images: Sequence[bytes]) -> list[dict[str, Any] | ImageError]:
         """Classify encoded images.
 
         Returns:
-            For each image its five best labels and scores, or its error.
+            For each image its labels and scores, as many as the server returns by default, or its error.
         """
         pixels, errors = self._preprocess(images)
         decoded = [index for index, error in enumerate(errors) if error is None]
@@ -90,7 +94,7 @@ class Pipeline:
         if decoded:
             batch = pixels if len(decoded) == len(errors) else pixels[decoded]
             (logits,) = self._session.run([OUTPUT], {INPUT: batch})
-            response = self._postprocess(TopKRequest(logits, [b""] * len(decoded), DEFAULT_K))
+            response = self._postprocess(TopKRequest(logits, [b""] * len(decoded), self._k, self._threshold))
             for row, index in enumerate(decoded):
                 results[index] = {
                     "labels": [label.decode() for label in response.labels[row]],
