@@ -34,6 +34,8 @@ _DROPPED = re.compile("request timeout expired", re.IGNORECASE)
 _NOT_LOADED = "has no available versions"
 _NO_SUCH_MODEL = ("404", "NOT_FOUND")
 _WORKER_DIED = re.compile("Stub process .* is not healthy")
+# The Python backend refuses a whole batch for one request in it. The client's own requests have the right lengths.
+_REFUSED_WITH_BATCH = re.compile("incomplete string (?:data|length) for inference input")
 
 # The end of a message of this project's models: the reason code.
 _CODE = re.compile(r" \[([a-z_]+)\]$")
@@ -109,6 +111,11 @@ def response_error(
 def _refused(url: str, status: str, message: str) -> RequestRefused | ServerUnavailable:
     if message.endswith(_NOT_LOADED):  # a server that is about to end, or whose operator swaps the model
         return ServerUnavailable(f"{url} does not serve the model now ({message})", reason="model_not_ready")
+    if _REFUSED_WITH_BATCH.search(message):
+        return ServerUnavailable(
+            f"{url} refused this request with another one of its batch, which has a wrong length ({message})",
+            reason="refused_with_batch",
+        )
     words, code = split_code(_without_ensemble(message))
     if code is None and status in _NO_SUCH_MODEL:
         return RequestRefused(
