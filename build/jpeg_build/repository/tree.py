@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
 
 import jpeg_build
 from jpeg_build.errors import RepositoryError
+from jpeg_build.folder_lock import FolderLock
 from jpeg_build.repository import configs
 
 SOURCES = resource(jpeg_build.__file__, "models", "model_repository")
@@ -33,7 +33,12 @@ from jpeg_runtime.router import TritonPythonModel
 __all__ = ["TritonPythonModel"]
 '''
 
-_LOCK = ".jpeg-build.lock"
+_LOCK = FolderLock(
+    ".jpeg-build.lock",
+    RepositoryError,
+    busy="another jpeg-build is at work there; try again when it is done",
+    busy_reason="repository_busy",
+)
 STAGING = ".staging-"
 
 
@@ -46,19 +51,7 @@ def staging(repository: Path) -> Iterator[Path]:
     Raises:
         RepositoryError: The repository cannot be written, or another build holds it.
     """
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        lock = os.open(repository / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise RepositoryError(f"{repository}: cannot be written: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RepositoryError(
-                f"{repository}: another jpeg-build is at work there; try again when it is done",
-                reason="repository_busy",
-            ) from error
+    with _LOCK.hold(repository):
         for left in repository.glob(f"{STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=repository))
@@ -66,8 +59,6 @@ def staging(repository: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def read_config(repository: Path, model: str) -> ModelConfig | None:
