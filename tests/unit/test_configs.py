@@ -297,7 +297,9 @@ def test_a_version_is_pinned_and_released():
     assert model_config.pinned_version(pinned) == 3
     # A rebuild keeps the choice.
     assert model_config.pinned_version(configs.keep_users_choices(config, pinned)) == 3
-    assert model_config.pin_version(pinned) == config
+    released = model_config.pin_version(pinned)
+    assert model_config.pinned_version(released) is None
+    assert released.version_policy.latest.num_versions == 1
     pinned.version_policy.specific.versions[:] = [1, 4, 2]
     assert model_config.pinned_version(pinned) == 4  # what the ensemble gets
 
