@@ -124,6 +124,7 @@ def try_beside(root: Path, form: ClassifierForm, version: str | None, trial: Tri
     primary_form = form_of_model(primary.model)
     assert primary_form is not None, "the ensemble uses a classifier of this project"
     in_use = require_built(root, primary_form, str(primary.version))
+    _require_same_recipe(root, primary_form, str(primary.version), in_use)
     if primary.model == form.model and in_use.config != report.config:
         raise RepositoryError(
             f"{primary} and {candidate} need different settings ({_differences(in_use, report)}), and Triton has one "
