@@ -116,6 +116,9 @@ def mutation_lists(kinds: Sequence[st.SearchStrategy[Mutation]]) -> st.SearchStr
     return st.sampled_from((0, 1, 1, 1, 1, 2, 2, 3)).flatmap(lambda count: st.tuples(*[one] * count))
 
 
+# Thresholds of valid requests, which leave the best label of each sample: its score is above 0.9.
+THRESHOLDS = st.sampled_from((None, None, 0, 0.25, 0.75, "0.5", "1e-3"))
+
 # Places in texts of any length; used modulo the length.
 PLACES = st.integers(0, 2**20)
 
@@ -163,6 +166,8 @@ PARAMETER_NAMES = st.sampled_from(
     (
         "k",
         "K",
+        "threshold",
+        "Threshold",
         "priority",
         "timeout",
         "sequence_id",
@@ -204,6 +209,10 @@ ODD_TEXTS = st.sampled_from(
         "../..",
         "x" * 5000,
         "1e5",
+        "1e-5",
+        "0.5",
+        "nan",
+        "0x1",
         "18446744073709551616",
         "null",
         "\ud7ff",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from jpeg_contract.tensors import ENSEMBLE, IMAGE
+from jpeg_contract.tensors import IMAGE
 from tritonclient.grpc import service_pb2 as pb
 
 from fuzz.drafts import (
@@ -22,6 +22,7 @@ from fuzz.drafts import (
     PARAMETER_NAMES,
     PLACES,
     SMALL_CHANGES,
+    THRESHOLDS,
     Draft,
     choice,
     flipped,
@@ -30,7 +31,7 @@ from fuzz.drafts import (
     resized,
     with_integer,
 )
-from fuzz.samples import DATATYPES, Model, Sample, broken_images, colour_samples, sample_array, to_bytes
+from fuzz.samples import DATATYPES, Model, Sample, broken_images, sample_arrays, sample_labels, to_bytes
 from fuzz.wire import GrpcRequest
 
 _CONTENTS = {
@@ -136,21 +137,22 @@ def _infer_drafts(draw: st.DrawFn, model: Model) -> Draft:
     batch = draw(st.sampled_from((1, 1, 1, 2, 3, 8)))
     seed = draw(st.integers(0, 63))
     flags = draw(st.integers(0, 63))
-    arrays = [sample_array(tensor, batch, seed) for tensor in model.inputs]
+    threshold = draw(THRESHOLDS)
+    arrays = sample_arrays(model, batch, seed)
     names = [tensor.name for tensor in model.outputs]
     outputs = [] if flags & 2 else (names if flags & 4 else [names[seed % len(names)]])
     copies = (1, 2, 5)[seed % 3] if flags & 24 == 0 else 0
     typed = bool(flags & 1)
-    labels: tuple[str, ...] | None = None
-    if model.name == ENSEMBLE:
-        samples = colour_samples()
-        labels = tuple(samples[(seed + place) % len(samples)].label for place in range(batch))
 
     def plan() -> GrpcPlan:
-        return infer_plan(model, arrays, typed=typed, outputs=outputs, copies=copies)
+        made = infer_plan(model, arrays, typed=typed, outputs=outputs, copies=copies)
+        if threshold is not None:
+            kind = "string_param" if isinstance(threshold, str) else "double_param"
+            _set_parameter(made.infer, "threshold", (kind, threshold))
+        return made
 
     base = f"grpc {model.name} {'stream' if copies else 'typed' if typed else 'raw'}"
-    return Draft(base, plan, render, draw(_INFER_MUTATIONS), labels)
+    return Draft(base, plan, render, draw(_INFER_MUTATIONS), sample_labels(model, batch, seed))
 
 
 @st.composite
@@ -182,11 +184,11 @@ def _other_drafts(draw: st.DrawFn, names: Sequence[str]) -> Draft:
 
 
 def drafts(models: Sequence[Model]) -> st.SearchStrategy[Draft]:
-    """Return a strategy of calls to these models: most to the ensemble, and most of them to infer."""
-    ensemble = next(model for model in models if model.name == ENSEMBLE)
-    others = [_infer_drafts(model) for model in models if model is not ensemble]
+    """Return a strategy of calls to these models: most to the ensembles, and most of them to infer."""
+    ensembles = choice([_infer_drafts(model) for model in models if model.is_ensemble])
+    others = [_infer_drafts(model) for model in models if not model.is_ensemble]
     rare = _other_drafts([model.name for model in models])
-    return choice([*[_infer_drafts(ensemble)] * len(others), *others, rare])
+    return choice([*[ensembles] * len(others), *others, rare])
 
 
 # Mutations of the message.
@@ -219,7 +221,7 @@ def batch(plan: GrpcPlan, change: int) -> None:
     """Give all inputs another batch size than their data has."""
     for tensor in plan.infer.inputs:
         if len(tensor.shape):
-            tensor.shape[0] += change
+            tensor.shape[0] = _signed(tensor.shape[0] + change)
 
 
 def datatype(plan: GrpcPlan, place: int, value: str) -> None:
@@ -410,7 +412,9 @@ _PARAMETER_VALUES = st.one_of(
     st.tuples(st.just("int64_param"), _INT64),
     st.tuples(st.just("uint64_param"), ODD_INTEGERS.map(lambda value: value % 2**64)),
     st.tuples(st.just("string_param"), _TEXTS),
-    st.tuples(st.just("double_param"), st.sampled_from((0.0, 1.0, 2.5, -1.0, 1e308, float("nan"), float("inf")))),
+    st.tuples(
+        st.just("double_param"), st.sampled_from((0.0, 0.5, 1e-320, 1.0, 2.5, -1.0, 1e308, float("nan"), float("inf")))
+    ),
     st.tuples(st.just("bool_param"), st.booleans()),
     st.just(("", None)),
 )
@@ -459,6 +463,13 @@ _METADATA = st.sampled_from(
         ("k", ""),
         ("k", "x" * 5000),
         ("k", '3", "a": "'),
+        ("threshold", "0.5"),
+        ("threshold", "1"),
+        ("threshold", "1.0000001"),
+        ("threshold", "-0"),
+        ("threshold", "nan"),
+        ("threshold", "0." + "0" * 5000),
+        ("threshold", '0", "a": "'),
         ("admin-key", "wrong"),
         ("triton_grpc_error", "true"),
         ("triton_grpc_error", "x"),

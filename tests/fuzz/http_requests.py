@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from jpeg_contract.tensors import ENSEMBLE, IMAGE
+from jpeg_contract.tensors import IMAGE
 
 from fuzz.drafts import (
     BLOCKS,
@@ -24,6 +24,7 @@ from fuzz.drafts import (
     PARAMETER_NAMES,
     PLACES,
     SMALL_CHANGES,
+    THRESHOLDS,
     Draft,
     Mutation,
     choice,
@@ -33,7 +34,7 @@ from fuzz.drafts import (
     resized,
     with_integer,
 )
-from fuzz.samples import DATATYPES, Model, Sample, broken_images, colour_samples, sample_array, to_bytes
+from fuzz.samples import DATATYPES, Model, Sample, broken_images, colour_samples, sample_arrays, sample_labels, to_bytes
 from fuzz.wire import HttpRequest
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
@@ -158,7 +159,8 @@ def image_draft(samples: Sequence[Sample], model: Model) -> Draft:
 def _infer_drafts(draw: st.DrawFn, model: Model) -> Draft:
     batch = draw(st.sampled_from((1, 1, 1, 2, 3, 8)))
     seed = draw(st.integers(0, 63))
-    arrays = [sample_array(tensor, batch, seed) for tensor in model.inputs]
+    threshold = draw(THRESHOLDS)
+    arrays = sample_arrays(model, batch, seed)
     flags = draw(st.integers(0, 63))
     # A JPEG is no text: only other inputs go as JSON, and small ones, since the rest of the mutations is in the head.
     in_json = [
@@ -168,38 +170,45 @@ def _infer_drafts(draw: st.DrawFn, model: Model) -> Draft:
     names = [tensor.name for tensor in model.outputs]
     outputs = None if flags & 2 else (names if flags & 4 else [names[seed % len(names)]])
     binary = bool(flags & 8)
-    labels: tuple[str, ...] | None = None
-    if model.inputs[0].name == IMAGE and model.name == ENSEMBLE:
-        samples = colour_samples()
-        labels = tuple(samples[(seed + place) % len(samples)].label for place in range(batch))
 
     def plan() -> HttpPlan:
-        return infer_plan(model, arrays, in_json=in_json, outputs=outputs, binary_outputs=binary)
+        made = infer_plan(model, arrays, in_json=in_json, outputs=outputs, binary_outputs=binary)
+        if threshold is not None:
+            _parameters(made.document)["threshold"] = threshold
+        return made
 
     base = f"http {model.name} {'json' if any(in_json) else 'binary'}"
-    return Draft(base, plan, render, draw(_INFER_MUTATIONS), labels)
+    return Draft(base, plan, render, draw(_INFER_MUTATIONS), sample_labels(model, batch, seed))
 
 
 @st.composite
 def _raw_drafts(draw: st.DrawFn, model: Model) -> Draft:
-    sample = draw(st.sampled_from(colour_samples()))
+    sample = draw(st.sampled_from(colour_samples(model.formats)))
+    threshold = draw(THRESHOLDS)
 
     def plan() -> HttpPlan:
         headers = [(HEAD_LENGTH, "0"), ("Content-Type", "application/octet-stream")]
+        if threshold is not None:
+            headers.append(("threshold", str(threshold)))
         return HttpPlan(f"/v2/models/{model.name}/infer", binary=[sample.data], headers=headers)
 
-    labels = (sample.label,) if model.name == ENSEMBLE else None
+    labels = (sample.label,) if model.is_ensemble else None
     return Draft(f"http {model.name} raw", plan, render, draw(_RAW_MUTATIONS), labels)
 
 
 @st.composite
 def _generate_drafts(draw: st.DrawFn, model: Model) -> Draft:
     values: dict[str, Any] = {}
-    for tensor in model.inputs:
-        array = sample_array(tensor, 1, 0)
+    for tensor, array in zip(model.inputs, sample_arrays(model, 1, 0), strict=True):
         data = array if array.dtype != object else np.vectorize(lambda raw: raw[:40].decode("latin-1"), "O")(array)
         values[tensor.name] = data.ravel().tolist()[:64] if draw(st.booleans()) else data.ravel().tolist()[0]
-    values.update(draw(st.sampled_from(({}, {"k": 2}, {"stream": False}, {"id": "x"}, {"parameters": {"k": 1}}))))
+    values.update(
+        draw(
+            st.sampled_from(
+                ({}, {"k": 2}, {"threshold": 0.5}, {"stream": False}, {"id": "x"}, {"parameters": {"k": 1}})
+            )
+        )
+    )
     suffix = draw(st.sampled_from(("generate", "generate", "generate_stream")))
 
     def plan() -> HttpPlan:
@@ -241,16 +250,15 @@ def _other_drafts(models: Sequence[Model]) -> st.SearchStrategy[Draft]:
 
 
 def drafts(models: Sequence[Model]) -> st.SearchStrategy[Draft]:
-    """Return a strategy of requests to these models: most to the ensemble, and most of them to infer."""
-    ensemble = next(model for model in models if model.name == ENSEMBLE)
-    others = [model for model in models if model is not ensemble]
+    """Return a strategy of requests to these models: most to the ensembles, and most of them to infer."""
+    others = [model for model in models if not model.is_ensemble]
     takes_images = [model for model in models if [tensor.name for tensor in model.inputs] == [IMAGE]]
-    to_ensemble = _infer_drafts(ensemble)
+    to_ensembles = choice([_infer_drafts(model) for model in models if model.is_ensemble])
     to_others = [_infer_drafts(model) for model in others]
     raw = choice([_raw_drafts(model) for model in takes_images])
     generate = choice([_generate_drafts(model) for model in models])
     rare = choice([raw, raw, generate, _other_drafts(models)])
-    return choice([*[to_ensemble] * len(to_others), *to_others, rare])
+    return choice([*[to_ensembles] * len(to_others), *to_others, rare])
 
 
 # Mutations of the JSON head.
@@ -512,6 +520,10 @@ def header_k(plan: HttpPlan, name: str, value: str) -> None:
     plan.headers.append((name, value))
 
 
+def header_threshold(plan: HttpPlan, name: str, value: str) -> None:
+    plan.headers.append((name, value))
+
+
 def header_head_length(plan: HttpPlan, value: Any) -> None:
     """Lie about the length of the head."""
     plan.headers = [pair for pair in plan.headers if pair[0] != HEAD_LENGTH]
@@ -600,6 +612,30 @@ _KINDS = st.sampled_from(("inputs", "outputs"))
 _TENSOR_NAMES = st.sampled_from(("IMAGE", "ERROR", "LABEL", "input__0", "output__0", "PIXELS", "nothing", ""))
 _DEPTHS = st.sampled_from((2, 10, 100, 500, 900))
 _TEXT_DEPTHS = st.sampled_from((10, 100, 1000, 5000, 20_000))
+_THRESHOLD_VALUES = st.sampled_from(
+    (
+        *(
+            "0",
+            "1",
+            "0.5",
+            ".5",
+            "5e-1",
+            "1.0000001",
+            "-0",
+            "+0.5",
+            "",
+            " 0.5 ",
+            "nan",
+            "inf",
+            "1e999",
+            "0x1p-1",
+            "0,5",
+        ),
+        "0." + "0" * 5000,
+        "\u0663",
+        '0", "k": "',
+    )
+)
 _K_VALUES = st.sampled_from(
     (
         "1",
@@ -732,6 +768,7 @@ _HEADERS = st.sampled_from(
 _FRAME_KINDS = [
     _HEADERS.flatmap(lambda pair: mutation(header, name=st.just(pair[0]), value=st.just(pair[1]))),
     mutation(header_k, name=st.sampled_from(("k", "K", " k", "k ")), value=_K_VALUES),
+    mutation(header_threshold, name=st.sampled_from(("threshold", "THRESHOLD", "threshold ")), value=_THRESHOLD_VALUES),
     mutation(encoded, encoding=st.just("gzip"), honest=st.just("gzip"), cut=st.sampled_from((0, 0, 1, 8, 20))),
     mutation(encoded, encoding=st.just("deflate"), honest=st.just("deflate"), cut=st.sampled_from((0, 0, 4))),
     mutation(encoded, encoding=st.sampled_from(("gzip", "deflate", "br")), honest=st.just("deflate"), cut=st.just(0)),

@@ -1,7 +1,8 @@
 """The network under test, and the data of valid requests.
 
 The network names the corner of the colour cube that is nearest to the mean colour of an image: it is quick, and images
-of one colour encode which label belongs to them.
+of one colour encode which label belongs to them. The server has it twice: with a softmax, for JPEGs; and as `SEVERAL`
+with a sigmoid and a threshold, for images of several formats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jpeg_contract.tensors import ERROR, IMAGE, INPUT, OUTPUT
+from jpeg_contract.tensors import ERROR, IMAGE, INPUT, LABEL, OUTPUT
 from numpy.typing import NDArray
 from PIL import Image
 from support import PHOTOS, copy_committed_repository, encode, noise, run_module
@@ -45,6 +46,14 @@ kind = "onnx"
 file = "corners.onnx"
 output = "logits"
 """
+
+SEVERAL = "several"
+FORMATS = ("jpeg", "png", "webp", "gif", "tiff")
+_SEVERAL_KEYS = f"""\
+output = "sigmoid"
+threshold = 0.5
+formats = {list(FORMATS)}
+""".replace("'", '"')
 
 NUMPY_TYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -78,11 +87,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that the server has, as its metadata describe it."""
+    """A model that the server has, as its metadata describe it, and the formats of the images that it takes."""
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    formats: tuple[str, ...] = ("jpeg",)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it makes labels of images."""
+        return {IMAGE, LABEL} <= {tensor.name for tensor in (*self.inputs, *self.outputs)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ class Sample:
 
 
 def make_repository(folder: Path) -> Path:
-    """Build the network into a copy of the committed repository, and return that copy."""
+    """Build the network twice into a copy of the committed repository, and return that copy."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     repository = folder / "model_repository"
@@ -117,20 +132,25 @@ def make_repository(folder: Path) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save(model, str(folder / "corners.onnx"))
     (folder / "corners.txt").write_text("".join(f"{name}\n" for name in COLOURS))
-    (folder / "corners.toml").write_text(RECIPE)
-    done = run_module("jpeg_build", folder / "corners.toml", "--model-repository", repository)
-    if done.returncode != 0:
-        raise FuzzError(f"the network of the fuzzer could not be built: {done.stderr}")
+    for name, keys, options in (("corners", "", ()), (SEVERAL, _SEVERAL_KEYS, ("--name", SEVERAL))):
+        recipe = folder / f"{name}.toml"
+        recipe.write_text(keys + RECIPE)
+        done = run_module("jpeg_build", recipe, "--model-repository", repository, *options)
+        if done.returncode != 0:
+            raise FuzzError(f"the network of the fuzzer could not be built: {done.stderr}")
     return repository
 
 
 @functools.cache
-def colour_samples() -> tuple[Sample, ...]:
-    """One JPEG for each label, of different sizes."""
-    return tuple(
-        Sample(name, encode(Image.new("RGB", (40 + 24 * place, 90 - 8 * place), colour)), name)
-        for place, (name, colour) in enumerate(COLOURS.items())
-    )
+def colour_samples(formats: tuple[str, ...] = ("jpeg",)) -> tuple[Sample, ...]:
+    """One image for each label, of different sizes, and of these formats in turn."""
+    samples = []
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        data = io.BytesIO()
+        image = Image.new("RGB", (40 + 24 * place, 90 - 8 * place), colour)
+        image.save(data, formats[place % len(formats)], quality=95)
+        samples.append(Sample(name, data.getvalue(), name))
+    return tuple(samples)
 
 
 def photo_samples() -> tuple[Sample, ...]:
@@ -155,9 +175,14 @@ def broken_images() -> dict[str, bytes]:
     """Images that have no label, and unusual ones that have."""
     good = colour_samples()[5].data
     frame = good.index(b"\xff\xc0")
-    png = io.BytesIO()
-    noise(9, 9).save(png, "PNG")
     picture = noise(50, 40)
+
+    def as_format(name: str) -> bytes:
+        data = io.BytesIO()
+        noise(9, 9).save(data, name)
+        return data.getvalue()
+
+    others = {name: as_format(name) for name in FORMATS[1:]}
 
     def with_size(height: int, width: int) -> bytes:
         return good[: frame + 5] + struct.pack(">HH", height, width) + good[frame + 9 :]
@@ -166,7 +191,9 @@ def broken_images() -> dict[str, bytes]:
         "empty": b"",
         "one byte": b"\xff",
         "text": b"hello",
-        "png": png.getvalue(),
+        **others,
+        **{f"half {name}": data[: len(data) // 2] for name, data in others.items()},
+        **{f"start of {name}": data[:12] + bytes(40) for name, data in others.items()},
         "start only": b"\xff\xd8\xff",
         "half": good[: len(good) // 2],
         "marker soup": b"\xff\xd8\xff\xda" + bytes(200),
@@ -190,12 +217,24 @@ def broken_images() -> dict[str, bytes]:
     }
 
 
-def sample_array(tensor: Tensor, batch: int, seed: int) -> NDArray[Any]:
-    """Return data that a model takes for one of its inputs: (batch, *dims); for BYTES an object array of bytes."""
+def sample_arrays(model: Model, batch: int, seed: int) -> list[NDArray[Any]]:
+    """Return data that a model takes for its inputs: (batch, *dims); for BYTES object arrays of bytes."""
+    return [_sample_array(tensor, batch, seed, model.formats) for tensor in model.inputs]
+
+
+def sample_labels(model: Model, batch: int, seed: int) -> tuple[str, ...] | None:
+    """Return the labels of the images of `sample_arrays`; None for a model that makes none."""
+    if not model.is_ensemble:
+        return None
+    samples = colour_samples(model.formats)
+    return tuple(samples[(seed + place) % len(samples)].label for place in range(batch))
+
+
+def _sample_array(tensor: Tensor, batch: int, seed: int, formats: tuple[str, ...]) -> NDArray[Any]:
     random = np.random.default_rng(seed)
     shape = (batch, *(2 if length == -1 else length for length in tensor.dims))
     if tensor.name == IMAGE:
-        samples = colour_samples()
+        samples = colour_samples(formats)
         images = [samples[(seed + place) % len(samples)].data for place in range(batch)]
         return np.array(images, dtype=object).reshape(shape)
     if tensor.name == ERROR:

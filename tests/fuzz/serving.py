@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 from gateway_support import Gateway, ports_of
+from jpeg_contract.model_names import own_name
 from jpeg_contract.tensors import CLASSIFIER_PREFIX, ENSEMBLE, POSTPROCESS, PREPROCESS
 from jpeg_serve import ServerOptions, TritonServer
 
-from fuzz.samples import FuzzError, Model, Tensor
+from fuzz.samples import FORMATS, SEVERAL, FuzzError, Model, Tensor
 from fuzz.wire import Access, HttpRequest, Sender
 
 _STATES_OF_A_FAULT = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -82,7 +83,7 @@ class ServerUnderTest:
         for worker in main.children(recursive=True):
             self._processes[worker] = " ".join(worker.cmdline())[:200]
         if self.behind_gateway:
-            self._gateway = Gateway([ports_of(self._server)]).__enter__()
+            self._gateway = Gateway([ports_of(self._server)], {"MODELS": f"{ENSEMBLE} {SEVERAL}"}).__enter__()
             self._processes[psutil.Process(self._gateway.process.pid)] = GATEWAY
             endpoint = self._gateway.endpoint
             address = f"localhost:{endpoint.port}"
@@ -165,7 +166,7 @@ class ServerUnderTest:
         return totals
 
     def models(self) -> tuple[Model, ...]:
-        """Return the models that it serves, the ensemble first, as their metadata describe them."""
+        """Return the models that it serves, the ensembles first, as their metadata describe them."""
         classifier = next(
             path.name for path in sorted(self._repository.iterdir()) if (path / "1" / "model.json").is_file()
             and path.name.startswith(CLASSIFIER_PREFIX)
@@ -173,7 +174,8 @@ class ServerUnderTest:
         assert self._server is not None
         sender = Sender(self._server.http_address, self._server.grpc_address)
         try:
-            return tuple(_model(sender, name) for name in (ENSEMBLE, PREPROCESS, classifier, POSTPROCESS))
+            names = (ENSEMBLE, SEVERAL, PREPROCESS, own_name(SEVERAL, PREPROCESS), classifier, POSTPROCESS)
+            return tuple(_model(sender, name) for name in names)
         finally:
             sender.close()
 
@@ -194,7 +196,8 @@ def _model(sender: Sender, name: str) -> Model:
     if outcome.kind != "ok":
         raise FuzzError(f"the metadata of {name} cannot be read: {outcome.code} {outcome.text}")
     described = json.loads(outcome.payloads[0])
-    return Model(name, _tensors(described["inputs"]), _tensors(described["outputs"]))
+    formats = FORMATS if name in (SEVERAL, own_name(SEVERAL, PREPROCESS)) else ("jpeg",)
+    return Model(name, _tensors(described["inputs"]), _tensors(described["outputs"]), formats)
 
 
 def _fault(process: psutil.Process) -> str | None:
