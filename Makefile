@@ -82,8 +82,8 @@ bench: setup-dev ## measure this machine, this server, other servers; some 20 mi
 	  $(BIN)/jpeg-build $(RECIPE) --backend openvino --precision auto --model-repository .bench/own-choice > /dev/null
 	@$(BIN)/python -m comparison run --own-choice .bench/own-choice $(BENCH) > /dev/null
 
-accuracy: setup-dev ## accuracy of the demo network in several forms, on labelled photos. ACCURACY="--backend onnx"
-	@$(BIN)/python scripts/accuracy.py $(ACCURACY)
+accuracy: setup-dev ## accuracy of six real networks in every form and precision. ACCURACY="--network digits --backend onnx"
+	@$(BIN)/python scripts/accuracy.py all $(ACCURACY)
 
 up: ## start server, gateway, Prometheus and Grafana with Docker Compose; UP_OPTIONS=--build builds the image
 	@deploy/up.sh

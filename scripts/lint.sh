@@ -12,7 +12,7 @@ bandit --quiet --configfile pyproject.toml --recursive contract preprocess postp
   scripts model_repository backends deploy
 mypy contract/jpeg_contract preprocess/jpeg_preprocess postprocess/jpeg_postprocess runtime/jpeg_runtime \
   build/jpeg_build serve/jpeg_serve client/jpeg_client client/jpeg_web bench/jpeg_bench \
-  scripts/demo.py scripts/renew_configs.py scripts/hatch_build.py scripts/site_hooks.py scripts/reference/*.py bench/classifiers.py bench/decode_cost.py bench/shared_memory.py bench/web_cost.py bench/comparison/*.py bench/faults/*.py deploy/image/sbom.py
+  scripts/demo.py scripts/renew_configs.py scripts/hatch_build.py scripts/accuracy*.py scripts/site_hooks.py scripts/reference/*.py bench/classifiers.py bench/decode_cost.py bench/shared_memory.py bench/web_cost.py bench/comparison/*.py bench/faults/*.py deploy/image/sbom.py
 # Tests take fixtures of every type: their bodies are checked, their signatures may be left open.
 mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --exclude tests/repository/assets tests
 # Each of these is a program of its own, some named as Triton wants it: one by one, or their names would collide.
