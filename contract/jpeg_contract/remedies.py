@@ -20,7 +20,8 @@ def install_command(*extras: str) -> str:
 
 def missing_package(package: str, extra: str) -> str:
     """Return the sentence on a package that is not installed. extra: of this project, which brings it."""
-    return f"the package {package} is not installed: {install_command(extra)}"
+    in_checkout = f"in a checkout, .venv/bin/pip install -e '.[{extra}]'"
+    return f"the package {package} is not installed: {install_command(extra)}; {in_checkout}"
 
 
 def build_command(

@@ -256,6 +256,7 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(module,
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"the package {package}" in done.stderr
     assert install_command(extra) in done.stderr
+    assert f"pip install -e '.[{extra}]'" in done.stderr
     assert done.stderr.endswith("[package_missing]\n")
 
 
