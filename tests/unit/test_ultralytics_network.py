@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
@@ -92,6 +93,21 @@ def test_a_checkpoint_computes_what_its_export_computes(trained, file, tmp_path)
 def test_another_normalisation_than_the_checkpoints_is_refused(file, tmp_path):
     recipe = recipe_of(draft(file), tmp_path, normalisation={"scale": "-1..1"})
     refused(lambda: UltralyticsNetwork(recipe), "differs_from_weights", "[normalisation] mean", "best.pt")
+
+
+def test_another_geometry_than_the_checkpoints_is_refused_but_for_its_size(file, tmp_path):
+    made = draft(file)
+
+    def network(**geometry):
+        source = {**made.source, "differs_from_weights": True} if geometry.pop("accepted", False) else made.source
+        changed = {**(made.geometry or {}), **geometry}
+        return UltralyticsNetwork(recipe_of(replace(made, source=source), tmp_path, geometry=changed))
+
+    assert network(crop_size=64, resize_size=64).labels == ["cat", "dog", "eel"]
+    assert network(crop_size=[64, 32], resize_size=[64, 32]).labels == ["cat", "dog", "eel"]
+    for wrong in ({"resize_size": 40}, {"interpolation": "bicubic"}, {"antialias": False}):
+        refused(lambda wrong=wrong: network(**wrong), "differs_from_weights", *wrong, "differs_from_weights = true")
+        network(**wrong, accepted=True)
 
 
 class Bomb:

@@ -116,16 +116,13 @@ class Preparation:
         return [each for each in values if not _same(*each[2:])]
 
 
-def refuse_differences(
-    recipe: Recipe, differences: Sequence[tuple[str, str, Any, Any]], owner: str, *, insist: bool = True
-) -> None:
+def refuse_differences(recipe: Recipe, differences: Sequence[tuple[str, str, Any, Any]], owner: str) -> None:
     """Raise NetworkError if a recipe differs from what belongs to its weights.
 
     Args:
         recipe: The recipe.
         differences: (table, key, the recipe's value, the weights' value).
         owner: What the other values belong to, for the message.
-        insist: The recipe's source has the key differs_from_weights.
     """
     if not differences:
         return
@@ -134,9 +131,9 @@ def refuse_differences(
         f"{f'[{table}] ' if table else ''}{key} is {json.dumps(ours)}, the weights have {json.dumps(theirs)}"
         for table, key, ours, theirs in differences
     )
-    remedy = "; if you mean it, add differs_from_weights = true to [source]" if insist else ""
     raise NetworkError(
-        f"{recipe.locate(table, key)}: the recipe differs from {owner}: {listed}. Correct the recipe{remedy}",
+        f"{recipe.locate(table, key)}: the recipe differs from {owner}: {listed}. Correct the recipe; if you mean it, "
+        "add differs_from_weights = true to [source]",
         reason="differs_from_weights",
     )
 

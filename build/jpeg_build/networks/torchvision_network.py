@@ -47,6 +47,7 @@ class TorchvisionNetwork(PyTorchNetwork):
     def __init__(self, recipe: Recipe, *, checkpoint: Path | None = None, random: bool = False) -> None:
         assert isinstance(recipe.source, TorchvisionSource)
         self._recipe, self._source = recipe, recipe.source
+        # Without a name, in a recipe with a checkpoint, the best weights: for their labels only.
         entry = _weights_entry(self._source.network, self._source.weights, lambda key: recipe.locate("source", key))
         labels: Sequence[str] = recipe.labels or entry.meta["categories"]
         if len(labels) != recipe.classes:

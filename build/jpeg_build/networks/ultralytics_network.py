@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ class UltralyticsNetwork(PyTorchNetwork):
         file = recipe.source.file
         stored = _stored(file)
         labels = check_labels(recipe, _labels(stored), file.name)
-        differences = _preparation(stored).normalisation_differences(recipe.normalisation)
-        # The size is free: Ultralytics itself classifies in any.
-        refuse_differences(recipe, differences, f"the transforms in {file.name}", insist=False)
+        if not recipe.source.differs_from_weights:
+            # The size is free: Ultralytics itself classifies in any, of which the crop is the whole shorter side.
+            theirs = _in_size(_preparation(stored), recipe.geometry.crop_size)
+            refuse_differences(recipe, theirs.differences(recipe), f"the transforms in {file.name}")
         network = _Logits(_network(stored, file))
         weights = Weights(f"Ultralytics {file.name}", recipe.source.sha256)
         super().__init__(recipe, network, labels=labels, weights=weights, title=str(file))
@@ -135,9 +137,13 @@ def _preparation(stored: Inert) -> Preparation:
         mean, std = (tuple(float(v) for v in torch.as_tensor(values[key])) for key in ("mean", "std"))
     sides = size if isinstance(size, (tuple, list)) else (size, size)
     height, width = (side if isinstance(side, int) else _IMAGE_SIZE for side in (sides[0], sides[-1]))
-    return Preparation(
-        resize_size=height if height == width else (height, width), crop_size=(height, width), mean=mean, std=std
-    )
+    return _in_size(Preparation(resize_size=height, crop_size=(height, width), mean=mean, std=std), (height, width))
+
+
+def _in_size(prepared: Preparation, crop_size: tuple[int, int]) -> Preparation:
+    """Return the transforms for images of a size, (height, width)."""
+    height, width = crop_size
+    return replace(prepared, resize_size=height if height == width else crop_size, crop_size=crop_size)
 
 
 def _network(stored: Inert, file: Path) -> nn.Module:

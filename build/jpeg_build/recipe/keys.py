@@ -93,7 +93,7 @@ class TorchvisionTable(msgspec.Struct):
     """
 
     network: _Text
-    weights: _Text
+    weights: _Text | None = None
     sha256: _Sha256 | None = None
     package: _Text | None = None
     checkpoint: _Text | None = None
@@ -138,6 +138,7 @@ class UltralyticsTable(msgspec.Struct):
     """
 
     file: _Text
+    differs_from_weights: _Flag = False
 
 
 class ModuleTable(msgspec.Struct):

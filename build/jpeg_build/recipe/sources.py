@@ -33,7 +33,7 @@ class TorchvisionSource:
 
     Attributes:
         network: Name for `torchvision.models.get_model`.
-        weights: Name for `torchvision.models.get_model_weights`.
+        weights: Name for `torchvision.models.get_model_weights`; None with a checkpoint that has its own labels.
         sha256: Expected digest of the weights file; None to accept any. With a checkpoint, the checkpoint's when the
             recipe was loaded.
         package: An installed distribution that carries the weights file.
@@ -42,7 +42,7 @@ class TorchvisionSource:
     """
 
     network: str
-    weights: str
+    weights: str | None = None
     sha256: str | None = None
     package: str | None = None
     differs_from_weights: bool = False
@@ -87,10 +87,17 @@ class HuggingFaceSource:
 
 @dataclass(frozen=True)
 class UltralyticsSource:
-    """A checkpoint of an Ultralytics classifier. sha256: of the file when the recipe was loaded."""
+    """A checkpoint of an Ultralytics classifier.
+
+    Attributes:
+        file: The checkpoint.
+        sha256: Of the file when the recipe was loaded.
+        differs_from_weights: Accept geometry and normalisation other than those of the checkpoint.
+    """
 
     file: Path
     sha256: str
+    differs_from_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,13 @@ def read_source(table: Table) -> Source:
 def _torchvision(table: Table) -> TorchvisionSource:
     fields = table.read(TorchvisionTable)
     sha256, checkpoint = fields.sha256, None
+    if fields.checkpoint is None and fields.weights is None:
+        raise table.error(
+            "",
+            f"{table.full_key('weights')} is missing: name torchvision's weights of the network, or your own in "
+            "checkpoint",
+            reason="missing_key",
+        )
     if fields.checkpoint is not None:
         for key in ("sha256", "package"):
             if key in table.values:
@@ -246,8 +260,9 @@ def _hugging_face(table: Table) -> HuggingFaceSource:
 
 
 def _ultralytics(table: Table) -> UltralyticsSource:
-    file = _file(table, "file", table.read(UltralyticsTable).file)
-    return UltralyticsSource(file, file_sha256(file))
+    fields = table.read(UltralyticsTable)
+    file = _file(table, "file", fields.file)
+    return UltralyticsSource(file, file_sha256(file), fields.differs_from_weights)
 
 
 def _module(table: Table) -> ModuleSource:
