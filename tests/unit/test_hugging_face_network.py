@@ -18,9 +18,11 @@ from framework_support import (
     right_of_twenty,
     write_recipe,
 )
+from jpeg_build.cli import main
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.hugging_face_network import HuggingFaceNetwork, draft, preparation
 from jpeg_build.networks.load import load_network
+from jpeg_build.recipe.recipe import load_recipe
 from jpeg_contract.forms import ONNX
 
 LABELS = {0: "cat", 1: "dog", 2: "eel", 3: "fox"}
@@ -225,6 +227,33 @@ def test_without_a_network_the_error_names_the_folder(tmp_path, monkeypatch):
     with pytest.raises(NetworkError) as caught:
         draft(None, "nobody/nothing")
     assert caught.value.reason == "weights_not_downloaded"
+
+
+def in_the_cache(tmp_path, monkeypatch, **revisions):
+    """Put a network of the hub into a cache without a network: the number of classes of each revision."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--some--vit"
+    (repository / "refs").mkdir(parents=True)
+    for number, (name, classes) in enumerate(revisions.items()):
+        commit = f"{number}" * 40
+        (repository / "refs" / name).write_text(commit)
+        labels = {index: f"{name} {index}" for index in range(classes)}
+        save_vit(repository / "snapshots" / commit, id2label=labels, label2id={v: k for k, v in labels.items()})
+
+
+def test_a_revision_of_the_hub_is_that_of_the_draft_too(tmp_path, monkeypatch):
+    in_the_cache(tmp_path, monkeypatch, main=4, v2=3)
+    monkeypatch.chdir(tmp_path)
+    for source, name, classes in (("hf:some/vit", "main", 4), ("hf:some/vit@v2", "v2", 3)):
+        assert main(["init", source, "--output", f"{name}.toml"]) == 0
+        recipe = load_recipe(tmp_path / f"{name}.toml")
+        assert recipe.classes == classes
+        assert HuggingFaceNetwork(recipe).labels[0] == f"{name} 0"
+    with pytest.raises(NetworkError) as caught:
+        draft(None, "some/vit", "v3")
+    assert caught.value.reason == "weights_not_downloaded"
+    assert "hf download some/vit --revision v3" in str(caught.value)
 
 
 def test_a_folder_of_timm(tmp_path):

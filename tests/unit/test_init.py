@@ -22,10 +22,13 @@ from jpeg_build.init.labels import find_labels, read_label_text
 from jpeg_build.init.onnx_draft import draft
 from jpeg_build.init.source import STATE_DICT, Origin, find_origin, recipe_name, torch_kind
 from jpeg_build.init.text import recipe_text, to_toml
+from jpeg_build.networks.drafts import Hint
+from jpeg_build.networks.load import load_network
 from jpeg_build.photos import load_photos
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_build.recipe.sources import OnnxSource, TorchvisionSource
 from jpeg_build.recipe.table import RECIPES
+from jpeg_contract.forms import ONNX
 from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageFont
 from support import encode, small_network
@@ -273,20 +276,42 @@ def test_files_of_pytorch_are_known_by_their_content(folder):
         find_origin("state.pth", network="keras:ResNet50")
 
 
-def test_a_fine_tuned_network_of_torchvision(folder):
+def test_a_fine_tuned_network_of_torchvision(folder, capsys):
     models = pytest.importorskip("torchvision").models
     from safetensors.torch import save_file
 
+    state = models.squeezenet1_1(num_classes=2).state_dict()
+    state["classifier.1.bias"] += 5  # Logits between 0 and 1 could be a sigmoid's.
     # safetensors sorts the names, so that the layer of the classes is not the last one.
-    save_file(models.squeezenet1_1(num_classes=2).state_dict(), "mine.safetensors")
+    save_file(state, "mine.safetensors")
     call = ["init", "mine.safetensors", "--network", "torchvision:squeezenet1_1"]
     assert main(call) == 2
-    assert main([*call, "--labels", "cat,dog"]) == 0
+    capsys.readouterr()
+    stated = [*call, "--labels", "cat,dog", "--force"]
+    assert main([*stated, "--resize-size", "240"]) == 0
+    assert "those of torchvision's weights" in capsys.readouterr().err
+    # Whoever states both needs no note on what was assumed.
+    assert main([*stated, "--resize-size", "240", "--scale", "0..1"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert main(stated) == 0
+    assert "weights" not in tomllib.loads((folder / "mine.toml").read_text())["source"]
     recipe = load_recipe(folder / "mine.toml")
     assert recipe.labels == ("cat", "dog")
     assert (recipe.geometry.resize_size, recipe.geometry.crop_size) == (256, (224, 224))
     assert isinstance(recipe.source, TorchvisionSource)
     assert recipe.source.checkpoint == folder / "mine.safetensors"
+    network = load_network(recipe, ONNX, progress=lambda message: None)
+    assert network.labels == ("cat", "dog")
+
+
+def test_labels_of_the_weights_are_those_of_a_checkpoint_with_as_many_classes(folder):
+    models = pytest.importorskip("torchvision").models
+    import torch
+
+    torch.save(models.squeezenet1_1().state_dict(), "mine.pth")
+    assert main(["init", "mine.pth", "--network", "torchvision:squeezenet1_1"]) == 0
+    found = tomllib.loads((folder / "mine.toml").read_text())
+    assert (found["labels"], found["source"]["weights"]) == ("weights", "IMAGENET1K_V1")
 
 
 def test_a_network_with_a_name(folder):
@@ -340,6 +365,36 @@ def test_values_are_toml(value):
 
 def test_a_title_stays_a_comment():
     assert tomllib.loads(recipe_text("of a\nb = 3", {"": {"c": 1}})) == {"c": 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "comments"),
+    [
+        ("normalisation", {"mean": 0.5, "std": 0.5}, ["as in the training: (pixel / 255 - mean) / std", "", ""]),
+        ("normalisation", {"scale": "-1..1"}, ["as in the training", "range of the pixels"]),
+        (
+            "normalisation",
+            {"scale": "0..255", "mean": 104.0, "std": 1.0},
+            [
+                "as in the training: (pixel in the range of scale - mean) / std",
+                *("range of the pixels, before mean and std", "", ""),
+            ],
+        ),
+        ("geometry", {"resize_size": 256}, ["", "shorter side in pixels"]),
+        ("geometry", {"resize_size": 256, "resize_side": "longer"}, ["", "longer side in pixels", ""]),
+        ("geometry", {"resize_size": [256, 256]}, ["", "height and width, without keeping the ratio"]),
+    ],
+)
+def test_comments_say_what_the_keys_that_are_there_mean(table, values, comments):
+    lines = recipe_text("title", {table: values}).splitlines()[2:]
+    assert [line.partition("#")[2].strip() for line in lines] == comments
+
+
+def test_a_hint_is_open_until_each_of_its_topics_is_stated():
+    hint = Hint("text", "resize_size|crop_percent", "scale|mean")
+    assert hint == "text"
+    assert all(hint.is_open(stated) for stated in ([], ["scale"], ["mean", "scale"], ["crop_percent"]))
+    assert not hint.is_open(["crop_percent", "mean", "labels"])
 
 
 @pytest.mark.parametrize(
@@ -521,6 +576,12 @@ def on_terminal(command, answers, cwd):
     assert process.wait(timeout=60) == 0, text
     assert not waiting, text
     return text
+
+
+def test_without_anything_missing_nothing_is_asked(folder):
+    call = [sys.executable, "-m", "jpeg_build", "init", "small.onnx", "--labels", "names.txt", *OPTIONS]
+    assert "score of its own" not in on_terminal(call, [], folder)
+    assert load_recipe(folder / "small.toml").output == "softmax"
 
 
 def test_questions_on_a_terminal(folder):

@@ -137,11 +137,8 @@ class Questions:
     def __init__(self, prompt: Prompt | None) -> None:
         self._prompt = prompt
         self._missing: list[str] = []
-
-    @property
-    def on_terminal(self) -> bool:
-        """Whether somebody can answer."""
-        return self._prompt is not None
+        self.asked = False
+        """Whether a question was put to the user."""
 
     def fact(
         self,
@@ -166,6 +163,7 @@ class Questions:
         if self._prompt is None:
             self._missing.append(option)
             return None
+        self.asked = True
         while True:
             answer = self._prompt(question, why, default=default, choices=choices)
             try:
@@ -254,7 +252,8 @@ def complete(
     classes, labels = _classes_and_labels(facts, draft, questions, folder)
     top: dict[str, Any] = {"classes": classes, "labels": ""}
     head = stated[""].get("output") or ("sigmoid" if classes == 1 else draft.output)
-    if facts.scores is None and draft.labels is None and questions.on_terminal and classes != 1:
+    # Whoever states all that is missing gets no question: softmax is what they would get without a terminal, too.
+    if facts.scores is None and draft.labels is None and questions.asked and classes != 1:
         head = questions.fact(
             "--scores",
             "One label for each image (softmax), or a score of its own for each label (sigmoid)?",
@@ -384,7 +383,7 @@ def _classes_and_labels(
         labels = draft.labels if isinstance(draft.labels, str) else list(draft.labels)
         classes = classes if isinstance(labels, str) else classes or len(labels)
     else:
-        labels = labels_beside(folder, Path(str(draft.source.get("file", draft.name))).stem, classes)
+        labels = own_labels(draft, folder, classes)
     if labels is None:
         known = "" if classes is None else f", {classes} of them"
         labels = questions.fact(
@@ -404,6 +403,11 @@ def _classes_and_labels(
                 reason="classes_differ",
             )
     return classes, labels
+
+
+def own_labels(draft: Draft, folder: Path, classes: int | None = None) -> list[str] | None:
+    """Return the labels in a file beside the network; None if there is none for its classes."""
+    return labels_beside(folder, Path(str(draft.source.get("file", draft.name))).stem, classes or draft.classes)
 
 
 def _answered_labels(answer: str, classes: int | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from jpeg_contract.labels import read_labels
 
 from jpeg_build.init.source import recipe_name
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.recipe.table import RECIPES
 
 _SYMMETRIC = {"scale": "-1..1"}
@@ -58,7 +58,13 @@ def application_draft(network: str, weights: str | Path) -> Draft:
         geometry={"crop_size": size, "crop_percent": _CROP_PERCENT} if imagenet else {"crop_size": size},
         normalisation=normalisation,
         notes=(
-            [f"Keras keeps no geometry with its weights: crop_percent = {_CROP_PERCENT} is that of most evaluations"]
+            [
+                Hint(
+                    f"Keras keeps no geometry with its weights: crop_percent = {_CROP_PERCENT} is that of most "
+                    "evaluations",
+                    "resize_size|crop_percent",
+                )
+            ]
             if imagenet
             else []
         ),

@@ -18,7 +18,7 @@ from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.graphs.onnx_graph import describe, inputs, keep_output, sizes
 from jpeg_build.graphs.onnx_values import session
 from jpeg_build.init.labels import read_label_text
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.onnx_network import DTYPES
 from jpeg_build.networks.reference import SIGMOID_VALUES
 from jpeg_build.recipe.keys import Layout, Output
@@ -218,13 +218,15 @@ def _describe_output(values: Values | None, notes: list[str]) -> tuple[int | Non
         return classes, "softmax", None
     bounded = bool((finite >= 0).all() and (finite <= 1 + 1e-3).all())
     if classes == 1:
-        notes.append("it has one value for each image: that of the second of two classes, or of one label")
+        text = "it has one value for each image: that of the second of two classes, or of one label"
+        notes.append(Hint(text, "classes|scores|labels"))
         return None, "softmax", "probabilities" if bounded else "logits"
     if bounded and np.allclose(finite.sum(axis=1), 1, atol=1e-2):
         return classes, "softmax", "probabilities"
     inside = bool(((finite > 0) & (finite < 1)).any())
     if bounded and inside and finite.size >= SIGMOID_VALUES:
-        notes.append("its values lie in [0, 1] and do not sum to 1, as those of a sigmoid: a score for each label")
+        text = "its values lie in [0, 1] and do not sum to 1, as those of a sigmoid: a score for each label"
+        notes.append(Hint(text, "scores"))
         return classes, "sigmoid", "probabilities"
     return classes, "softmax", "logits"
 

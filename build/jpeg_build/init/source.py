@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jpeg_build.errors import CallError, NetworkError
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.recipe.keys import Layout
 from jpeg_build.recipe.sources import is_file
 
@@ -291,7 +291,7 @@ def _timm_draft(keys: Mapping[str, Any], _: Hints) -> Draft:
 def _hugging_face_draft(keys: Mapping[str, Any], _: Hints) -> Draft:
     from jpeg_build.networks.hugging_face_network import draft
 
-    return draft(keys.get("folder"), keys.get("network"))
+    return draft(keys.get("folder"), keys.get("network"), keys.get("revision"))
 
 
 def _torchvision_draft(keys: Mapping[str, Any], _: Hints) -> Draft:
@@ -314,9 +314,13 @@ def _fine_tuned(found: Draft, checkpoint: Path) -> Draft:
     # The layer of the classes is the last one of torchvision's networks. In a file, names may be in another order.
     last = state.get(names[-1])
     classes = None if last is None else int(last.shape[0])
-    note = "resize, crop and normalisation are those of torchvision's weights: change them if the training had others"
+    text = "resize, crop and normalisation are those of torchvision's weights: change them if the training had others"
+    note = Hint(text, "resize_size|crop_percent", "scale|mean")
     same = classes == found.classes
-    return replace(found, classes=classes, labels=found.labels if same else None, notes=[*found.notes, note])
+    # With labels of their own, nothing is taken from torchvision's weights.
+    source = {key: value for key, value in found.source.items() if same or key != "weights"}
+    labels = found.labels if same else None
+    return replace(found, source=source, classes=classes, labels=labels, notes=[*found.notes, note])
 
 
 def _ultralytics_draft(keys: Mapping[str, Any], _: Hints) -> Draft:

@@ -11,13 +11,10 @@ _COLUMN = 32
 
 _COMMENTS = {
     ("", "labels"): "line i names class i",
-    ("geometry", "resize_size"): "shorter side in pixels, or [height, width]",
     ("geometry", "crop_percent"): "share of the resized image that the crop is",
     ("geometry", "crop_size"): "centre crop: its side, or [height, width]",
-    ("normalisation", "scale"): "range of the pixels, before mean and std",
     ("source", "output"): "logits or probabilities: before or behind softmax or sigmoid",
 }
-_HEADS = {"normalisation": "as in the training: (pixel / 255 - mean) / std"}
 
 
 def recipe_text(title: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -30,13 +27,32 @@ def recipe_text(title: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"# {_one_line(title)}"]
     for table, values in tables.items():
         if table:
-            lines += ["", _with_comment(f"[{table}]", _HEADS.get(table))]
-        for key, value in values.items():
-            comment = _COMMENTS.get((table, key))
-            if (table, key) == ("", "labels") and value == "weights":
-                comment = "those that the network carries"
-            lines.append(_with_comment(f"{key} = {to_toml(value)}", comment))
+            lines += ["", _with_comment(f"[{table}]", _head(values) if table == "normalisation" else None)]
+        lines += [
+            _with_comment(f"{key} = {to_toml(value)}", _comment(table, key, values)) for key, value in values.items()
+        ]
     return "\n".join([*lines, ""])
+
+
+def _head(normalisation: Mapping[str, Any]) -> str:
+    """Return what is computed of a pixel: it depends on the keys that are there."""
+    if not {"mean", "std"} & normalisation.keys():
+        return "as in the training"
+    pixel = "pixel in the range of scale" if "scale" in normalisation else "pixel / 255"
+    return f"as in the training: ({pixel} - mean) / std"
+
+
+def _comment(table: str, key: str, values: Mapping[str, Any]) -> str | None:
+    match table, key:
+        case "", "labels" if values[key] == "weights":
+            return "those that the network carries"
+        case "geometry", "resize_size" if not isinstance(values[key], int):
+            return "height and width, without keeping the ratio"
+        case "geometry", "resize_size":
+            return f"{values.get('resize_side', 'shorter')} side in pixels"
+        case "normalisation", "scale":
+            return "range of the pixels" if "mean" not in values else "range of the pixels, before mean and std"
+    return _COMMENTS.get((table, key))
 
 
 def to_toml(value: object) -> str:

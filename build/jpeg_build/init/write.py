@@ -14,10 +14,11 @@ from jpeg_contract.command_line import Progress
 from jpeg_contract.inside import is_inside
 
 from jpeg_build.errors import CallError, RecipeError
-from jpeg_build.init.facts import NO_FACTS, Facts, Prompt, Questions, choose, complete
+from jpeg_build.init.facts import NO_FACTS, Facts, Prompt, Questions, choose, complete, own_labels
 from jpeg_build.init.labels import find_labels
 from jpeg_build.init.source import Hints, Origin, find_origin, make_draft
 from jpeg_build.init.text import recipe_text
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.recipe.keys import KINDS
 from jpeg_build.recipe.recipe import load_recipe
 
@@ -87,6 +88,10 @@ def write_recipe(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -
     output_name = choose("output_name", draft, wanted.facts, questions)
     if layout is not None or output_name is not None:
         draft = make_draft(origin, _hints(wanted.facts, layout, output_name))
+    notes = _open_notes(draft, wanted.facts, path.parent)
+    # Before the questions: they help to answer them.
+    for note in notes:
+        progress(f"note: {note}")
     tables, labels = complete(draft, wanted.facts, questions, path.parent)
     questions.finish(wanted.source)
     assert labels is not None
@@ -104,7 +109,15 @@ def write_recipe(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -
     named_labels = labels if existing is None else existing.relative_to(path.parent).as_posix()
     _place(path, title, tables, named_labels, labels_path)
     written = labels_path if existing is None and not isinstance(labels, str) else None
-    return Written(path, True, written, draft.notes)
+    return Written(path, True, written, [note for note in draft.notes if not isinstance(note, Hint)])
+
+
+def _open_notes(draft: Draft, facts: Facts, folder: Path) -> list[Hint]:
+    """Return the notes on what the user has not stated."""
+    stated = set(facts.given())
+    if draft.labels is not None or own_labels(draft, folder) is not None:
+        stated.add("labels")
+    return [note for note in draft.notes if isinstance(note, Hint) and note.is_open(stated)]
 
 
 def find_or_write(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -> Written:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jpeg_contract.settings import Head
+
+
+class Hint(str):
+    """A note on what a network does not show: no use to a user who states it.
+
+    Args:
+        text: The sentence.
+        *topics: Fields of `Facts` that state it, each topic by one of several: "scale|mean".
+    """
+
+    _topics: tuple[frozenset[str], ...]
+
+    def __new__(cls, text: str, *topics: str) -> Hint:  # noqa: D102
+        made = super().__new__(cls, text)
+        made._topics = tuple(frozenset(topic.split("|")) for topic in topics)
+        return made
+
+    def is_open(self, stated: Collection[str]) -> bool:
+        """Whether these fields leave a topic open."""
+        return not all(topic & set(stated) for topic in self._topics)
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class Draft:
         output: How logits become scores.
         geometry: The table [geometry].
         normalisation: The table [normalisation].
-        notes: Sentences for the user, such as on what was assumed.
+        notes: Sentences for the user, such as on what was assumed; a Hint where the user can state it.
         choices: Keys of [source] that the user must set, each with its possible values.
     """
 

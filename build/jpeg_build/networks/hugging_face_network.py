@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.networks import timm_network
 from jpeg_build.networks.checkpoints import load_checkpoint
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.preparation import Preparation, check_labels, labels_of, refuse_differences
 from jpeg_build.networks.pytorch_network import PyTorchNetwork
@@ -103,17 +103,18 @@ class _Logits(nn.Module):
         return logits
 
 
-def draft(folder: Path | None, network: str | None) -> Draft:
+def draft(folder: Path | None, network: str | None, revision: str | None = None) -> Draft:
     """Return what the files of a network state.
 
     Args:
         folder: With config.json; None for a network on the hub.
         network: Name on the hub; None for a folder.
+        revision: Of the hub: a commit, tag or branch; None takes the main one.
 
     Raises:
         NetworkError: There is no such network.
     """
-    found = folder if folder is not None else _downloaded(str(network), None)
+    found = folder if folder is not None else _downloaded(str(network), revision)
     config = _read(found / "config.json")
     prepared, notes = preparation(found, config)
     name = found.resolve().name if folder is not None else str(network).rpartition("/")[2]
@@ -139,7 +140,7 @@ def preparation(folder: Path, config: Mapping[str, Any]) -> tuple[Preparation | 
     if _is_timm(config):
         return timm_network.preparation(config.get("pretrained_cfg") or {}), []
     if not (folder / "preprocessor_config.json").is_file():
-        return None, [f"{folder} has no preprocessor_config.json, which states geometry and normalisation"]
+        return None, [_open(f"{folder} has no preprocessor_config.json, which states geometry and normalisation")]
     import transformers
 
     auto: Any = transformers.AutoImageProcessor
@@ -153,11 +154,16 @@ def preparation(folder: Path, config: Mapping[str, Any]) -> tuple[Preparation | 
     except Exception as error:  # transformers, its processors and their values
         first = first_line(error, 200)
         return None, [
-            f"preprocessor_config.json is not understood ({first}): write geometry and normalisation yourself"
+            _open(f"preprocessor_config.json is not understood ({first}): write geometry and normalisation yourself")
         ]
     if prepared is None or not _agrees(processor, prepared):
-        return None, [unknown.format(type(processor).__name__)]
+        return None, [_open(unknown.format(type(processor).__name__))]
     return prepared, []
+
+
+def _open(text: str) -> Hint:
+    """Return a note on geometry and normalisation that the user must state."""
+    return Hint(text, "resize_size|crop_percent", "scale|mean")
 
 
 def _of_processor(name: str, values: Mapping[str, Any]) -> Preparation | None:
@@ -246,9 +252,11 @@ def _downloaded(network: str, revision: str | None) -> Path:
             found = snapshot_download(network, revision=revision, allow_patterns=_PATTERNS)
     except Exception as error:  # Of the hub, of the HTTP client and of the disk.
         first = first_line(error, 200)
+        at, option = ("", "") if revision is None else (f" in revision {revision}", f" --revision {revision}")
         raise NetworkError(
-            f"{network} could not be downloaded from the Hugging Face hub ({first}): download it where there is a "
-            f"network, with `hf download {network} --local-dir FOLDER`, and name that folder in [source] folder",
+            f"{network}{at} could not be downloaded from the Hugging Face hub ({first}): download it where there is "
+            f"a network, with `hf download {network}{option} --local-dir FOLDER`, and name that folder in [source] "
+            "folder",
             reason="weights_not_downloaded",
         ) from error
     return Path(found)

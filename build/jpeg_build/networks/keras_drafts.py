@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jpeg_build.networks.drafts import Hint
 from jpeg_build.recipe.keys import Layout
 
 
@@ -13,9 +14,12 @@ def classes_of(values: int | None, notes: list[str]) -> int | None:
     if values != 1:
         return values
     notes.append(
-        "the network has one output value, here taken for the score of the second of two classes: the label file "
-        "begins with that of low values. For one label with a score of its own, set classes = 1 and, above the first "
-        'table, output = "sigmoid"'
+        Hint(
+            "the network has one output value, here taken for the score of the second of two classes: the label file "
+            "begins with that of low values. For one label with a score of its own, set classes = 1 and, above the "
+            'first table, output = "sigmoid"',
+            "classes|scores",
+        )
     )
     return 2
 
@@ -24,11 +28,16 @@ def geometry_of(sizes: Sequence[int] | None, layout: Layout, notes: list[str]) -
     """Return what an input of these sizes, 0 for open axes, tells of the table [geometry]."""
     size = [] if sizes is None or len(sizes) != 4 else list(sizes[2:4] if layout == "NCHW" else sizes[1:3])
     if not size or not all(size):
-        notes.append("the network does not state the size of its images: crop_size is that of the training")
+        notes.append(
+            Hint("the network does not state the size of its images: crop_size is that of the training", "crop_size")
+        )
         return None
     notes.append(
-        "a Keras network does not state how the training resized its photos; image_dataset_from_directory does it by "
-        f"default with resize_size = {size}, whatever the ratio of the sides, and antialias = false"
+        Hint(
+            "a Keras network does not state how the training resized its photos; image_dataset_from_directory does it "
+            f"by default with resize_size = {size}, whatever the ratio of the sides, and antialias = false",
+            "resize_size|crop_percent",
+        )
     )
     return {"crop_size": size[0] if size[0] == size[1] else size}
 

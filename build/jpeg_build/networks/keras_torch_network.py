@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from jpeg_build.graphs.onnx_graph import finish, keep_output
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.keras_drafts import channels_of, classes_of, geometry_of
 from jpeg_build.networks.keras_framework import keras_on_torch
 from jpeg_build.networks.keras_layers import (
@@ -164,7 +164,10 @@ def draft(file: Path) -> Draft:
         normalisation=_normalisation(network, channels_of(sizes, layout), notes),
         notes=(
             *notes,
-            "Keras does not keep the names of the classes: image_dataset_from_directory sorts the folders by name",
+            Hint(
+                "Keras does not keep the names of the classes: image_dataset_from_directory sorts the folders by name",
+                "labels",
+            ),
         ),
     )
 
@@ -184,8 +187,11 @@ def _normalisation(network: Any, channels: int, notes: list[str]) -> dict[str, A
     names = [network.name, *(layer.name for layer in layers_of(network) if hasattr(layer, "layers"))]
     known = next((text for name in names for begin, text in _PREPROCESSING.items() if name.startswith(begin)), None)
     notes.append(
-        "the file does not state how the training normalised the pixels: "
-        'Rescaling(1. / 255) or x / 255 is scale = "0..1"; x / 127.5 - 1 is scale = "-1..1"'
-        + ("" if known is None else f"; keras.applications' preprocess_input for this network is {known}")
+        Hint(
+            "the file does not state how the training normalised the pixels: "
+            'Rescaling(1. / 255) or x / 255 is scale = "0..1"; x / 127.5 - 1 is scale = "-1..1"'
+            + ("" if known is None else f"; keras.applications' preprocess_input for this network is {known}"),
+            "scale|mean",
+        )
     )
     return gray or None

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError, first_line
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.keras_drafts import channels_of, classes_of, geometry_of
 from jpeg_build.recipe.keys import Output
 from jpeg_build.recipe.recipe import Recipe
@@ -117,7 +117,7 @@ def draft(folder: Path) -> Draft:
             notes.append(f"of its outputs, {shown}, {source['output_name']} is taken for the scores of the classes")
         else:
             choices["output_name"] = list(candidates) or list(outputs)
-            notes.append(f"it has the outputs {shown}")
+            notes.append(Hint(f"it has the outputs {shown}", "output_name"))
     values = (next(iter(candidates.values()))[1] or None) if len(candidates) == 1 else None
     sizes = next(iter(inputs.values())) if len(inputs) == 1 else None
     return Draft(
@@ -126,7 +126,14 @@ def draft(folder: Path) -> Draft:
         classes=classes_of(values, notes),
         geometry=geometry_of(sizes, "NHWC", notes),
         normalisation={"color": "GRAY"} if channels_of(sizes, "NHWC") == 1 else None,
-        notes=(*notes, "a SavedModel keeps neither the names of the classes nor the normalisation of the training"),
+        notes=(
+            *notes,
+            Hint(
+                "a SavedModel keeps neither the names of the classes nor the normalisation of the training",
+                "labels",
+                "scale|mean",
+            ),
+        ),
         choices=choices,
     )
 

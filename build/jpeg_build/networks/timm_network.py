@@ -16,7 +16,7 @@ from torch import nn
 
 from jpeg_build.errors import BuildError, NetworkError, first_line
 from jpeg_build.networks.checkpoints import load_checkpoint, read_state_dict, state_sha256, weights_only
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.preparation import Preparation, check_labels, refuse_differences
 from jpeg_build.networks.pytorch_network import PyTorchNetwork
@@ -184,7 +184,7 @@ def draft(network: str, checkpoint: Path | None) -> Draft:
     if checkpoint is not None:
         source["checkpoint"] = str(checkpoint)
         found = _classes_in(read_state_dict(checkpoint)[0], config.get("classifier"))
-        notes.append(ASSUMED.format(network=network))
+        notes.append(Hint(ASSUMED.format(network=network), "resize_size|crop_percent", "scale|mean"))
         if found != classes:
             classes, labels = found, None
     return Draft(

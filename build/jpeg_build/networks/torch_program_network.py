@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.networks.checkpoints import weights_only
-from jpeg_build.networks.drafts import Draft
+from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.preparation import check_labels
 from jpeg_build.networks.pytorch_network import PyTorchNetwork
@@ -136,10 +136,17 @@ def draft(file: Path) -> Draft:
             side: Any = height if height == width else [height, width]
             geometry = {"resize_size": side, "crop_size": side}
             notes.append(
-                f"The network takes images of {height}x{width}. How they are resized is not in the file: compare "
-                "[geometry] with your training"
+                Hint(
+                    f"The network takes images of {height}x{width}. How they are resized is not in the file: compare "
+                    "[geometry] with your training",
+                    "resize_size|crop_percent",
+                )
             )
-    notes.append("Whether the network ends in a softmax is not in the file: the build checks [source] output")
+    notes.append(
+        Hint(
+            "Whether the network ends in a softmax is not in the file: the build checks [source] output", "output_kind"
+        )
+    )
     return Draft(
         name=re.sub(r"[^a-z0-9_-]+", "_", file.stem.lower()),
         source={"kind": "torch", "file": str(file), "output": "logits"},
