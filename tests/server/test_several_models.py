@@ -254,9 +254,10 @@ def test_a_trial_is_described_and_probed_as_the_networks_that_answer(retrained, 
     root = shutil.copytree(retrained, tmp_path / "model_repository")
     first, second = (read_report(root / "classifier_onnx" / version / "model.onnx").probe[0].index for version in "12")
     assert first != second
-    for mode, wrong_second in (("shadow", False), ("split", True)):
+    for trial in (Trial("shadow", 50), Trial("split", 50)):
+        mode = trial.mode
         expected_by_the_probe(root, 2, second)
-        try_beside(root, FORMS["onnx"], "2", Trial(mode, 50))
+        try_beside(root, FORMS["onnx"], "2", trial)
         for server in serve(root, tmp_path / "triton.log"):
             with Client(f"grpc://{server.grpc_address}") as client:
                 described = client.describe()
@@ -270,7 +271,7 @@ def test_a_trial_is_described_and_probed_as_the_networks_that_answer(retrained, 
                 "(version 2: birds in fp32)) -> postprocess\n"
             )
             expected_by_the_probe(root, 2, 3 - first - second)
-            if wrong_second:
+            if mode == "split":
                 with pytest.raises(ProbeError) as caught:
                     [server.probe() for _ in range(4)]
                 assert caught.value.reason == "wrong_label"

@@ -182,6 +182,12 @@ def second_version(root, tmp_path, name="dogs", **more):
     return put(root, colour_recipe(tmp_path, name, TURNED), version=2, **more)
 
 
+def primary_of(root):
+    route = route_of(config(root, "router"))
+    assert route is not None
+    return route.primary
+
+
 def version_of(root, model):
     return list(config(root, model).version_policy.specific.versions)
 
@@ -227,7 +233,7 @@ def test_a_retrained_network_of_another_recipe_leaves_the_steps_around_it_as_the
     for mode in ("shadow", "split"):
         try_beside(root, again.form, version, Trial(mode, 50))
         assert check_repository(root) == []
-        assert route_of(config(root, "router")).primary == Target("classifier_onnx", 1)
+        assert primary_of(root) == Target("classifier_onnx", 1)
     use(root, again.form, version)
     assert check_repository(root) == []
     use(root, FORMS["onnx"], "1")
@@ -266,7 +272,7 @@ def test_a_new_version_serves_once_it_is_chosen(root, tmp_path):
     assert version_of(root, "classifier_onnx") == [1]
     assert check_repository(root) == []
     try_beside(root, FORMS["onnx"], "2", Trial("shadow", 100))
-    assert route_of(config(root, "router")).primary == Target("classifier_onnx", 1)
+    assert primary_of(root) == Target("classifier_onnx", 1)
     use(root, FORMS["onnx"], "2")
     assert version_of(root, "classifier_onnx") == [2]
     # Whoever chose the newest gets the newest.
