@@ -94,6 +94,10 @@ _REQUESTS = {
         "The `deadline` of the request had passed before its work began.",
         "Allow more time, or compare the clocks of both machines.",
     ),
+    "refused_with_batch": (
+        "Another request of the same batch has a wrong length inside, and Triton refused them together.",
+        "Send the request again, as the client does by itself.",
+    ),
     "bad_shape": ("The request has a batch of 0.", "Send `IMAGE` with the shape [N, 1], N at least 1."),
     "invalid_k": ("`k` is not an integer from 1 to the number of classes.", "Correct `k`, or leave it out."),
     "invalid_threshold": ("`threshold` is not a number from 0 to 1.", "Correct it, or leave it out."),

@@ -135,6 +135,7 @@ class UltralyticsTable(msgspec.Struct):
 
     Attributes:
         file: A checkpoint of a network whose name ends in -cls.
+        differs_from_weights: Accept geometry and normalisation other than those of the checkpoint.
     """
 
     file: _Text
