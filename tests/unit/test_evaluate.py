@@ -62,6 +62,7 @@ def built(tmp_path_factory, recipe):
     swapped = load_recipe(colour_recipe(tmp_path_factory.mktemp("swapped"), "colours", SWAPPED))
     build(Request(recipe, repository, version=1), silent)
     build(Request(swapped, repository, version=2), silent)
+    use(repository, ONNX, "2")
     build(Request(recipe, repository, backend="openvino"), silent)
     return repository
 
