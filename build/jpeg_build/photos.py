@@ -18,6 +18,13 @@ from jpeg_build.recipe.recipe import Recipe
 
 RANDOM_IMAGES = 8
 
+# Fewer images than this do not show the ranges of a network's values: a build warns.
+ENOUGH_TO_CALIBRATE = 100
+
+# Of the images for a calibration, every fifth is held out to compare on, up to so many.
+_HELD_OUT_OF = 5
+MOST_HELD_OUT = 64
+
 SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
     "jpeg": (".jpg", ".jpeg"),
     "png": (".png",),
@@ -82,6 +89,23 @@ def load_photos(
             reason="no_photos",
         )
     return np.concatenate(found)
+
+
+def held_out(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """Divide images into those to calibrate on, and those to compare on, which are spread over all of them.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+
+    Returns:
+        Both, in their order; None if too few would remain to calibrate on.
+    """
+    count = min(MOST_HELD_OUT, len(images) // _HELD_OUT_OF)
+    if len(images) - count < ENOUGH_TO_CALIBRATE:
+        return None
+    compared = np.zeros(len(images), bool)
+    compared[[index * len(images) // count for index in range(count)]] = True
+    return images[~compared], images[compared]
 
 
 def probe_pixels(recipe: Recipe) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -94,6 +94,8 @@ class ParityResult(msgspec.Struct, frozen=True, kw_only=True):
         batches: The batch sizes that the artefact was run in, as the server runs them.
         neighbour_difference: Largest difference of one image's logits between these runs, as a part of the largest
             logit: whether an image's neighbours in a batch change its answer.
+        most_photos_difference: Largest difference on all photos but the worst 5 %, as a part of the largest logit; with
+            fewer than 20 photos on all of them. 0 in reports of earlier builds.
     """
 
     photos: int
@@ -107,10 +109,15 @@ class ParityResult(msgspec.Struct, frozen=True, kw_only=True):
     top5_overlap: float
     batches: list[int] = msgspec.field(default_factory=list)
     neighbour_difference: float = 0.0
+    most_photos_difference: float = 0.0
 
 
 class ToleranceUsed(msgspec.Struct, frozen=True, kw_only=True):
-    """The tolerance of the check; see `jpeg_build.checks.parity.Tolerance`."""
+    """The tolerance of the check; see `jpeg_build.checks.parity.Tolerance`.
+
+    Attributes:
+        outlier_difference: None in reports of earlier builds: no photo was an exception.
+    """
 
     relative_difference: float
     mean_difference: float
@@ -118,6 +125,57 @@ class ToleranceUsed(msgspec.Struct, frozen=True, kw_only=True):
     top5_overlap: float
     tie: float
     noise: bool = True
+    outlier_difference: float | None = None
+
+
+ComparedOn = Literal["photos", "calibration photos", "held-out calibration photos"]
+
+
+class QuantisationTry(msgspec.Struct, frozen=True, kw_only=True):
+    """One int8 form that a build compared with the network, in ONNX Runtime.
+
+    Attributes:
+        strategy: Where the ranges of its values come from.
+        layers_in_int8: Number of layers.
+        layers_in_float32: Likewise.
+        top1_agreement: See ParityResult; likewise the next four.
+        top5_overlap: Likewise.
+        mean_difference: Likewise.
+        most_photos_difference: Likewise.
+        relative_difference: Likewise.
+        fault: What is outside the tolerance; empty if it was taken.
+    """
+
+    strategy: str
+    layers_in_int8: int
+    layers_in_float32: int
+    top1_agreement: float
+    top5_overlap: float
+    mean_difference: float
+    most_photos_difference: float
+    relative_difference: float
+    fault: str = ""
+
+
+class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
+    """How an int8 artefact was found.
+
+    Attributes:
+        strategy: Where the ranges of its values come from.
+        layers_in_float32: Names of the layers that stay in float32.
+        calibration_images: Number of images that the ranges come from.
+        compared_images: Number of images that it was compared with the network on.
+        compared_on: "photos" are those of --photos or of this project; "held-out calibration photos" did not take part
+            in the calibration.
+        tries: The forms that were tried, in this order; the last one was taken.
+    """
+
+    strategy: str
+    layers_in_float32: list[str]
+    calibration_images: int
+    compared_images: int
+    compared_on: ComparedOn
+    tries: list[QuantisationTry] = msgspec.field(default_factory=list)
 
 
 class KnownClass(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +215,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             likewise.
         requested: The options of the build, so that a build with others is not taken for this one.
         images_per_second: Measured for each precision by `--precision auto`; None for one left out.
+        quantisation: How an int8 artefact was found; None for others, and in reports of earlier builds.
     """
 
     schema_version: int
@@ -179,6 +238,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     labels_sha256: str = ""
     requested: dict[str, Any] = msgspec.field(default_factory=dict)
     images_per_second: dict[str, float | None] | None = None
+    quantisation: Quantisation | None = None
 
 
 class _Schema(msgspec.Struct):

@@ -104,6 +104,33 @@ def test_logits_that_are_not_finite_are_never_within_the_tolerance(value, row, c
     assert refusal(compare(*each), "fp32").reason == "parity"
 
 
+@pytest.mark.parametrize(
+    ("photos", "outliers", "size", "fault"),
+    [
+        (19, 1, 0.2, "up to 0.2 of the largest logit, 0.15"),
+        (20, 1, 0.2, ""),
+        (39, 2, 0.2, "all photos but the worst 5 %, 0.15"),
+        (40, 2, 0.2, ""),
+        (40, 1, 0.4, "one photo differ by up to 0.4 of the largest logit, 0.3"),
+    ],
+)
+def test_one_photo_in_twenty_may_be_an_outlier_in_int8_within_a_bound_of_its_own(photos, outliers, size, fault):
+    reference = np.zeros((photos, 50), np.float32)
+    reference[:, 3] = 10
+    other = reference.copy()
+    other[:outliers, 7] = 10 * size
+    parity = measure(reference, outputs(other), photos=photos, precision="int8")
+    assert parity.relative_difference == pytest.approx(size)
+    if fault:
+        assert fault in str(refusal(parity, "int8"))
+    else:
+        assert parity.most_photos_difference == 0
+        check(parity, "int8")
+    # No other precision makes an exception.
+    error = refusal(measure(reference, outputs(other), photos=photos, precision="fp16"), "fp16")
+    assert "0.02 is allowed" in str(error)
+
+
 def test_another_shape_is_refused():
     with pytest.raises(ParityError, match="shape") as caught:
         compare(REFERENCE, REFERENCE[:, :-1])

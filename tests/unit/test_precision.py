@@ -13,11 +13,13 @@ from jpeg_build.checks.parity import check, measure, run_in_batches
 from jpeg_build.emitters import Job, Options
 from jpeg_build.emitters.precision import write_onnx
 from jpeg_build.errors import NetworkError
-from jpeg_build.graphs import quantise as quantise_module
+from jpeg_build.graphs import int8_forms as forms_module
+from jpeg_build.graphs.bias_correction import Means
 from jpeg_build.graphs.half import to_half
+from jpeg_build.graphs.int8_forms import int8_forms
 from jpeg_build.graphs.onnx_values import image_part, prepared, with_opset
 from jpeg_build.graphs.planes import normalise_planes
-from jpeg_build.graphs.quantise import Dialect, quantise
+from jpeg_build.graphs.quantise import Dialect
 from jpeg_build.networks.onnx_network import OnnxNetwork
 from jpeg_build.photos import load_photos
 from jpeg_build.recipe.recipe import RECIPES, load_recipe
@@ -355,7 +357,7 @@ def scale_and_zero(model, kind="QuantizeLinear"):
 
 
 def test_the_form_of_int8_for_tensorrt(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
+    monkeypatch.setattr(forms_module, "KEPT_LAYERS", (0,))
     graph = Graph(opset=20)
     mobile(graph)
     written = write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="tensorrt")
@@ -395,7 +397,7 @@ def test_tensorrt_finds_the_size_of_kernels_that_are_computed(job, tmp_path, pre
 
 
 def test_cpus_run_all_layers_in_integers(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
+    monkeypatch.setattr(forms_module, "KEPT_LAYERS", (0,))
     graph = Graph()
     mobile(graph)
     written = write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="onnxruntime")
@@ -509,7 +511,7 @@ def test_nothing_moves_in_a_network_with_branches():
 
 
 def test_the_bias_correction_removes_the_shift_of_rounded_weights(job, tmp_path, photos, monkeypatch):
-    monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
+    monkeypatch.setattr(forms_module, "KEPT_LAYERS", (0,))
     graph = Graph()
     # Rounding changes all weights by the same amount: they lie between two steps of the scale, which the largest sets.
     image = graph.node("Relu", "image")
@@ -524,12 +526,12 @@ def test_the_bias_correction_removes_the_shift_of_rounded_weights(job, tmp_path,
     expected = made.network.reference(photos)
 
     def shift():
-        quantised = quantise(model, photos, "tensorrt", lambda _: None).model
+        quantised = next(int8_forms(model, photos, "tensorrt", lambda _: None)).model
         (logits,) = ort.InferenceSession(quantised.SerializeToString()).run(None, {"input__0": photos})
         return np.abs((logits - expected).mean(axis=0)).max() / np.abs(expected).max()
 
     corrected = shift()
-    monkeypatch.setattr(quantise_module._Means, "correct", lambda *_: None)
+    monkeypatch.setattr(Means, "correct", lambda *_: None)
     assert shift() > 5 * corrected
 
 
@@ -544,7 +546,7 @@ def test_first_layers_stay_in_float32_where_that_helps(job, tmp_path, photos, mo
     graph.dense(graph.flat(graph.node("Relu", graph.conv(tensor, 8, 32))), 32)
     written = write_onnx(job(graph, "int8"), tmp_path / "int8.onnx", dialect="tensorrt")
     assert written.details["kept_in_fp32"] == 3
-    monkeypatch.setattr(quantise_module, "KEPT_LAYERS", (0,))
+    monkeypatch.setattr(forms_module, "KEPT_LAYERS", (0,))
     worse = write_onnx(job(graph, "int8"), tmp_path / "worse.onnx", dialect="tensorrt")
     expected = job(graph, "int8").network.reference(photos)
     assert (
@@ -660,7 +662,7 @@ def test_the_demo_network_in_int8_is_within_its_tolerance(built_repository, dial
     photos = load_photos(PHOTOS, recipe)
     expected = in_onnxruntime(single, photos)
     model = onnx.load(str(single))
-    quantised = quantise(model, photos, dialect, lambda _: None)
+    quantised = next(int8_forms(model, photos, dialect, lambda _: None))
     assert len(quantised.kept) <= 5
     onnx.save(quantised.model, str(tmp_path / "int8.onnx"))
     outputs = run_in_batches(lambda pixels: in_onnxruntime(tmp_path / "int8.onnx", pixels), photos, [len(photos)])

@@ -49,6 +49,7 @@ def stage_artefact(
         labels_sha256=configs.postprocess_settings(request.recipe).labels_sha256(inputs.network.labels),
         requested=requested_options(request),
         images_per_second=speeds,
+        quantisation=chosen.emitted.quantisation,
     )
     for path in sorted(artefact.parent.iterdir()):
         path.rename(target / path.name)

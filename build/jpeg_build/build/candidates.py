@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,19 +12,17 @@ from jpeg_contract.command_line import Progress
 from jpeg_contract.report import KnownClass, ParityResult
 
 from jpeg_build.build.classifier_settings import classifier_config
+from jpeg_build.build.int8 import int8_images
 from jpeg_build.build.request import Request
 from jpeg_build.checks import parity
 from jpeg_build.checks.as_served import open_isolated, run_as_served
 from jpeg_build.checks.parity_inputs import ParityInputs
 from jpeg_build.checks.probe_classes import known_classes
 from jpeg_build.checks.speed import compare_speed
-from jpeg_build.emitters import Emitted, Job, Pixels, emitter
+from jpeg_build.emitters import Emitted, Job, emitter
+from jpeg_build.emitters.int8_search import Int8Search
 from jpeg_build.errors import BuildError, ParityError
-from jpeg_build.photos import load_photos
 from jpeg_build.repository.serving import serving_args
-
-# Ranges of values hardly change with more, and all are in memory at once (150 kB each at 224x224).
-CALIBRATION_PHOTOS = 1000
 
 
 @dataclass(frozen=True)
@@ -52,33 +51,42 @@ def make_checked(request: Request, inputs: ParityInputs, precision: str, folder:
         BuildError: It cannot be made or run.
         ParityError: It is outside its tolerance under all settings.
     """
-
-    def calibration_images() -> Pixels:
-        if request.calibration is None:
-            return inputs.photos
-        return load_photos(
-            request.calibration,
-            request.recipe,
-            purpose="calibrate int8 on",
-            option="--calibration",
-            at_most=CALIBRATION_PHOTOS,
-            skipped=lambda line: progress(f"left out of the calibration: {line}"),
-        )
-
     version = folder / str(request.settled_version)
-    version.mkdir()
-    emitted = emitter(request.form).emit(
-        Job(
-            request.recipe,
-            inputs.network,
-            precision,
-            version,
-            inputs.photos,
-            calibration_images,
-            request.options,
-            progress,
-        )
+    job = Job(
+        request.recipe,
+        inputs.network,
+        precision,
+        version,
+        inputs.photos,
+        lambda: inputs.photos,
+        request.options,
+        progress,
     )
+    if precision != "int8":
+        return _make_once(request, inputs, job)
+    images = int8_images(request, inputs, progress)
+    search = Int8Search(images.inputs.photos, images.compared_on, images.judge)
+    job = replace(job, calibration=lambda: images.calibration, int8=search)
+    while True:
+        try:
+            return _make_once(request, images.inputs, job)
+        except ParityError as fault:
+            if search.is_exhausted or not search.goes_on_after(fault):
+                raise ParityError(f"{fault}{images.advice}", reason=fault.reason) from fault
+            progress(f"outside the tolerance as it is served ({fault}); trying the next form of int8")
+            shutil.rmtree(version)
+
+
+def _make_once(request: Request, inputs: ParityInputs, job: Job) -> Candidate:
+    """Make one artefact, and check it as it will be served, with other parameters if need be.
+
+    Raises:
+        BuildError: It cannot be made or run.
+        ParityError: It is outside its tolerance under all settings.
+    """
+    precision, progress = job.precision, job.progress
+    job.folder.mkdir()
+    emitted = emitter(request.form).emit(job)
     progress(f"comparing the {precision} artefact with the network, as the server runs it")
     try:
         return _check(request, inputs, precision, emitted)
@@ -94,7 +102,7 @@ def make_checked(request: Request, inputs: ParityInputs, precision: str, folder:
             continue
         note = f"the config gets {named} ({description}): without it, {first}"
         return replace(candidate, emitted=replace(changed, notes=[*changed.notes, note]))
-    raise ParityError(f"{first}{_advice(emitted, precision)}", reason=first.reason)
+    raise first
 
 
 def fastest(
@@ -139,12 +147,3 @@ def _check(request: Request, inputs: ParityInputs, precision: str, emitted: Emit
     tie = parity.TOLERANCES[judged].tie * measured.largest_logit
     probe = known_classes(logits, inputs.network.labels, tie, head=request.recipe.output)
     return Candidate(precision, emitted, measured, probe, args)
-
-
-def _advice(made: Emitted, precision: str) -> str:
-    if precision != "int8":
-        return ""
-    return (
-        f". The ranges of int8 came from {made.details.get('calibration_images')} images: give more, of the kind that "
-        "the server gets, with --calibration DIR, or use --precision fp16"
-    )

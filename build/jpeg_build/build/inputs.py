@@ -7,8 +7,10 @@ from jpeg_contract.command_line import Progress
 
 from jpeg_build.build.request import Request
 from jpeg_build.checks.parity_inputs import ParityInputs
+from jpeg_build.emitters import Logits, Pixels
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.load import load_network
+from jpeg_build.networks.network import Network
 from jpeg_build.photos import load_photos, random_pixels
 
 
@@ -26,13 +28,17 @@ def prepare_inputs(request: Request, progress: Progress) -> ParityInputs:
     photos = load_photos(request.photos, request.recipe, purpose="check the artefact on", option="--photos")
     noise = random_pixels(request.recipe)
     progress(f"running the network on {len(photos)} photos and {len(noise)} images of noise")
-    pixels = np.concatenate([photos, noise])
+    return ParityInputs(network, photos, noise, run_network(network, np.concatenate([photos, noise])))
+
+
+def run_network(network: Network, pixels: Pixels) -> Logits:
+    """Return the logits of the network itself. Raises NetworkError if one is not finite."""
     step = 16  # frameworks keep the activations of a whole batch
-    reference = np.concatenate([network.reference(pixels[at : at + step]) for at in range(0, len(pixels), step)])
-    if not np.isfinite(reference).all():
+    logits = np.concatenate([network.reference(pixels[at : at + step]) for at in range(0, len(pixels), step)])
+    if not np.isfinite(logits).all():
         raise NetworkError(
             f"{network.weights.source}: the network itself, in fp32, returns NaN or infinity for some of the photos or "
             "the images of noise: check its weights, and the recipe's [normalisation]",
             reason="network_not_finite",
         )
-    return ParityInputs(network, photos, noise, reference)
+    return logits

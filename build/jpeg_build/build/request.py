@@ -36,7 +36,8 @@ class Request:
         trust_code: Run the Python file that the recipe names.
         from_onnx: Take the network from classifier_onnx in the repository, which was compared with the trained one.
         photos: A folder of JPEGs that the artefact is checked on.
-        calibration: A folder of JPEGs that int8 takes the ranges of its values from; None takes `photos`.
+        calibration: A folder of JPEGs that int8 takes the ranges of its values from, and, unless `photos` is another
+            than the project's, is compared on; None takes `photos`.
         options: See Options.
     """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jpeg_contract.report import ParityResult
@@ -23,6 +24,7 @@ class Tolerance:
     Attributes:
         relative_difference: Largest difference of a logit, as a part of the network's largest absolute logit. It also
             bounds how far an image's logits may depend on its neighbours in a batch.
+        outlier_difference: The same in the worst 5 % of the photos; None makes no exception.
         mean_difference: The same of the mean difference.
         top1_agreement: Least agreement, as a part of the photos.
         top5_overlap: Least overlap.
@@ -37,13 +39,19 @@ class Tolerance:
     top5_overlap: float
     tie: float
     noise: bool = True
+    outlier_difference: float | None = None
 
+
+# The more photos, the larger the largest difference of all: of a good int8 artefact, that of one photo in a hundred is
+# twice that of the others (docs/quantise.md). With fewer photos than this, 5 % are none of them.
+OUTLIERS = 0.05
+SEVERAL_PHOTOS = 20
 
 TOLERANCES = {
     "fp32": Tolerance(1e-3, 1e-4, 1.0, 1.0, tie=1e-3),
     "fp16": Tolerance(0.02, 0.004, 1.0, 0.95, tie=0.005),
     "bf16": Tolerance(0.10, 0.02, 0.95, 0.90, tie=0.02),
-    "int8": Tolerance(0.15, 0.025, 0.85, 0.80, tie=0.02, noise=False),
+    "int8": Tolerance(0.15, 0.025, 0.85, 0.80, tie=0.02, noise=False, outlier_difference=0.30),
 }
 
 
@@ -130,6 +138,9 @@ def measure(reference: Logits, outputs: Outputs, *, photos: int, precision: str)
     mean = max(float(difference.mean()) for difference in differences) if finite else float("nan")
     stacked = np.stack(each).astype(np.float64)
     neighbours = float((stacked.max(axis=0) - stacked.min(axis=0)).max()) if finite else float("nan")
+    worst = np.max([difference[:photos].max(axis=1) for difference in differences], axis=0)
+    # Integers, since 0.05 * 20 may be a little less than 1.
+    exceptions = photos // SEVERAL_PHOTOS
     ranks = [_ranks(reference[:photos], logits[:photos], tolerance.tie * scale) for logits in each]
     return ParityResult(
         photos=photos,
@@ -143,6 +154,7 @@ def measure(reference: Logits, outputs: Outputs, *, photos: int, precision: str)
         top5_overlap=min(top5 for _, top5 in ranks),
         batches=list(outputs.batches),
         neighbour_difference=neighbours / scale,
+        most_photos_difference=float(np.sort(worst)[::-1][exceptions]) / scale if finite else float("nan"),
     )
 
 
@@ -174,32 +186,70 @@ def check(parity: ParityResult, judged: str, precision: str | None = None) -> No
         ParityError: It is not; the message names what is outside. Reason "neighbours" if nothing but the dependence on
             neighbours is outside.
     """
-    tolerance = TOLERANCES[judged]
-    faults = []
-    sizes = ", ".join(map(str, parity.batches))
-    if not parity.relative_difference <= tolerance.relative_difference:
-        faults.append(
-            f"logits differ by up to {parity.relative_difference:.2g} of the largest logit, "
-            f"{tolerance.relative_difference:.2g} is allowed"
-        )
-    if not parity.mean_difference <= tolerance.mean_difference:
-        faults.append(
-            f"logits differ by {parity.mean_difference:.2g} of the largest logit on average, "
-            f"{tolerance.mean_difference:.2g} is allowed"
-        )
-    if not parity.top1_agreement >= tolerance.top1_agreement:
-        faults.append(f"top-1 agrees on {parity.top1_agreement:.1%}, {tolerance.top1_agreement:.1%} is needed")
-    if not parity.top5_overlap >= tolerance.top5_overlap:
-        faults.append(f"top-5 overlaps by {parity.top5_overlap:.1%}, {tolerance.top5_overlap:.1%} is needed")
-    reason = "parity" if faults else "neighbours"
-    if not parity.neighbour_difference <= tolerance.relative_difference:
-        faults.append(
-            f"an image's logits depend on its neighbours in the batch, by up to {parity.neighbour_difference:.2g} of "
-            f"the largest logit, {tolerance.relative_difference:.2g} is allowed"
-        )
-    if faults:
+    found = [each for each in comparisons(parity, judged) if not each.within]
+    if found:
+        sizes = ", ".join(map(str, parity.batches))
         raise ParityError(
             f"the {precision or judged} artefact does not compute what the network computes (in batches of {sizes}): "
-            f"{'; '.join(faults)}",
-            reason=reason,
+            f"{'; '.join(each.fault for each in found)}",
+            reason="neighbours" if all(each.of_neighbours for each in found) else "parity",
         )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure against its bound.
+
+    Attributes:
+        within: Whether it is kept; never by NaN.
+        fault: What to say if it is not.
+        excess: How far the measure is from its ideal, as a multiple of what is allowed.
+        of_neighbours: It is of the dependence on neighbours in a batch.
+    """
+
+    within: bool
+    fault: str
+    excess: float
+    of_neighbours: bool = False
+
+
+def comparisons(parity: ParityResult, judged: str) -> list[Comparison]:
+    """Compare each measure with its bound in the tolerance of a precision."""
+    tolerance = TOLERANCES[judged]
+    allowed, outlier = tolerance.relative_difference, tolerance.outlier_difference
+    largest = parity.relative_difference if outlier is None else parity.most_photos_difference
+    on_most = " on all photos but the worst 5 %" if outlier is not None and parity.photos >= SEVERAL_PHOTOS else ""
+    found = [
+        _at_most(largest, allowed, f"logits differ by up to {largest:.2g} of the largest logit{on_most}"),
+        _at_most(
+            parity.mean_difference,
+            tolerance.mean_difference,
+            f"logits differ by {parity.mean_difference:.2g} of the largest logit on average",
+        ),
+        _at_least(parity.top1_agreement, tolerance.top1_agreement, "top-1 agrees on"),
+        _at_least(parity.top5_overlap, tolerance.top5_overlap, "top-5 overlaps by"),
+        replace(
+            _at_most(
+                parity.neighbour_difference,
+                allowed,
+                "an image's logits depend on its neighbours in the batch, by up to "
+                f"{parity.neighbour_difference:.2g} of the largest logit",
+            ),
+            of_neighbours=True,
+        ),
+    ]
+    if outlier is not None and on_most:
+        worst = parity.relative_difference
+        found.append(_at_most(worst, outlier, f"logits of one photo differ by up to {worst:.2g} of the largest logit"))
+    return found
+
+
+def _at_most(value: float, bound: float, what: str) -> Comparison:
+    # A NaN fails every comparison.
+    excess = value / bound if bound and not math.isnan(value) else math.inf
+    return Comparison(value <= bound, f"{what}, {bound:.2g} is allowed", excess)
+
+
+def _at_least(part: float, bound: float, what: str) -> Comparison:
+    excess = (1 - part) / (1 - bound) if bound < 1 else math.inf
+    return Comparison(part >= bound, f"{what} {part:.1%}, {bound:.1%} is needed", excess)

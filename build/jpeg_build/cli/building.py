@@ -96,7 +96,8 @@ def build_command(
         weights: none takes random weights from a fixed seed, for benchmarks only.
         model_repository: The model repository; made if it is not there.
         photos: Folder of JPEGs, searched through, that the artefact is checked on (default: the project's photos).
-        calibration: Folder of some hundred JPEGs that int8 takes its ranges from (default: that of --photos).
+        calibration: Folder of some hundred JPEGs that int8 takes its ranges from (default: that of --photos). Without
+            --photos, some of them are kept to compare int8 on.
         from_onnx: openvino, tensorrt: take the network from the repository's classifier_onnx; needs no PyTorch.
         if_needed: Do nothing if the repository already holds this very build.
         json: Print the report as JSON.

@@ -10,16 +10,19 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from jpeg_contract.command_line import Progress
 from jpeg_contract.forms import ClassifierForm
-from jpeg_contract.report import Requirements
+from jpeg_contract.report import Quantisation, Requirements
 from numpy.typing import NDArray
 
 from jpeg_build.networks.network import Network
 from jpeg_build.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jpeg_build.emitters.int8_search import Int8Search
 
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
@@ -72,6 +75,7 @@ class Job:
         calibration: Returns images for int8 in the same form; called only where they are needed.
         options: See Options.
         progress: Takes the steps of the work.
+        int8: Chooses among the int8 forms of the network; None takes the first one, unchecked.
     """
 
     recipe: Recipe
@@ -82,6 +86,7 @@ class Job:
     calibration: Callable[[], Pixels]
     options: Options
     progress: Progress
+    int8: Int8Search | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Emitted:
         alternatives: Further parameters to try, in this order, if the artefact is not within its tolerance as the
             server runs it without them; each with a phrase that describes it.
         notes: Lines for the user.
+        quantisation: How an int8 artefact was found, for the report.
     """
 
     artefact: Path
@@ -104,6 +110,7 @@ class Emitted:
     parameters: Mapping[str, str] = field(default_factory=dict)
     alternatives: Sequence[tuple[str, Mapping[str, str]]] = ()
     notes: Sequence[str] = ()
+    quantisation: Quantisation | None = None
 
 
 class Emitter(Protocol):

@@ -21,7 +21,7 @@ def require_tools(_options: Options) -> None:
 def emit(job: Job) -> Emitted:
     """See Emitter."""
     made = write_onnx(job, job.folder / "model.onnx", dialect="onnxruntime")
-    return Emitted(made.path, details=made.details, notes=made.notes)
+    return Emitted(made.path, details=made.details, notes=made.notes, quantisation=made.quantisation)
 
 
 def inspect(artefact: Path) -> dict[str, Any]:

@@ -35,7 +35,14 @@ def emit(job: Job) -> Emitted:
     scratch.unlink()
     # The native backend's name for it.
     parameters = {"HINT_BF16": "YES"} if job.precision == "bf16" else {}
-    return Emitted(artefact, details=made.details, parameters=parameters, alternatives=_ALTERNATIVES, notes=made.notes)
+    return Emitted(
+        artefact,
+        details=made.details,
+        parameters=parameters,
+        alternatives=_ALTERNATIVES,
+        notes=made.notes,
+        quantisation=made.quantisation,
+    )
 
 
 def inspect(artefact: Path) -> dict[str, Any]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from jpeg_contract.report import Quantisation
 
 from jpeg_build.emitters import Job
 from jpeg_build.graphs.half import to_half
+from jpeg_build.graphs.int8_forms import int8_forms
 from jpeg_build.graphs.onnx_graph import finish
 from jpeg_build.graphs.onnx_values import opset, with_kernel_shapes, with_opset
 from jpeg_build.graphs.planes import normalise_planes
-from jpeg_build.graphs.quantise import Dialect, quantise
-from jpeg_build.photos import random_pixels
-
-# Fewer calibration images than this get a warning.
-ENOUGH_IMAGES = 100
+from jpeg_build.graphs.quantise import Dialect, Quantised
+from jpeg_build.photos import ENOUGH_TO_CALIBRATE, random_pixels
 
 # The newest opset that TensorRT 8.6 reads; later versions read it, too.
 TENSORRT_OPSET = 17
@@ -36,11 +35,13 @@ class OnnxFile:
         path: The file.
         details: For the report.
         notes: Lines for the user.
+        quantisation: How an int8 file was found, for the report.
     """
 
     path: Path
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    quantisation: Quantisation | None = None
 
 
 def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
@@ -54,6 +55,7 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
 
     Raises:
         BuildError: The network cannot be exported, converted or quantised.
+        ParityError: No int8 form is within the tolerance.
     """
     job.progress("exporting to ONNX")
     job.network.export_onnx(path)
@@ -65,8 +67,8 @@ def write_onnx(job: Job, path: Path, *, dialect: Dialect) -> OnnxFile:
     if job.precision == "fp16":
         details = _fp16(job, path)
     elif job.precision == "int8":
-        details, warnings = _int8(job, path, dialect)
-        notes += warnings
+        made = _int8(job, path, dialect)
+        return replace(made, notes=[*notes, *made.notes])
     else:
         details = {}
     return OnnxFile(path, details, notes)
@@ -96,21 +98,26 @@ def _fp16(job: Job, path: Path) -> dict[str, Any]:
     return {"in_fp16": half.converted, "kept_in_fp32": len(half.kept)}
 
 
-def _int8(job: Job, path: Path, dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
-    images = job.calibration()
-    quantised = quantise(onnx.load(str(path)), images, dialect, job.progress)
-    finish(quantised.model, path)
+def _int8(job: Job, path: Path, dialect: Dialect) -> OnnxFile:
+    images, model = job.calibration(), onnx.load(str(path))
+
+    def forms() -> Iterator[Quantised]:
+        return int8_forms(model, images, dialect, job.progress)
+
+    search = job.int8
+    form = next(forms()) if search is None else search.next_form(forms, job.progress)
+    finish(form.model, path)
     details = {
         "quantiser": "onnxruntime",
         "calibration_images": len(images),
-        "calibration_method": "mean of each image's range, bias correction",
-        "in_int8": quantised.layers,
-        "kept_in_fp32": len(quantised.kept),
+        "calibration_method": f"{form.strategy}, bias correction",
+        "in_int8": form.layers,
+        "kept_in_fp32": len(form.kept),
     }
-    notes = []
-    if len(images) < ENOUGH_IMAGES:
+    notes = [search.note(form)] if search is not None and search.note(form) else []
+    if len(images) < ENOUGH_TO_CALIBRATE:
         notes.append(
             f"INT8 WAS CALIBRATED ON {len(images)} IMAGES ONLY. Give --calibration FOLDER with some hundred photos "
             "like those that the classifier will get"
         )
-    return details, notes
+    return OnnxFile(path, details, notes, None if search is None else search.report(form, len(images)))

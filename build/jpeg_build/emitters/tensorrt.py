@@ -128,6 +128,7 @@ def emit(job: Job) -> Emitted:
             *made.notes,
             f"the same with trtexec of TensorRT {plan.version_text} (--keep-onnx FILE keeps the network): {line}",
         ],
+        quantisation=made.quantisation,
     )
 
 
