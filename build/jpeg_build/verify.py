@@ -28,7 +28,7 @@ from jpeg_build.checks.batches import split_batches
 from jpeg_build.checks.parity_inputs import ParityInputs
 from jpeg_build.checks.speed import speed_by_batch
 from jpeg_build.emitters import Logits, Options, Pixels, Run
-from jpeg_build.errors import BuildError, RepositoryError
+from jpeg_build.errors import BuildError, ParityError, RepositoryError
 from jpeg_build.recipe.recipe import Recipe, find_recipe, load_recipe
 from jpeg_build.repository import tree
 from jpeg_build.repository.artefacts import find_artefact, reported_artefact, require_built, served_version
@@ -122,7 +122,10 @@ def verify(wanted: Verification, progress: Progress) -> dict[str, Any]:
                 speeds = speed_by_batch(_measure(infer), inputs.photos)
     judged = parity.judged_as(report.precision, inputs.network)
     measured = parity.measure(inputs.reference, outputs, photos=len(inputs.photos), precision=judged)
-    parity.check(measured, judged, report.precision)
+    try:
+        parity.check(measured, judged, report.precision)
+    except ParityError as error:
+        raise ParityError(f"{error}{_advice(wanted, report)}", reason=error.reason) from error
     found: dict[str, Any] = {
         "classifier": wanted.form.model,
         "version": artefact.parent.name,
@@ -135,6 +138,17 @@ def verify(wanted: Verification, progress: Progress) -> dict[str, Any]:
     if server is not None:
         found["difference_from_artefact"] = _from_artefact(wanted, args, inputs, outputs, progress)
     return found if speeds is None else {**found, "images_per_second": speeds}
+
+
+def _advice(wanted: Verification, report: Report) -> str:
+    """Name the remedy where other photos than those of the build are the probable cause."""
+    made = report.quantisation
+    if made is None or made.compared_on == "photos" or wanted.photos is not None:
+        return ""
+    return (
+        f". The build compared it on {made.compared_images} {made.compared_on}, and this is a comparison on the "
+        "project's photos: name the folder of --calibration with --photos DIR"
+    )
 
 
 def _measure(run: Run) -> Callable[[Pixels, float], float]:

@@ -130,3 +130,52 @@ def test_the_report_states_the_batches_and_the_dependence_on_neighbours(built):
     report = json.loads((built / "model_repository/classifier_openvino/1/model.json").read_text())
     assert {1, 2, 3, 16, 64} <= set(report["parity"]["batches"])
     assert report["parity"]["neighbour_difference"] <= report["tolerance"]["relative_difference"]
+
+
+# A network of which only some layers can be int8
+
+
+def unlike_channels(folder: Path) -> None:
+    """Write an ONNX file in which one channel is a hundred thousand times the others, in front of its seventh layer."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), *(nn.Conv2d(16, 16, 1) for _ in range(9))]
+    with torch.no_grad():
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight)
+        layers[5].weight[0] *= 1e5
+        layers[6].weight[:, 0] *= 1e-5
+    steps = [step for layer in layers for step in (layer, nn.ReLU())]
+    network = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, 128, 128),),
+        str(folder / "strided.onnx"),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+    (folder / "ten.txt").write_text("".join(f"class {index}\n" for index in range(10)))
+    (folder / "unlike.toml").write_text(RECIPE)
+
+
+def test_layers_in_float32_are_served_beside_those_in_int8(tmp_path):
+    unlike_channels(tmp_path)
+    done = run_module("jpeg_build", "unlike.toml", "--backend", "openvino", "--precision", "int8", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    repository = tmp_path / "model_repository"
+    report = json.loads((repository / "classifier_openvino/1/model.json").read_text())
+    assert 1 <= len(report["quantisation"]["layers_in_float32"]) <= 2
+    images = pixels()
+    network = ort.InferenceSession(tmp_path / "strided.onnx")
+    prepared = ((images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2)
+    (expected,) = network.run(None, {network.get_inputs()[0].name: prepared.astype(np.float32)})
+    for server in serve(repository, tmp_path / "log"):
+        with triton.InferenceServerClient(server.grpc_address) as client:
+            tensor = triton.InferInput("input__0", list(images.shape), "UINT8")
+            tensor.set_data_from_numpy(images)
+            found = client.infer("classifier_openvino", [tensor]).as_numpy("output__0")
+        assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()

@@ -1,6 +1,7 @@
 """What a build tries when int8 is outside its tolerance: other ranges, then layers in float32; and what it reports."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_build.build import candidates
-from jpeg_build.checks.parity import Outputs, comparisons, measure
+from jpeg_build.checks.parity import TOLERANCES, Outputs, comparisons, measure
 from jpeg_build.cli import main
 from jpeg_build.emitters import int8_search
 from jpeg_build.emitters.int8_search import Int8Search, Verdict
@@ -313,3 +314,15 @@ def test_auto_compares_only_int8_on_calibration_photos(folder, capsys, monkeypat
     report = json.loads(capsys.readouterr().out)
     assert (report["precision"], report["parity"]["photos"]) == (fastest, photos)
     assert (report["quantisation"] is not None) == (fastest == "int8")
+
+
+def test_verify_names_the_photos_of_the_calibration(folder, capsys, monkeypatch):
+    onnx.save(with_unlike_channels(()).model(), str(folder / "net.onnx"))
+    assert build(folder, "--precision", "int8", "--calibration", str(folder / "photos")) == 0
+    call = ["verify", "onnx", "--model-repository", str(folder / "models"), "--recipe", str(folder / "mine.toml")]
+    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], mean_difference=0.0))
+    capsys.readouterr()
+    assert main(call) == 1
+    assert "name the folder of --calibration with --photos DIR [parity]" in capsys.readouterr().err
+    assert main([*call, "--photos", str(folder / "photos")]) == 1
+    assert "--calibration" not in capsys.readouterr().err
