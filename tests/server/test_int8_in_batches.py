@@ -168,7 +168,8 @@ def test_layers_in_float32_are_served_beside_those_in_int8(tmp_path):
     assert done.returncode == 0, done.stderr
     repository = tmp_path / "model_repository"
     report = json.loads((repository / "classifier_openvino/1/model.json").read_text())
-    assert 1 <= len(report["quantisation"]["layers_in_float32"]) <= 2
+    assert len(report["quantisation"]["tries"]) > 4
+    assert 1 <= len(report["quantisation"]["layers_in_float32"]) <= 7
     images = pixels()
     network = ort.InferenceSession(tmp_path / "strided.onnx")
     prepared = ((images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2)

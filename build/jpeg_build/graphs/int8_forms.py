@@ -4,8 +4,8 @@
    the first layers, whose errors propagate through all others, stay in float32 if that brings the logits closer.
 2. Full ranges: the ranges over all images.
 3. Percentile 99.99, and 99.9: rare values are clipped, and all others get finer steps.
-4. The ranges of those so far that bring the logits closest, with the most sensitive layers in float32: one, two, four
-   and so on, up to half of them. A layer is as sensitive as the logits change if it alone is in int8.
+4. The ranges of those so far that bring the logits closest, with further layers in float32, the most sensitive ones:
+   one, two, four and so on, up to half of all. A layer is as sensitive as the logits change if it alone is in int8.
 
 Entropy and least squared error were tried, too, and are not better than a percentile (docs/quantise.md).
 """
@@ -58,13 +58,13 @@ def int8_forms(model: Any, images: NDArray[np.uint8], dialect: Dialect, progress
         yield form
         if form.difference < closest.difference:
             closest, best = form, measured
-    groups = _groups(quantiser.layers)
-    progress(f"measuring the error that each of {len(quantiser.layers)} layers adds in int8")
+    groups = _groups([name for name in quantiser.layers if name not in first.kept])
+    progress(f"measuring the error that each of {len(quantiser.layers) - len(first.kept)} layers adds in int8")
     errors = [quantiser.error_of(group, best, SENSITIVITY_IMAGES) for group in groups]
     worst = [groups[index] for index in np.argsort(errors, kind="stable")[::-1]]
     count = 1
     while count <= len(groups) // 2:
-        kept = {name for group in worst[:count] for name in group}
+        kept = {*first.kept, *(name for group in worst[:count] for name in group)}
         in_order = [name for name in quantiser.layers if name in kept]
         yield quantiser.make(f"{closest.strategy}, sensitive layers in float32", best, in_order, around=True)
         count *= 2
