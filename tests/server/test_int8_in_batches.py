@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import tritonclient.grpc as triton
 from conftest import serve
 from jpeg_contract.model_config import read
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from support import edit, run_module
 
 PHOTOS_SEED, IMAGES = 1, 20
@@ -137,27 +139,36 @@ def test_the_report_states_the_batches_and_the_dependence_on_neighbours(built):
 
 def unlike_channels(folder: Path) -> None:
     """Write an ONNX file in which one channel is a hundred thousand times the others, in front of its seventh layer."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3, 2, 1), *(nn.Conv2d(16, 16, 1) for _ in range(9))]
-    with torch.no_grad():
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight)
-        layers[5].weight[0] *= 1e5
-        layers[6].weight[:, 0] *= 1e-5
-    steps = [step for layer in layers for step in (layer, nn.ReLU())]
-    network = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, 128, 128),),
-        str(folder / "strided.onnx"),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        external_data=False,
-        verbose=False,
+    random = np.random.default_rng(0)
+    nodes, constants, last = [], [], "image"
+    for index in range(10):
+        inputs, kernel = (3, 3) if index == 0 else (16, 1)
+        weights = random.normal(0, np.sqrt(2 / inputs) / kernel, (16, inputs, kernel, kernel))
+        if index == 5:
+            weights[0] *= 1e5
+        if index == 6:
+            weights[:, 0] *= 1e-5
+        constants.append(numpy_helper.from_array(weights.astype(np.float32), f"weights{index}"))
+        convolved, rectified = f"convolved{index}", f"rectified{index}"
+        nodes.append(helper.make_node("Conv", [last, f"weights{index}"], [convolved], strides=[kernel] * 2))
+        nodes.append(helper.make_node("Relu", [convolved], [rectified]))
+        last = rectified
+    head = random.normal(0, 1, (16, 10)).astype(np.float32)
+    constants.append(numpy_helper.from_array(head, "head"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [last], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "unlike",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 128, 128])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        constants,
     )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(folder / "strided.onnx"))
     (folder / "ten.txt").write_text("".join(f"class {index}\n" for index in range(10)))
     (folder / "unlike.toml").write_text(RECIPE)
 

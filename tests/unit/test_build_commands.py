@@ -286,7 +286,7 @@ def test_auto_goes_on_without_a_precision_that_cannot_be_built(recipe, repositor
     def refuse(*_):
         raise NetworkError("no layer of this network can be int8")
 
-    monkeypatch.setattr(precision, "quantise", refuse)
+    monkeypatch.setattr(precision, "int8_forms", refuse)
     assert build(recipe, repository, "--precision", "auto", "--json") == 0
     printed = capsys.readouterr()
     assert "int8: left out: no layer of this network can be int8" in printed.err
@@ -494,6 +494,8 @@ def test_the_docs_have_the_tolerances_that_count():
             *(tolerance.relative_difference, tolerance.mean_difference),
             *(tolerance.top1_agreement, tolerance.top5_overlap, tolerance.tie),
         ], row
+        if tolerance.outlier_difference is not None:
+            assert f"in one photo of twenty {tolerance.outlier_difference:.2f}" in cells[0]
 
 
 def test_a_build_prints_a_summary_unless_json_is_requested(recipe, repository, capsys):

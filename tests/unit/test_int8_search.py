@@ -176,7 +176,7 @@ def test_only_layers_in_float32_help_where_channels_are_unlike(images, dialect):
     ranges = [each for each in report.tries if "sensitive layers" not in each.strategy]
     assert [each.strategy for each in ranges] == ["mean ranges", "full ranges", "percentile 99.99", "percentile 99.9"]
     assert all(each.fault for each in ranges)
-    assert form.strategy.endswith("sensitive layers in float32")
+    assert form.strategy.endswith("sensitive layers")
     assert 1 <= len(form.kept) - ranges[0].layers_in_float32 <= 2
     # The layer that reads the tensor, or also the one that computes it.
     layers = [node.name for node in network.nodes if node.op_type in ("Conv", "Gemm")]
@@ -302,6 +302,9 @@ def test_int8_is_compared_on_photos_of_its_own_kind(folder, capsys, monkeypatch,
     found = report["quantisation"]
     assert (found["calibration_images"], found["compared_images"], found["compared_on"]) == expected
     assert report["parity"]["photos"] == expected[1]
+    assert main(["verify", "onnx", "--model-repository", "models", "--recipe", "mine.toml", "--photos", "own"]) == 0
+    # The worst of many photos has a bound of its own.
+    assert ("in the worst 5 % of the photos (0.3 allowed)" in capsys.readouterr().out) == (count >= 20)
 
 
 @pytest.mark.parametrize(("fastest", "photos"), [("int8", 24), ("fp32", 7)])

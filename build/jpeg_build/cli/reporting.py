@@ -26,8 +26,12 @@ def report_note(message: str) -> None:
 
 def parity_line(parity: dict[str, Any], tolerance: dict[str, Any]) -> str:
     """Return how far an artefact is from its network, in a line."""
+    largest, outlier = parity["relative_difference"], ""
+    if tolerance.get("outlier_difference") is not None and parity["most_photos_difference"] < largest:
+        outlier = f" and {largest:.2g} in the worst 5 % of the photos ({tolerance['outlier_difference']:.2g} allowed)"
+        largest = parity["most_photos_difference"]
     return (
-        f"logits differ by at most {parity['relative_difference']:.2g} of the largest "
-        f"({tolerance['relative_difference']:.2g} allowed), top-1 equal on {parity['top1_agreement']:.1%} of "
+        f"logits differ by at most {largest:.2g} of the largest "
+        f"({tolerance['relative_difference']:.2g} allowed){outlier}, top-1 equal on {parity['top1_agreement']:.1%} of "
         f"{parity['photos']} photos, in batches of {', '.join(map(str, sorted(set(parity['batches']))))}"
     )

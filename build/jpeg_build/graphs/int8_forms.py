@@ -66,7 +66,7 @@ def int8_forms(model: Any, images: NDArray[np.uint8], dialect: Dialect, progress
     while count <= len(groups) // 2:
         kept = {*first.kept, *(name for group in worst[:count] for name in group)}
         in_order = [name for name in quantiser.layers if name in kept]
-        yield quantiser.make(f"{closest.strategy}, sensitive layers in float32", best, in_order, around=True)
+        yield quantiser.make(f"{closest.strategy}, sensitive layers", best, in_order, around=True)
         count *= 2
 
 
