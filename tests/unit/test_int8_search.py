@@ -150,7 +150,7 @@ def searched(network, images, dialect="onnxruntime"):
         faults = "; ".join(each.fault for each in compared if not each.within)
         return Verdict(parity, faults, max(each.excess for each in compared))
 
-    lines = []
+    lines: list[str] = []
     search = Int8Search(images, "photos", judge)
     form = search.next_form(lambda: int8_forms(model, images, dialect, lambda _: None), lines.append)
     return form, lines, search
@@ -271,15 +271,19 @@ def test_a_build_of_which_no_form_passes_changes_nothing(folder, capsys):
 
 @given(st.integers(1, 1000))
 def test_images_to_compare_on_are_held_out_where_enough_remain(count):
-    images = np.arange(count * 3, dtype=np.int64).reshape(count, 1, 1, 3)
+    images = np.zeros((count, 1, 2, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 1, 0] = np.divmod(np.arange(count), 256)
     divided = held_out(images)
     if divided is None:
         assert count - min(MOST_HELD_OUT, count // 5) < ENOUGH_TO_CALIBRATE
         return
-    calibration, compared = (each[:, 0, 0, 0].tolist() for each in divided)
+    calibration, compared = (
+        (each[:, 0, 0, 0] * 256 + each[:, 0, 1, 0]).tolist()
+        for each in (divided[0].astype(int), divided[1].astype(int))
+    )
     assert len(calibration) >= ENOUGH_TO_CALIBRATE
     assert len(compared) == min(MOST_HELD_OUT, count // 5)
-    assert sorted(calibration + compared) == images[:, 0, 0, 0].tolist()
+    assert sorted(calibration + compared) == list(range(count))
 
 
 @pytest.mark.parametrize(
