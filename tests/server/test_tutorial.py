@@ -172,3 +172,19 @@ def test_a_step_does_what_the_page_shows(
         assert status == 0, f"$ {name}\n{printed}"
         assert re.fullmatch(expected(here(text)), printed), f"$ {name}\n{printed}\nand the page shows:\n{text}"
     done.append(step.title)
+
+
+def test_other_words_and_missing_lines_are_noticed() -> None:
+    pattern = expected("circle 0.98\n...\n12 right, 3 wrong\n")
+    assert re.fullmatch(pattern, "circle 0.7\nanything\n1 right, 14 wrong\n")
+    assert not re.fullmatch(pattern, "square 0.98\n12 right, 3 wrong\n")
+    assert not re.fullmatch(pattern, "circle 0.98\nanything\n")
+    assert not re.fullmatch(pattern, "circle 0.98\n12 right, 3 wrong\nan error\n")
+
+
+def test_no_step_lacks_its_commands() -> None:
+    """A block that the pattern above does not find would be left out silently."""
+    assert PAGE.count("```console\n") + PAGE.count("```python\n") == sum(1 for _ in _BLOCK.finditer(PAGE))
+    assert PAGE.count("```") == 2 * sum(1 for _ in _BLOCK.finditer(PAGE))
+    left_out = [found["text"] for found in _BLOCK.finditer(PAGE) if found["why_not"] is not None]
+    assert left_out == ["$ make demo\n"]
