@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from jpeg_build.errors import NetworkError
-from jpeg_build.graphs.quantise import quantise
+from jpeg_build.graphs.int8_forms import int8_forms
 from jpeg_build.networks.onnx_network import OnnxNetwork
 from jpeg_build.recipe.recipe import load_recipe
 from onnx import TensorProto, helper, numpy_helper
@@ -356,7 +356,7 @@ def test_int8_leaves_the_gray_conversion_in_float(tmp_path):
     OnnxNetwork(load_recipe(gray_recipe(tmp_path, classes=CLASSES))).export_onnx(tmp_path / "model.onnx")
     images = random.integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
     for dialect in ("onnxruntime", "openvino", "tensorrt"):
-        quantised = quantise(onnx.load(str(tmp_path / "model.onnx")), images, dialect, lambda _: None)
+        quantised = next(int8_forms(onnx.load(str(tmp_path / "model.onnx")), images, dialect, lambda _: None))
         assert quantised.layers > 0
         nodes = quantised.model.graph.node
         makers = {output: node.op_type for node in nodes for output in node.output}

@@ -156,7 +156,7 @@ def test_a_broken_link_fails_the_build(project):
     replace(project, *BROKEN[1])
     built = build(project, project / "site")
     assert built.returncode != 0
-    assert built.stderr.count("WARNING") == 1
+    assert len(re.findall(r"^WARNING", built.stderr, re.MULTILINE)) == 1
     for fault in [BROKEN[0], *BROKEN[2:]]:
         replace(project, *fault)
     built = build(project, project / "site")
