@@ -16,9 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from jpeg_client.errors import RequestLost
-
-SETTLE_S = 1.0
-"""From the loss of a request to the next suspect."""
+from jpeg_client.retries import SETTLE_S
 
 
 class _Losses:

@@ -35,6 +35,10 @@ WAIT_INITIAL_S, WAIT_JITTER_S, WAIT_MAX_S = 0.1, 1.0, 2.0
 MAX_LOST = 2
 """Attempts in all for a request that was sent and lost."""
 
+SETTLE_S = 1.0
+"""From the loss of a request to the next attempt: for moments, the port of a server that ends still accepts requests,
+which are then lost without ever being read."""
+
 MIN_ATTEMPT_S = 0.05
 """No attempt begins when less time remains."""
 
@@ -154,9 +158,10 @@ class _Backoff:
 
     def _wait_s(self, error: ServerUnavailable | TooManyRequests) -> bool | float:
         left_s = self._deadline - time.monotonic()
-        if isinstance(error, RequestLost) and error.wait_s:
+        if isinstance(error, RequestLost):
             # An estimate: a shorter wait is better than none.
-            return min(error.wait_s + random.uniform(0, self._wait_max_s), left_s / 2)  # noqa: S311  # not a secret
+            wait_s = error.wait_s or min(SETTLE_S, self._wait_max_s)
+            return min(wait_s + random.uniform(0, self._wait_max_s), left_s / 2)  # noqa: S311  # not a secret
         spare_s = left_s - error.wait_s
         if spare_s <= MIN_ATTEMPT_S:
             return False

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jpeg_client.errors import RequestLost, RequestRefused, ServerTimeout, ServerUnavailable
-from jpeg_client.gates import SETTLE_S, AsyncGate, Gate
+from jpeg_client.gates import AsyncGate, Gate
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, send_plan, send_plan_async
 from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.retries import SETTLE_S
 from jpeg_client.streams import Results
 
 numbers = st.lists(st.integers(0, 40), unique=True, max_size=40)

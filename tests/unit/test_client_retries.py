@@ -25,7 +25,7 @@ from jpeg_client import (
     ServerUnavailable,
     TooManyRequests,
 )
-from jpeg_client.retries import call_with_retries
+from jpeg_client.retries import SETTLE_S, call_with_retries
 from support import run
 
 
@@ -103,6 +103,12 @@ def test_retry_after_of_an_unavailable_server_is_honoured() -> None:
     assert time.monotonic() - begun >= 0.5
     with pytest.raises(ServerUnavailable):
         batch_limit(RefusingTransport(ServerUnavailable("full", wait_s=60)), 5)
+
+
+def test_a_lost_request_is_repeated_once_its_server_is_gone() -> None:
+    begun = time.monotonic()
+    assert batch_limit(RefusingTransport(RequestLost("gone")), 60) == 8
+    assert time.monotonic() - begun >= SETTLE_S
 
 
 def test_a_lost_request_is_repeated_once() -> None:
