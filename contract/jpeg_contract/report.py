@@ -112,11 +112,20 @@ class ParityResult(msgspec.Struct, frozen=True, kw_only=True):
     most_photos_difference: float = 0.0
 
 
-class ToleranceUsed(msgspec.Struct, frozen=True, kw_only=True):
-    """The tolerance of the check; see `jpeg_build.checks.parity.Tolerance`.
+class Tolerance(msgspec.Struct, frozen=True):
+    """The bounds of the check of one precision.
 
     Attributes:
-        outlier_difference: None in reports of earlier builds: no photo was an exception.
+        relative_difference: Largest difference of a logit, as a part of the network's largest absolute logit. It also
+            bounds how far an image's logits may depend on its neighbours in a batch.
+        outlier_difference: The same in the worst 5 % of the photos; None, as in reports of earlier builds,
+            makes no exception.
+        mean_difference: The same of the mean difference.
+        top1_agreement: Least agreement, as a part of the photos.
+        top5_overlap: Least overlap.
+        tie: Classes whose logits by the network are nearer to each other than this part of the largest logit count as
+            equal in rank: which of two equal logits is first says nothing about an artefact.
+        noise: Whether images of noise count. Calibrated artefacts clip values that no photo reaches.
     """
 
     relative_difference: float
@@ -231,7 +240,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     config: ConfigSettings = ConfigSettings()
     weights: WeightsSource
     parity: ParityResult
-    tolerance: ToleranceUsed
+    tolerance: Tolerance
     probe: list[KnownClass] = msgspec.field(default_factory=list)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     pixels_sha256: str = ""

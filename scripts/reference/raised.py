@@ -144,8 +144,8 @@ def _codes_of_classes(modules: Iterable[_Module]) -> dict[str, str]:
     for node in (node for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)):
         bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
         for each in node.body:
-            if _assigns_reason(each) and isinstance(each.value, ast.Constant):  # type: ignore[attr-defined]
-                own[node.name] = str(each.value.value)  # type: ignore[attr-defined]
+            if isinstance(reason := _assigned_reason(each), ast.Constant):
+                own[node.name] = str(reason.value)
 
     def inherited(name: str) -> str | None:
         return own.get(name) or next(filter(None, map(inherited, bases.get(name, []))), None)
@@ -158,10 +158,12 @@ def _is_reason(name: str | None) -> bool:
     return name is not None and (name == "reason" or name.endswith("_reason"))
 
 
-def _assigns_reason(node: ast.AST) -> bool:
-    return isinstance(node, ast.Assign) and any(
+def _assigned_reason(node: ast.AST) -> ast.expr | None:
+    if isinstance(node, ast.Assign) and any(
         isinstance(target, ast.Name) and target.id == "reason" for target in node.targets
-    )
+    ):
+        return node.value
+    return None
 
 
 def _in_module(module: _Module, positions: Mapping[str, set[int]], own_codes: Mapping[str, str]) -> Iterator[Raised]:
@@ -181,8 +183,8 @@ def _in_module(module: _Module, positions: Mapping[str, set[int]], own_codes: Ma
                 codes = [own_codes[maker]]
             messages = [text for each in node.args if each not in reasons for text in _texts(each) if " " in text]
             yield from (found(code, maker, text) for code in codes for text in messages or [""])
-        elif _assigns_reason(node):
-            yield from (found(code) for code in _codes(node.value, module))  # type: ignore[attr-defined]
+        elif (assigned := _assigned_reason(node)) is not None:
+            yield from (found(code) for code in _codes(assigned, module))
         elif isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in parts:
             for text in _texts(node):
                 match = _IN_BRACKETS.fullmatch(text)

@@ -19,7 +19,7 @@ from jpeg_contract.report import (
     KnownClass,
     ParityResult,
     Report,
-    ToleranceUsed,
+    Tolerance,
     WeightsSource,
     write_report,
 )
@@ -84,7 +84,7 @@ def make_report(artefact: Path, form: str = "onnx", **fields: Any) -> Report:
             top1_agreement=1.0,
             top5_overlap=1.0,
         ),
-        tolerance=ToleranceUsed(
+        tolerance=Tolerance(
             relative_difference=0.0, mean_difference=0.0, top1_agreement=1.0, top5_overlap=1.0, tie=0.0
         ),
         probe=known_classes(BEST),

@@ -15,6 +15,7 @@ from jpeg_build.checks import parity
 from jpeg_build.errors import ParityError
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_client import Client, RequestRefused
+from jpeg_contract.report import Tolerance
 from jpeg_serve import ServeError, check_repository
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -193,7 +194,7 @@ def test_a_network_outside_the_tolerance_is_not_put_in_place(built, tmp_path, mo
     repository = tmp_path / "model_repository"
     shutil.copytree(built / "model_repository", repository)
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-    monkeypatch.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 1.0, 1.0, 1.0, tie=0.0))
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1.0, 1.0, 1.0, 1.0, tie=0.0))
     request = Request(recipe=load_recipe(built / "colours.toml"), repository=repository)
     with pytest.raises(ParityError):
         build(request, lambda message: None)

@@ -6,8 +6,9 @@ import re
 import shutil
 import signal
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -413,9 +414,9 @@ def test_a_network_that_is_itself_in_half_precision_is_judged_as_one(repository,
     assert build(recipe, repository, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["precision"] == "fp32"
-    assert report["tolerance"] == asdict(TOLERANCES["fp16"])
+    assert report["tolerance"] == msgspec.to_builtins(TOLERANCES["fp16"])
     assert main(["verify", "onnx", "--model-repository", str(repository), "--recipe", str(recipe), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["tolerance"] == asdict(TOLERANCES["fp16"])
+    assert json.loads(capsys.readouterr().out)["tolerance"] == msgspec.to_builtins(TOLERANCES["fp16"])
 
 
 def test_a_network_with_nan_in_its_output_is_refused(repository, tmp_path, capsys):
@@ -428,7 +429,7 @@ def test_a_network_with_nan_in_its_output_is_refused(repository, tmp_path, capsy
 
 
 def test_auto_goes_on_without_a_precision_outside_its_tolerance(recipe, repository, capsys, monkeypatch):
-    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], relative_difference=0.0))
+    monkeypatch.setitem(TOLERANCES, "int8", msgspec.structs.replace(TOLERANCES["int8"], relative_difference=0.0))
     assert build(recipe, repository, "--precision", "auto") == 0
     printed = capsys.readouterr()
     assert "int8: left out: the int8 artefact does not compute what the network computes" in printed.err

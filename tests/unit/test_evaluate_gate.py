@@ -10,7 +10,7 @@ from jpeg_build.evaluate.gate import check_gate, count, describe, read_gate
 from jpeg_build.evaluate.results import Outcome, RunResult, Speed, fp32_of, share
 from jpeg_build.evaluate.runs import FRAMEWORK, Run
 from jpeg_contract.forms import FORMS
-from jpeg_contract.report import ArtefactFile, ParityResult, Report, ToleranceUsed, WeightsSource
+from jpeg_contract.report import ArtefactFile, ParityResult, Report, Tolerance, WeightsSource
 
 PHOTOS = 100
 
@@ -35,7 +35,7 @@ REPORT = Report(
         top1_agreement=0,
         top5_overlap=0,
     ),
-    tolerance=ToleranceUsed(relative_difference=0, mean_difference=0, top1_agreement=0, top5_overlap=0, tie=0),
+    tolerance=Tolerance(relative_difference=0, mean_difference=0, top1_agreement=0, top5_overlap=0, tie=0),
 )
 
 

@@ -1,7 +1,6 @@
 """What a build tries when int8 is outside its tolerance: other ranges, then layers in float32; and what it reports."""
 
 import json
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -327,7 +326,7 @@ def test_verify_names_the_photos_of_the_calibration(folder, capsys, monkeypatch)
     onnx.save(with_unlike_channels(()).model(), str(folder / "net.onnx"))
     assert build(folder, "--precision", "int8", "--calibration", str(folder / "photos")) == 0
     call = ["verify", "onnx", "--model-repository", str(folder / "models"), "--recipe", str(folder / "mine.toml")]
-    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], mean_difference=0.0))
+    monkeypatch.setitem(TOLERANCES, "int8", msgspec.structs.replace(TOLERANCES["int8"], mean_difference=0.0))
     capsys.readouterr()
     assert main(call) == 1
     assert "name the folder of --calibration with --photos DIR [parity]" in capsys.readouterr().err

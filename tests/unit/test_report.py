@@ -16,7 +16,7 @@ from jpeg_contract.report import (
     Report,
     ReportError,
     Requirements,
-    ToleranceUsed,
+    Tolerance,
     WeightsSource,
     find_report,
     read_report,
@@ -72,7 +72,7 @@ REPORTS = st.builds(
         ),
     ),
     tolerance=st.builds(
-        ToleranceUsed,
+        Tolerance,
         noise=st.booleans(),
         **dict.fromkeys(("relative_difference", "mean_difference", "top1_agreement", "top5_overlap", "tie"), NUMBER),
     ),
@@ -112,7 +112,7 @@ def report(artefact):
             top1_agreement=1.0,
             top5_overlap=1.0,
         ),
-        tolerance=ToleranceUsed(
+        tolerance=Tolerance(
             relative_difference=0.1, mean_difference=0.1, top1_agreement=1.0, top5_overlap=1.0, tie=0.1
         ),
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from jpeg_contract.artefacts import artefact_bytes, artefact_sha256
-from jpeg_contract.report import SCHEMA_VERSION, ArtefactFile, Report, ToleranceUsed, WeightsSource, write_report
+from jpeg_contract.report import SCHEMA_VERSION, ArtefactFile, Report, WeightsSource, write_report
 from jpeg_contract.versions import tool_versions
 
 from jpeg_build.build.candidates import Candidate
@@ -42,7 +41,7 @@ def stage_artefact(
         config=config_settings(request, chosen.emitted),
         weights=WeightsSource(source=weights.source, sha256=weights.sha256),
         parity=chosen.parity,
-        tolerance=ToleranceUsed(**asdict(parity.TOLERANCES[parity.judged_as(chosen.precision, inputs.network)])),
+        tolerance=parity.TOLERANCES[parity.judged_as(chosen.precision, inputs.network)],
         probe=list(chosen.probe),
         versions=tool_versions(),
         pixels_sha256=configs.preprocess_settings(request.recipe).pixels_sha256,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jpeg_contract.report import ParityResult
+from jpeg_contract.report import ParityResult, Tolerance
 from numpy.typing import NDArray
 
 from jpeg_build.errors import ParityError
@@ -15,31 +15,6 @@ from jpeg_build.networks.network import Network
 
 Logits = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The bounds of one precision.
-
-    Attributes:
-        relative_difference: Largest difference of a logit, as a part of the network's largest absolute logit. It also
-            bounds how far an image's logits may depend on its neighbours in a batch.
-        outlier_difference: The same in the worst 5 % of the photos; None makes no exception.
-        mean_difference: The same of the mean difference.
-        top1_agreement: Least agreement, as a part of the photos.
-        top5_overlap: Least overlap.
-        tie: Classes whose logits by the network are nearer to each other than this part of the largest logit count as
-            equal in rank: which of two equal logits is first says nothing about an artefact.
-        noise: Whether images of noise count. Calibrated artefacts clip values that no photo reaches.
-    """
-
-    relative_difference: float
-    mean_difference: float
-    top1_agreement: float
-    top5_overlap: float
-    tie: float
-    noise: bool = True
-    outlier_difference: float | None = None
 
 
 # The more photos, the larger the largest difference of all: of a good int8 artefact, that of one photo in a hundred is

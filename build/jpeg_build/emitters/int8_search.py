@@ -61,6 +61,7 @@ class Int8Search:
     _forms: Iterator[Quantised] | None = None
     _tries: list[QuantisationTry] = field(default_factory=list)
     _excess: list[float] = field(default_factory=list)
+    _served: int = 0
     _began: float = field(default_factory=time.monotonic)
 
     def next_form(self, forms: Forms, progress: Progress) -> Quantised:
@@ -91,8 +92,8 @@ class Int8Search:
         """Record that the last form is outside the tolerance as it is served; return whether another may be tried."""
         self._tries[-1] = msgspec.structs.replace(self._tries[-1], fault=f"as it is served: {fault}")
         self._excess[-1] = max(self._excess[-1], 1.0)
-        served = sum(each.fault.startswith("as it is served") for each in self._tries)
-        return served < MOST_SERVED
+        self._served += 1
+        return self._served < MOST_SERVED
 
     def report(self, form: Quantised, calibration_images: int) -> Quantisation:
         """Return what was tried, and which form it is now."""
