@@ -13,6 +13,7 @@ import torch
 from jpeg_build.cli import main
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks import torchvision_network
+from jpeg_build.networks.checkpoints import read_state_dict
 from jpeg_build.networks.torchvision_network import TorchvisionNetwork
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_runtime.loading import open_classifier
@@ -183,4 +184,29 @@ def test_a_pickle_in_a_torchscript_file_runs_no_python(tmp_path):
     with pytest.raises(ModelLoadError) as refusal:
         open_classifier(ServingConfig.from_triton(classifier_args(tmp_path, "pytorch")))
     assert refusal.value.reason == "cannot_be_served"
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.fixture
+def old_pytorch(monkeypatch):
+    """Before PyTorch 2.4: nothing lists what a pickle names, and nothing can be added to what is harmless."""
+    for name in ("get_unsafe_globals_in_checkpoint", "get_safe_globals", "clear_safe_globals", "safe_globals"):
+        monkeypatch.delattr(torch.serialization, name)
+
+
+@pytest.mark.usefixtures("old_pytorch")
+@pytest.mark.parametrize("write", [write_legacy, torch.save])
+def test_an_old_pytorch_reads_weights(tmp_path, write):
+    write({"state_dict": {"weight": torch.ones(2)}, "epoch": 3}, tmp_path / "weights.pt")
+    state, _ = read_state_dict(tmp_path / "weights.pt")
+    assert state["weight"].tolist() == [1, 1]
+
+
+@pytest.mark.usefixtures("old_pytorch")
+@pytest.mark.parametrize("write", [write_pickle, write_legacy, torch.save])
+def test_an_old_pytorch_refuses_code(tmp_path, write):
+    write({"state_dict": Bomb(tmp_path / "exploded")}, tmp_path / "bomb.pt")
+    with pytest.raises(NetworkError) as refusal:
+        read_state_dict(tmp_path / "bomb.pt")
+    assert refusal.value.reason == "invalid_checkpoint"
     assert not (tmp_path / "exploded").exists()

@@ -59,22 +59,34 @@ def load_inert(path: Path, allowed: Callable[[str], bool], remedy: str) -> Any:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:
-        found = []  # Of the format before PyTorch 1.6. Loading it reports what is not harmless.
+        # Of the format before PyTorch 1.6, or with PyTorch before 2.6. Loading it reports what is not harmless.
+        found = []
     if refused := [name for name in found if not allowed(name)]:
         raise NetworkError(
             f"{path}: is not a file of weights only: it names {', '.join(sorted(refused)[:5])}, which could run code: "
             f"{remedy}",
             reason="invalid_checkpoint",
         )
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
+    stand_ins: list[Any] = [(type("Inert", (Inert,), {"name": name}), name) for name in found]
     try:
-        stand_ins: list[Any] = [(type("Inert", (Inert,), {"name": name}), name) for name in found]
-        with torch.serialization.safe_globals(stand_ins):
+        with _known_as_harmless(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own message advises to load it without weights_only, which would run the code inside.
         raise NetworkError(f"{path}: is not a file of weights only: {remedy}", reason="invalid_checkpoint") from error
+
+
+@contextmanager
+def _known_as_harmless(classes: list[Any]) -> Iterator[None]:
+    """Let `weights_only` take these classes, and none that other code has registered."""
+    if not hasattr(torch.serialization, "safe_globals"):
+        yield  # PyTorch before 2.5 takes none but its own.
+        return
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(classes):
+            yield
     finally:
         torch.serialization.add_safe_globals(before)
 
