@@ -1,6 +1,6 @@
 """Which GPUs the CUDA driver shows, queried in a process of its own. Standard library only.
 
-Run as a program, it prints what it found: {"gpus": [["NVIDIA H100", "9.0"]], "why_none": ""}.
+Run as a program, it prints what it found: {"gpus": [["NVIDIA H100", "9.0"]], "devices": ["0"], "why_none": ""}.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76
 
 _ANSWER_S = 60.0
+
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+"""The variable that limits which GPUs a program sees."""
 
 AMPERE = "8.0"
 """The first compute capability of Ampere, from which on TensorRT can build engines for other GPUs, too."""
@@ -78,6 +81,19 @@ def find_gpus(environment: Mapping[str, str] | None = None) -> Gpus:
     return Gpus(tuple(Gpu(*each) for each in found["gpus"]), found["why_none"])
 
 
+def device_names(count: int, environment: Mapping[str, str]) -> list[str]:
+    """Return the value of CUDA_VISIBLE_DEVICES that shows a program one GPU alone, for each of those seen here.
+
+    Args:
+        count: Number of GPUs that a program sees in this environment.
+        environment: Its variables. The driver ends the list in CUDA_VISIBLE_DEVICES at a GPU that is not there.
+    """
+    visible = environment.get(VISIBLE_DEVICES)
+    if not visible:
+        return [str(index) for index in range(count)]
+    return [name.strip() for name in visible.split(",")][:count]
+
+
 def runs_on(built: str, gpu: str, *, hardware_compatible: bool) -> bool:
     """Whether an engine that was built for one compute capability runs on a GPU of another.
 
@@ -125,4 +141,5 @@ def _error_text(cuda: ctypes.CDLL, status: int) -> str:
 
 if __name__ == "__main__":
     gpus, why_none = _query_driver()
-    print(json.dumps({"gpus": gpus, "why_none": why_none}))
+    devices = device_names(len(gpus), os.environ)
+    print(json.dumps({"gpus": gpus, "devices": devices, "why_none": why_none}))

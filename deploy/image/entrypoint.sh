@@ -101,11 +101,13 @@ build_engines() {
       "jpeg-build RECIPE --from-onnx --backend tensorrt builds one"
     return
   fi
-  # {"gpus": [["NVIDIA H100", "9.0"]], "why_none": ""}
+  # {"gpus": [["NVIDIA H100", "9.0"]], "devices": ["0"], "why_none": ""}
   found=$(timeout 60 python3 "$home/contract/jpeg_contract/gpus.py") ||
     fail "the NVIDIA driver does not respond: run nvidia-smi in this container and on the host"
-  kinds=$(echo "$found" | python3 -c 'import json, sys; print(*(gpu[1] for gpu in json.load(sys.stdin)["gpus"]))')
-  if [ -z "$kinds" ]; then
+  # "9.0=0 8.6=1": of each GPU, its kind and what CUDA_VISIBLE_DEVICES calls it.
+  gpus=$(echo "$found" | python3 -c 'import json, sys; found = json.load(sys.stdin)
+for gpu, device in zip(found["gpus"], found["devices"]): print(f"{gpu[1]}={device}")')
+  if [ -z "$gpus" ]; then
     why=$(echo "$found" | python3 -c 'import json, sys; print(json.load(sys.stdin)["why_none"])')
     log "no GPU ($why): no engine is built, and the ensemble's current classifier is served. For a GPU, run the" \
       "container with --gpus all"
@@ -113,18 +115,17 @@ build_engines() {
   fi
   built=""
   index=0
-  for kind in $kinds; do
+  for gpu in $gpus; do
+    kind=${gpu%%=*}
     case " $built " in
       *" $kind "*) ;;
       *)
         log "GPU $index, compute capability $kind: building an engine in $ENGINE_PRECISION unless there is one; this" \
           "takes minutes, and the server is not ready until then"
-        # Restrict the process to this GPU: jpeg-build builds for the first GPU it finds.
-        visible=${CUDA_VISIBLE_DEVICES-all}
-        if [ "$visible" = all ]; then visible=$index; fi
         set -f # the options are words, not file patterns
+        # Restrict the process to this GPU: jpeg-build builds for the first GPU it finds.
         # shellcheck disable=SC2086
-        run env "CUDA_VISIBLE_DEVICES=$visible" jpeg-build "$RECIPE" --model-repository "$models" \
+        run env "CUDA_VISIBLE_DEVICES=${gpu#*=}" jpeg-build "$RECIPE" --model-repository "$models" \
           --from-onnx --backend tensorrt --precision "$ENGINE_PRECISION" --tool trtexec --per-gpu --if-needed \
           --timing-cache "$models/.timing-$kind" ${ENGINE_OPTIONS:-} >&2 ||
           fail "the engine was not built, see the lines above. ENGINE_PRECISION= serves without one, on the CPU"

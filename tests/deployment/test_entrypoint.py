@@ -163,6 +163,20 @@ def test_machine_with_two_kinds_of_gpu_gets_two_engines(start):
     assert start.report("9.0")["requires"] != start.report("8.6")["requires"]
 
 
+# CUDA_VISIBLE_DEVICES on a machine with GPUs of three kinds, and the GPUs for which an engine is built.
+VISIBLE = {"0,2": ["0", "2"], "2,0": ["2", "0"], "1, 2": ["1", "2"], "2": ["2"], "1,-1,2": ["1"]}
+
+
+@pytest.mark.parametrize(("visible", "expected"), VISIBLE.items(), ids=VISIBLE)
+def test_each_kind_among_the_visible_gpus_gets_its_engine(start, visible, expected):
+    done = start(STANDIN_GPUS="9.0 8.9 8.6", CUDA_VISIBLE_DEVICES=visible)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in start.lines(start.notes)] == expected
+    kinds = {"0": "9.0", "1": "8.9", "2": "8.6"}
+    built = {path.name for path in (start.models / "classifier_tensorrt" / "1").glob("*.plan")}
+    assert built == {f"model_sm{kinds[each].replace('.', '')}.plan" for each in expected}
+
+
 def test_without_a_gpu_the_selected_classifier_is_served(start):
     done = start(STANDIN_GPUS="")
     assert done.returncode == 0

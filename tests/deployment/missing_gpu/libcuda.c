@@ -1,22 +1,32 @@
 /* Stand-in for the CUDA driver on a machine without a GPU: the calls that enumerate GPUs.
-   STANDIN_GPUS="9.0 8.6" lists compute capabilities; CUDA_VISIBLE_DEVICES selects among them, as in the driver. */
+   STANDIN_GPUS="9.0 8.6" lists compute capabilities; CUDA_VISIBLE_DEVICES selects among them, in its order, as in the driver. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static int major[8], minor[8], count;
 
-int cuInit(unsigned flags) {
-    const char *gpus = getenv("STANDIN_GPUS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
+static void show(int number) {
+    const char *gpus = getenv("STANDIN_GPUS");
     int used, index = 0;
-    (void)flags;
-    count = 0;
     for (int a, b; gpus && sscanf(gpus, "%d.%d%n", &a, &b, &used) == 2; gpus += used, index++) {
-        char name[12];
-        snprintf(name, sizeof name, "%d", index);
-        if (visible && !strstr(visible, name)) continue;
+        if (index != number) continue;
         major[count] = a;
         minor[count++] = b;
+    }
+}
+int cuInit(unsigned flags) {
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int before = -1;
+    (void)flags;
+    count = 0;
+    if (!visible) {
+        for (int number = 0; number < 8; number++) show(number);
+    } else {
+        for (char *end; *visible && before != count; visible = *end ? end + 1 : end) {
+            int number = (int)strtol(visible, &end, 10);
+            before = count;
+            if (end != visible) show(number); /* what it cannot read ends the list */
+        }
     }
     return count ? 0 : 100; /* CUDA_ERROR_NO_DEVICE */
 }
