@@ -483,6 +483,10 @@ _CHECK = {
         "There is no NVIDIA GPU that can be used.",
         "Check `nvidia-smi`, and `docker run --gpus all`; or take a form for CPUs: onnx or openvino.",
     ),
+    "gpus_named": (
+        "A model names its GPUs, and each of several servers sees one GPU only, which it numbers 0.",
+        "Remove `gpus` from its `instance_group`, so that each server uses its own; or leave out `--servers`.",
+    ),
     "gpu_capability": (
         "The engine is for GPUs of another compute capability.",
         "Build it on this machine, or for each kind with `--per-gpu`.",

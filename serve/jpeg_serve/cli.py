@@ -30,6 +30,7 @@ from jpeg_contract.command_line import (
     print_json,
     run_app,
 )
+from jpeg_contract.gpus import VISIBLE_DEVICES
 from jpeg_contract.remedies import DEFAULT_REPOSITORY
 from jpeg_contract.tensors import ENSEMBLE
 
@@ -305,9 +306,9 @@ def reload(
         command += ["--ready-timeout-s", str(ready_timeout_s), "--drain-s", str(drain_s)]
         return subprocess.run(command, check=False, env={**os.environ, _HANDED_OVER: "1"}).returncode
     for number, (file, running) in enumerate(servers, start=1):
-        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        environment = {name: value for name, value in os.environ.items() if name != VISIBLE_DEVICES}
         if running.visible_devices is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = running.visible_devices
+            environment[VISIBLE_DEVICES] = running.visible_devices
         machine = this_machine(
             backends=Path(running.backends),
             natives=Path(running.natives),
@@ -457,7 +458,7 @@ def _serve(options: ServerOptions, servers: int, *, web_port: int | None) -> int
     from jpeg_serve.machine import backends_folder, this_machine
     from jpeg_serve.metrics_page import MetricsPage
     from jpeg_serve.models import read_models, served_models
-    from jpeg_serve.placement import place_servers
+    from jpeg_serve.placement import check_placement, place_servers
     from jpeg_serve.supervisor import Supervisor
     from jpeg_serve.web import WebApplication, require_web
 
@@ -474,6 +475,7 @@ def _serve(options: ServerOptions, servers: int, *, web_port: int | None) -> int
             WRONG_CALL,
             reason="invalid_call",
         )
+    check_placement(devices, options)
     use_one_arena()
     supervisor = Supervisor(options, devices, progress=lambda step: note(COMMAND, step))
     stop = _Stop(supervisor)

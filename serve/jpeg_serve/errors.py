@@ -12,6 +12,7 @@ ServeError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jpeg_contract.errors import ReasonedError
@@ -55,6 +56,12 @@ class RepositoryProblems(ServeError):
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, repository: Path, problems: Sequence[Problem], consequence: str = "") -> RepositoryProblems:
+        """Return the error on the problems of a repository. consequence: continues its first sentence."""
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        return cls(f"{repository} cannot be served{consequence}:\n{lines}", problems)
 
 
 class ReloadError(ServeError):

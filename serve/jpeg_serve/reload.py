@@ -120,10 +120,7 @@ def reload_server(
     repository = Path(running.model_repository)
     with _alone(file):
         if problems := check_repository(repository, machine, load=running.load):
-            lines = "\n".join(f"  {problem}" for problem in problems)
-            raise RepositoryProblems(
-                f"{repository} cannot be served; the server continues unchanged:\n{lines}", problems
-            )
+            raise RepositoryProblems.of(repository, problems, "; the server continues unchanged")
         compile_models(repository, running.load)
         models, _ = read_models(repository)
         wanted = models_to_load(repository, running.load)

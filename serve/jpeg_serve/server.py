@@ -23,6 +23,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from jpeg_contract import run_folder
+from jpeg_contract.gpus import VISIBLE_DEVICES
 from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_serve import ports, shared_memory, socket_buffers, state
@@ -182,11 +183,12 @@ class TritonServer:
         """
         options = self.options
         ours = backends_folder(options.model_repository, options.backends)
-        machine = this_machine(backends=ours, serve_with=options.serve_with)
+        own = self._own_environment()
+        # Its own GPUs count, which may be fewer than those of this process.
+        machine = this_machine(backends=ours, environment={**os.environ, **own}, serve_with=options.serve_with)
         result = examine_repository(options.model_repository, machine, load=options.load)
         if result.problems:
-            lines = "\n".join(f"  {problem}" for problem in result.problems)
-            raise RepositoryProblems(f"{options.model_repository} cannot be served:\n{lines}", result.problems)
+            raise RepositoryProblems.of(options.model_repository, result.problems)
         self.classifiers, self._served_with = result.classifiers, dict(result.served_with)
         installation = find_installation()
         require_shelter(options.address, installation, behind_gateway=options.behind_gateway)
@@ -201,7 +203,7 @@ class TritonServer:
         run_folder.write_ensembles(self.run_folder, self.ensembles)
         self._has_gpu = bool(machine.gpus.found)
         arguments = _arguments(options, self._models, backends, self._shm_prefix, has_gpu=self._has_gpu)
-        environment = {**installation.environment(), run_folder.VARIABLE: str(self.run_folder)}
+        environment = {**installation.environment(), **own, run_folder.VARIABLE: str(self.run_folder)}
         if self.member is not None:
             arguments += [
                 *([f"--id={self.server_id}"] if self.server_id else []),
@@ -209,8 +211,6 @@ class TritonServer:
                 "--reuse-grpc-port=true",
                 f"--metrics-address={ports.LOOPBACK}",
             ]
-            if self.member.visible_devices is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = self.member.visible_devices
         self._process = subprocess.Popen(
             [str(installation.executable), *arguments],
             env=environment,
@@ -397,16 +397,17 @@ class TritonServer:
                 served_with=self._served_with,
                 load=list(self.options.load),
                 keys={protocol: list(key) for protocol, key in restricted_protocols(arguments).items()},
-                visible_devices=self._visible_devices(),
+                visible_devices={**os.environ, **self._own_environment()}.get(VISIBLE_DEVICES),
                 server_id=self.server_id,
                 shm_prefix=self._shm_prefix,
                 run_folder=str(self.run_folder),
             )
         )
 
-    def _visible_devices(self) -> str | None:
-        own = self.member.visible_devices if self.member is not None else None
-        return own if own is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+    def _own_environment(self) -> dict[str, str]:
+        """Return the variables of the server that differ from those of this process."""
+        devices = self.member.visible_devices if self.member is not None else None
+        return {} if devices is None else {VISIBLE_DEVICES: devices}
 
     def _settle_ports(self) -> ServerOptions:
         options = self.options

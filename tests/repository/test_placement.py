@@ -1,10 +1,14 @@
 """How many servers run by default, and which GPU each of them sees."""
 
 import pytest
+from jpeg_contract.report import Requirements
+from jpeg_serve.errors import RepositoryProblems
 from jpeg_serve.models import read_models, served_models
-from jpeg_serve.placement import place_servers
-from repository.edits import merge
-from repository.machines import machine
+from jpeg_serve.options import ServerOptions
+from jpeg_serve.placement import check_placement, place_servers
+from jpeg_serve.server import Member, TritonServer
+from repository.edits import add_classifier, merge
+from repository.machines import gpus, machine
 
 CLASSIFIER = "classifier_onnx"
 TWO = ["0", "1"]
@@ -54,3 +58,52 @@ def test_servers_that_are_asked_for_share_the_gpus_that_are_visible(repository, 
     assert placed(repository, machine("9.0", "9.0"), 3) == ["5", "7", "5"]
     instances(repository, CLASSIFIER, "kind: KIND_CPU")
     assert placed(repository, machine("9.0", "9.0"), 3) == [None] * 3
+
+
+KINDS = {"0": "9.0", "1": "8.6", "2": "9.0"}
+
+
+def see_two_kinds(monkeypatch):
+    """Let the driver show GPUs of two kinds, as far as CUDA_VISIBLE_DEVICES lets a program see them."""
+
+    def find(environment=None):
+        return gpus(*(KINDS[name] for name in (environment or {}).get("CUDA_VISIBLE_DEVICES", "0,1,2").split(",")))
+
+    monkeypatch.setattr("jpeg_serve.machine.find_gpus", find)
+
+
+def add_engine(repository):
+    requires = Requirements(compute_capability="9.0")
+    add_classifier(repository, "tensorrt", requires=requires, config="instance_group { kind: KIND_GPU }")
+
+
+def reasons(caught):
+    return {problem.reason for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(("device", "refused"), [("0", False), ("1", True), ("2", False)])
+def test_a_server_is_checked_for_the_gpu_that_it_sees(repository, monkeypatch, device, refused):
+    see_two_kinds(monkeypatch)
+    add_engine(repository)
+    with pytest.raises(RepositoryProblems) as caught:  # of a package that is not installed here, at least
+        TritonServer(ServerOptions(repository), member=Member(1, is_alone=False, visible_devices=device)).start()
+    assert ("gpu_capability" in reasons(caught)) is refused
+
+
+def test_a_server_that_does_not_see_a_named_gpu_is_refused(repository, monkeypatch):
+    """As after an edit, when it is started again."""
+    see_two_kinds(monkeypatch)
+    instances(repository, CLASSIFIER, "kind: KIND_GPU gpus: [1]")
+    with pytest.raises(RepositoryProblems) as caught:
+        TritonServer(ServerOptions(repository), member=Member(2, is_alone=False, visible_devices="1")).start()
+    assert reasons(caught) == {"gpu_missing"}
+
+
+def test_all_gpus_of_several_servers_are_checked_before_the_first_one_starts(repository, monkeypatch):
+    see_two_kinds(monkeypatch)
+    add_engine(repository)
+    for devices, refused in ((["0", "1"], True), (["0", "2"], False)):
+        with pytest.raises(RepositoryProblems) as caught:
+            check_placement(devices, ServerOptions(repository))
+        assert ("gpu_capability" in reasons(caught)) is refused
+    check_placement([None], ServerOptions(repository))  # its server checks it
