@@ -71,7 +71,7 @@ def examine_repository(repository: Path, machine: Machine | None = None, *, load
     for model in context.served:
         problems += check_backend(model, context.served_with, context.machine)
         problems += check_formats(model, context.machine)
-        problems += check_versions(model)
+        problems += check_versions(model, context)
         outside = list(check_paths(model))
         problems += outside or check_files(model, context)
     return CheckResult(problems, served_classifiers(context.served, context.served_with), context.served_with)

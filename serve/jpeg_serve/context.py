@@ -9,10 +9,11 @@ from pathlib import Path
 from jpeg_contract.forms import FORMS, ONNX
 from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report, find_report
+from jpeg_contract.step_digests import labels_digest, pixels_digest
 
 from jpeg_serve.compatibility import gpus_used, incompatibilities, instance_incompatibilities
 from jpeg_serve.machine import Machine, ServedWith
-from jpeg_serve.models import Model, Version, recipe_of, served_models
+from jpeg_serve.models import Model, Version, recipe_of, served_models, step_names
 from jpeg_serve.path_check import check_paths
 from jpeg_serve.rebuild import NO_RECIPE, rebuild_command
 from jpeg_serve.serving_backends import choose_backends
@@ -71,29 +72,33 @@ class CheckContext:
 
     def alternatives(self, model: Model) -> str:
         """Return the alternatives to a classifier, as the end of a sentence; empty if no other one is built."""
-        mine = [other for other in self.models.values() if other.ensemble == model.ensemble]
-        commands = self.built_from({other.parameter("recipe_sha256") for other in mine}, model.ensemble)
-        return f"; or use {' or '.join(commands)}" if commands and model.form is not None else ""
+        if model.form is None:
+            return ""
+        served = model.served() if model in self.served else []
+        commands = [*self.built_versions(model, but=served)[:1], *self.built_classifiers(model.ensemble)]
+        return f"; or use {' or '.join(commands)}" if commands else ""
 
-    def built_from(self, recipes: Collection[str], ensemble: str) -> list[str]:
-        """Return the commands that choose another classifier, built from one of these recipes, that runs here.
-
-        Args:
-            recipes: Digests.
-            ensemble: Whose classifiers.
-        """
+    def built_classifiers(self, ensemble: str) -> list[str]:
+        """Return the commands that choose another classifier for an ensemble: one that fits its steps and runs here."""
         return [
             use_command(other.built_as, other.folder.parent, ensemble=ensemble)
             for other in self.models.values()
-            if other.ensemble == ensemble and other not in self.served and self._can_serve(other, recipes)
+            if other.ensemble == ensemble and other not in self.served and self._can_serve(other)
         ]
 
-    def built_versions(self, model: Model, recipe: str) -> list[str]:
-        """Return the commands that choose another version of a classifier, built from this recipe; the newest first."""
+    def built_versions(self, model: Model, but: Collection[Version] = ()) -> list[str]:
+        """Return the commands that choose another version of a classifier, likewise; the newest first.
+
+        Args:
+            model: The classifier.
+            but: Versions that are no choice.
+        """
+        if not model.built_as or any(instance_incompatibilities(model.config, self.machine)):
+            return []
         return [
             use_command(model.built_as, model.folder.parent, version=version.number, ensemble=model.ensemble)
             for version in reversed(model.versions())
-            if model.built_as and version.is_proper and self._is_built(model, version, [recipe])
+            if version not in but and version.is_proper and self._is_built(model, version)
         ]
 
     def gpus_of(self, model: Model, report: Report) -> dict[int, str]:
@@ -102,24 +107,48 @@ class CheckContext:
             return {}
         return gpus_used(model.config, self.machine.gpus.capabilities)
 
-    def _can_serve(self, model: Model, recipes: Collection[str]) -> bool:
+    def _can_serve(self, model: Model) -> bool:
         if not model.built_as or not model.served():
             return False
-        built = all(self._is_built(model, version, recipes) for version in model.served())
+        built = all(self._is_built(model, version) for version in model.served())
         return built and not any(instance_incompatibilities(model.config, self.machine))
 
-    def _is_built(self, model: Model, version: Version, recipes: Collection[str]) -> bool:
-        """Whether a version exists, comes from one of these recipes, and runs here."""
+    def _is_built(self, model: Model, version: Version) -> bool:
+        """Whether a version exists, fits the steps of its ensemble, and runs here."""
         form = model.form
         if not model.file or form is None or any(check_paths(model)):
             return False
         artefact = version.folder / model.file
         report = find_report(artefact)
-        if not artefact.exists() or report is None or report.recipe_sha256 not in recipes:
+        if not artefact.exists() or report is None or not self._fits(model.ensemble, report):
             return False
         gpus = self.gpus_of(model, report)
         served_with = self.served_with.get(model.backend)
         return not any(incompatibilities(form, report.requires, self.machine, served_with, gpus, build=""))
+
+    def _fits(self, ensemble: str, report: Report) -> bool:
+        """Whether a classifier belongs between the steps of an ensemble.
+
+        A step fits that makes the pixels or takes the logits of the classifier, whatever recipe it comes from. Reports
+        of earlier builds do not say which those are: then the recipe stands for them, as in `check_recipes`.
+        """
+        for step in self._steps_of(ensemble):
+            if step.is_preprocess:
+                here, needed = pixels_digest(step.parameters), report.pixels_sha256
+            else:
+                here, needed = labels_digest(step.folder, step.parameters), report.labels_sha256
+            fits = bool(here) and here == needed
+            if not fits and step.parameter("recipe_sha256") not in ("", report.recipe_sha256):
+                return False
+        return True
+
+    def _steps_of(self, ensemble: str) -> list[Model]:
+        """Return the models that decode and label for an ensemble; without its config, those of its name."""
+        whole = self.models.get(ensemble)
+        own = {model.name for model in self.models.values() if model.ensemble == ensemble}
+        names = own if whole is None else {*step_names(whole.config)}
+        steps = (self.models[name] for name in names if name in self.models)
+        return [step for step in steps if step.is_preprocess or step.is_postprocess]
 
 
 def make_context(models: Mapping[str, Model], machine: Machine, load: Collection[str] = ()) -> CheckContext:

@@ -188,8 +188,8 @@ def _one_recipe(ensemble: Model, wanted: _Origin, others: list[_Origin], context
     uses = []
     if len(wrong) == len(others):  # else the configs differ, which only a build writes
         wrong_steps = [step for step in classifiers if step.name in context.mixed]
-        uses = [use for step in wrong_steps for use in context.built_versions(step, wanted.digest)[:1]]
-        uses += context.built_from([wanted.digest], ensemble.name)
+        uses = [use for step in wrong_steps for use in context.built_versions(step)[:1]]
+        uses += context.built_classifiers(ensemble.name)
     builds = [context.build(other.step, other.version, other.report, wanted.recipe) for other in wrong]
     builds = builds or [context.build(step, recipe=wanted.recipe) for step in classifiers]
     build = f"build from {wanted.recipe or 'one recipe'}: {' and '.join(dict.fromkeys(builds))}"

@@ -65,7 +65,7 @@ def check_files(model: Model, context: CheckContext) -> Iterator[Problem]:
             yield from _check_artefact(model, version, version.folder / model.file, context)
 
 
-def check_versions(model: Model) -> Iterator[Problem]:
+def check_versions(model: Model, context: CheckContext) -> Iterator[Problem]:
     """Check that the version policy chooses versions, and only versions that exist."""
     policy = model.config.version_policy
     numbers = [version.number for version in model.versions()]
@@ -82,8 +82,8 @@ def check_versions(model: Model) -> Iterator[Problem]:
     for number in model.missing_versions():
         remedy = "name one that exists, or remove the policy to serve the newest"
         if model.built_as and numbers:
-            use = use_command(model.built_as, model.folder.parent, version=numbers[-1], ensemble=model.ensemble)
-            remedy = f"{use}, or build it with --version {number}"
+            uses = context.built_versions(model)[:1]
+            remedy = ", or ".join([*uses, f"build it with --version {number}"])
         present = f"there is {version_list(numbers)}" if numbers else "there is none"
         yield Problem(
             model.where,

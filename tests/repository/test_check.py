@@ -2,12 +2,16 @@
 """jpeg-serve check on repositories that are right, and on repositories with one mistake each."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
+from jpeg_build.cli import main as build_cli
+from jpeg_contract import model_config
 from jpeg_contract.report import SCHEMA_VERSION
+from jpeg_contract.step_digests import labels_digest, pixels_digest
 from jpeg_serve import check_repository
 from jpeg_serve.check import models_to_load, summary
 from jpeg_serve.config_check import check_config
@@ -270,7 +274,7 @@ POLICIES = {
     "the two newest": ("version_policy { latest { num_versions: 2 } }", f"{CLASSIFIER}/3/model.onnx", "artefact_missing", "--version 3"),
     "all": ("version_policy { all { } }", f"{CLASSIFIER}/3/model.onnx", "artefact_missing", "--version 3"),
     "this one": (specific(3), f"{CLASSIFIER}/3/model.onnx", "artefact_missing", "--version 3"),
-    "missing": (specific(1, 7), f"{CLASSIFIER}/config.pbtxt", "version_missing", "jpeg-build use onnx --version 3"),
+    "missing": (specific(1, 7), f"{CLASSIFIER}/config.pbtxt", "version_missing", "jpeg-build use onnx --version 1"),
     "none": ("version_policy { latest { } }", f"{CLASSIFIER}/config.pbtxt", "version_policy", "num_versions: 1"),
     "none named": ("version_policy { specific { } }", f"{CLASSIFIER}/config.pbtxt", "version_policy", "names no version"),
 }  # fmt: skip
@@ -288,6 +292,49 @@ def test_a_version_folder_that_triton_misreads_is_named(repository):
     add_version(repository, "2.old")
     (found,) = problems(repository)
     assert (found.where, found.reason) == (f"{CLASSIFIER}/2.old", "version_folder")
+
+
+def passes(repository):
+    """The digests of a network that takes the pixels and returns the logits that the steps around it do."""
+    preprocess, postprocess = (
+        model_config.read(repository / name / "config.pbtxt") for name in (PREPROCESS, POSTPROCESS)
+    )
+    return {
+        "pixels_sha256": pixels_digest(model_config.parameters(preprocess)),
+        "labels_sha256": labels_digest(repository / POSTPROCESS, model_config.parameters(postprocess)),
+    }
+
+
+def test_hints_name_what_fits_whatever_its_recipe(repository):
+    """A network of another recipe fits if it takes the same pixels and its outputs mean the same labels."""
+    another = {"recipe": "another", "recipe_sha256": "b" * 64}
+    add_classifier(repository, "openvino", chosen=False, **another, **passes(repository))
+    (repository / CLASSIFIER / "1" / "model.onnx").unlink()
+    (found,) = problems(repository)
+    command = f"jpeg-build use openvino --model-repository {repository}"
+    assert found.message.endswith(f"; or use {command}")
+    assert build_cli(shlex.split(command)[1:]) == 0
+    assert problems(repository) == []
+
+
+@pytest.mark.parametrize("known", [{}, {"pixels_sha256": "c" * 64}, {"labels_sha256": "c" * 64}])
+def test_hints_name_nothing_that_does_not_fit(repository, known):
+    another = {"recipe": "another", "recipe_sha256": "b" * 64}
+    facts = {**passes(repository), **known} if known else {}
+    add_classifier(repository, "openvino", chosen=False, **another, **facts)
+    (repository / CLASSIFIER / "1" / "model.onnx").unlink()
+    (found,) = problems(repository)
+    assert "jpeg-build use" not in found.message
+
+
+def test_hints_name_another_version_of_the_same_classifier(repository):
+    (add_version(repository, "2") / "model.onnx").unlink()
+    (found,) = problems(repository)
+    assert (found.where, found.reason) == (f"{CLASSIFIER}/2/model.onnx", "artefact_missing")
+    command = f"jpeg-build use onnx --version 1 --model-repository {repository}"
+    assert found.message.endswith(f"; or use {command}")
+    assert build_cli(shlex.split(command)[1:]) == 0
+    assert problems(repository) == []
 
 
 @pytest.mark.parametrize(
