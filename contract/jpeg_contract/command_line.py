@@ -26,6 +26,9 @@ OK, FAILED, WRONG_CALL = 0, 1, 2
 Progress = Callable[[str], None]
 """Takes one step of the work as a short phrase: "building the engine"."""
 
+WAIT_REPORT_S = 10.0
+"""Without a terminal, how often a wait is reported: a log that is read later needs no line for each second."""
+
 
 def make_app(name: str, summary: str, epilogue: str = "") -> App:
     """Declare a command; its functions are registered with `@app.command` and `@app.default`.
@@ -190,6 +193,25 @@ def progress(command: str) -> Iterator[Progress]:
             finish_step()
 
 
+def waiting(report: Callable[[float], None]) -> Callable[[float], None]:
+    """Return what takes the seconds of a wait as they pass: it reports all of them on a terminal, few in a pipe.
+
+    Args:
+        report: Prints a line. What is waited for is reported before.
+    """
+    if sys.stderr.isatty():
+        return report
+    due_s = WAIT_REPORT_S
+
+    def report_seldom(seconds: float) -> None:
+        nonlocal due_s
+        if seconds >= due_s:
+            due_s = seconds - seconds % WAIT_REPORT_S + WAIT_REPORT_S
+            report(seconds)
+
+    return report_seldom
+
+
 def _integer(_kind: Any, tokens: Sequence[Any]) -> int:
     """Convert a token for cyclopts, which would round 1.5."""
     text = tokens[0].value.strip()
@@ -243,4 +265,5 @@ __all__ = [
     "print_json",
     "progress",
     "run_app",
+    "waiting",
 ]

@@ -29,6 +29,7 @@ from jpeg_contract.command_line import (
     positive,
     print_json,
     run_app,
+    waiting,
 )
 from jpeg_contract.gpus import VISIBLE_DEVICES
 from jpeg_contract.remedies import DEFAULT_REPOSITORY
@@ -247,7 +248,9 @@ def _try(options: LoadOptions) -> tuple[str, list[Problem]]:
 
     # As Ctrl-C does: the server of the trial is stopped first.
     signal.signal(signal.SIGTERM, interrupt)
-    problems = run_trial(options, lambda seconds: note(COMMAND, f"loading for the trial, {seconds:.0f} s"))
+    note(COMMAND, "loading the models for the trial ...")
+    report = waiting(lambda seconds: note(COMMAND, f"loading for the trial, {seconds:.0f} s"))
+    problems = run_trial(options, report)
     return ("failed" if problems else "passed"), problems
 
 

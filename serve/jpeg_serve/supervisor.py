@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import BinaryIO
 
-from jpeg_contract.command_line import Progress
+from jpeg_contract.command_line import Progress, waiting
 
 from jpeg_serve import ports
 from jpeg_serve.errors import PortError, ProbeError, ServeError, ServerDied
@@ -167,7 +167,8 @@ class Keeper:
                 self._progress(str(classifier))
             self._progress("loading the models ..." if self.number == 1 else f"loading {self._name()} ...")
         with guarded_start(server, is_loaded=False):
-            server.wait_until_ready(lambda seconds: self._progress(f"loading, {seconds:.0f} s"), self._ending.is_set)
+            report = waiting(lambda seconds: self._progress(f"loading, {seconds:.0f} s"))
+            server.wait_until_ready(report, self._ending.is_set)
         with guarded_start(server, is_loaded=True):
             return self._first_photos(server, failed_starts)
 

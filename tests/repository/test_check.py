@@ -14,6 +14,7 @@ from jpeg_contract.report import SCHEMA_VERSION
 from jpeg_contract.step_digests import labels_digest, pixels_digest
 from jpeg_serve import check_repository
 from jpeg_serve.check import models_to_load, summary
+from jpeg_serve.cli import main as serve_cli
 from jpeg_serve.config_check import check_config
 from jpeg_serve.contract_check import check_contract
 from jpeg_serve.models import read_models
@@ -554,3 +555,19 @@ def test_problems_become_json(repository):
         "message": found.message,
         "reason": "artefact_missing",
     }
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "reported"), [(False, ["10 s", "20 s"]), (True, [f"{s} s" for s in range(1, 26)])]
+)
+def test_the_trial_reports_each_second_on_a_terminal_only(repository, monkeypatch, capsys, is_terminal, reported):
+    def load(_, report):
+        for seconds in range(1, 26):
+            report(seconds + 0.02)
+        return []
+
+    monkeypatch.setattr("jpeg_serve.trial.run_trial", load)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    assert serve_cli(["check", "--model-repository", str(repository)]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "trial" in line]
+    assert [line.rpartition(", ")[2] for line in lines[1:]] == reported
