@@ -169,7 +169,7 @@ def run(
             takes one for each GPU that the models use, otherwise one.
         serve_with: BACKEND=native or BACKEND=python: which backend serves, can be repeated; by default each classifier
             form decides.
-        web: Start jpeg-web, too: JSON over HTTP, and a page for the browser.
+        web: Start jpeg-web, too, once the servers are ready: JSON over HTTP, and a page for the browser.
         web_port: Its port; 0 takes a free one.
     """
     from jpeg_serve.tracing import collector_url
