@@ -289,7 +289,7 @@ def test_a_fine_tuned_network_of_torchvision(folder, capsys):
     capsys.readouterr()
     stated = [*call, "--labels", "cat,dog", "--force"]
     assert main([*stated, "--resize-size", "240"]) == 0
-    assert "those of torchvision's weights" in capsys.readouterr().err
+    assert "IMAGENET1K_V1" in capsys.readouterr().err
     # Whoever states both needs no note on what was assumed.
     assert main([*stated, "--resize-size", "240", "--scale", "0..1"]) == 0
     assert "note:" not in capsys.readouterr().err
@@ -302,6 +302,25 @@ def test_a_fine_tuned_network_of_torchvision(folder, capsys):
     assert recipe.source.checkpoint == folder / "mine.safetensors"
     network = load_network(recipe, ONNX, progress=lambda message: None)
     assert network.labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize("network", ["timm:resnet18", "timm:resnet18.a1_in1k"])
+def test_the_note_on_a_checkpoint_for_timm_names_the_weights_whose_preparation_is_assumed(network, folder, capsys):
+    timm = pytest.importorskip("timm")
+    import torch
+
+    torch.save(timm.create_model("resnet18", num_classes=2).state_dict(), "mine.pth")
+    assert main(["init", "mine.pth", "--network", network, "--labels", "cat,dog"]) == 0
+    assert "resnet18.a1_in1k" in "".join(line for line in capsys.readouterr().err.splitlines() if "note:" in line)
+
+
+def test_a_network_with_weights_of_torchvision_names_them_in_the_note(folder, capsys):
+    models = pytest.importorskip("torchvision").models
+    import torch
+
+    torch.save(models.resnet18(num_classes=2).state_dict(), "mine.pth")
+    assert main(["init", "mine.pth", "--network", "torchvision:resnet50:IMAGENET1K_V1", "--labels", "cat,dog"]) == 0
+    assert "IMAGENET1K_V1" in capsys.readouterr().err
 
 
 def test_labels_of_the_weights_are_those_of_a_checkpoint_with_as_many_classes(folder):

@@ -314,7 +314,10 @@ def _fine_tuned(found: Draft, checkpoint: Path) -> Draft:
     # The layer of the classes is the last one of torchvision's networks. In a file, names may be in another order.
     last = state.get(names[-1])
     classes = None if last is None else int(last.shape[0])
-    text = "resize, crop and normalisation are those of torchvision's weights: change them if the training had others"
+    text = (
+        f"resize, crop and normalisation are those of torchvision's weights {found.source['weights']} of "
+        f"{found.source['network']}: change them if the training had others"
+    )
     note = Hint(text, "resize_size|crop_percent", "scale|mean")
     same = classes == found.classes
     # With labels of their own, nothing is taken from torchvision's weights.

@@ -184,7 +184,9 @@ def draft(network: str, checkpoint: Path | None) -> Draft:
     if checkpoint is not None:
         source["checkpoint"] = str(checkpoint)
         found = _classes_in(read_state_dict(checkpoint)[0], config.get("classifier"))
-        notes.append(Hint(ASSUMED.format(network=network), "resize_size|crop_percent", "scale|mean"))
+        # A name without a tag stands for the weights that timm takes by default.
+        exact = ".".join(str(config[key]) for key in ("architecture", "tag") if config.get(key)) or network
+        notes.append(Hint(ASSUMED.format(network=exact), "resize_size|crop_percent", "scale|mean"))
         if found != classes:
             classes, labels = found, None
     return Draft(
