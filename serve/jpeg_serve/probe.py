@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jpeg_contract.checksum import checksum
 from jpeg_contract.forms import ClassifierForm, form_of_backend
 from jpeg_contract.inside import is_inside
-from jpeg_contract.model_names import is_router
+from jpeg_contract.model_names import ensemble_of, is_router
 from jpeg_contract.parameters import SettingsError
 from jpeg_contract.probe_photo import PROBE_PHOTO
 from jpeg_contract.remedies import reload_command
@@ -331,7 +331,8 @@ def _expected(server: _Server, config: dict[str, Any] | None, repository: Path |
             return None, f"labels are not compared, since the report on {target} {cause}"
         classes.update(known)
         version = None if target.version == 1 else target.version
-        builds.append(rebuild_command(form.name, repository, reports[0], version=version))
+        ensemble = ensemble_of(target.model)
+        builds.append(rebuild_command(form.name, repository, reports[0], version=version, ensemble=ensemble))
     return _Expected(list(classes.values()), " and ".join(builds)), ""
 
 

@@ -138,6 +138,20 @@ def test_every_row_is_compared(address, model, repository):
     assert probe(address).note
 
 
+def test_the_remedy_builds_the_classifier_of_that_model(address, model, tmp_path):
+    config = model.configs.pop(ENSEMBLE)
+    config["ensemble_scheduling"]["step"][0]["model_name"] = f"cats_{CLASSIFIER}"
+    model.configs = {"cats": config, f"cats_{CLASSIFIER}": model.configs[CLASSIFIER]}
+    artefact = tmp_path / f"cats_{CLASSIFIER}" / "1" / "model.onnx"
+    artefact.parent.mkdir(parents=True)
+    artefact.write_bytes(b"")
+    make_report(artefact)
+    model.rows = [(967, "cup", "")] * 3
+    reason, message = reason_of(address, model="cats", repository=tmp_path)
+    assert reason == "wrong_label"
+    assert "jpeg-build mobilenet_v2 --backend onnx --name cats " in message
+
+
 def test_index_and_label_belong_together(address, model, repository):
     model.rows = [(967, "cup", "")] * 3
     assert reason_of(address, repository=repository)[0] == "wrong_label"
