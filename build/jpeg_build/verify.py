@@ -211,7 +211,9 @@ def _recipe(wanted: Verification, report: Report) -> Recipe:
         ) from error
     if recipe.sha256 != report.recipe_sha256:
         form = wanted.form
-        again = build_command(recipe.argument, form.name, wanted.repository, ensemble=form.ensemble)
+        again = build_command(
+            recipe.argument, form.name, wanted.repository, ensemble=form.ensemble, runs_code=recipe.runs_code
+        )
         raise BuildError(
             f"{form.model} was built from another recipe, or an older state of it, than {recipe.path}: build it again "
             f"with {again}",

@@ -12,6 +12,8 @@ DEFAULT_REPOSITORY = Path("model_repository")
 # Recipes that jpeg-build finds by their names from any folder.
 PROJECT_RECIPES = ("mobilenet_v2", "resnet50")
 
+_TRUST = "--trust-code"
+
 
 def install_command(*extras: str) -> str:
     """Return what installs extras of this project into the Python environment."""
@@ -33,6 +35,7 @@ def build_command(
     precision: str | None = None,
     flags: tuple[str, ...] = (),
     ensemble: str = ENSEMBLE,
+    runs_code: bool = False,
 ) -> str:
     """Return `jpeg-build RECIPE --backend FORM ...`.
 
@@ -44,14 +47,26 @@ def build_command(
         precision: None for the default.
         flags: More options.
         ensemble: Whose classifier it is.
+        runs_code: The recipe names Python code, which is run only if it is trusted.
     """
     words = ["jpeg-build", _recipe_argument(recipe), "--backend", form, *_name_option(ensemble)]
     if precision is not None:
         words += ["--precision", precision]
     words += flags
+    words += [_TRUST] * runs_code
     if version is not None:
         words += ["--version", str(version)]
     return _joined(words, repository)
+
+
+def first_build_command(recipe: str, *, runs_code: bool) -> str:
+    """Return `jpeg-build RECIPE`, for a recipe that was just written. See `build_command` for the arguments."""
+    return _joined(["jpeg-build", recipe, *[_TRUST] * runs_code])
+
+
+def remove_command(ensemble: str, repository: Path = DEFAULT_REPOSITORY) -> str:
+    """Return `jpeg-build remove ENSEMBLE ...`."""
+    return _joined(["jpeg-build", "remove", ensemble], repository)
 
 
 def use_command(
@@ -85,7 +100,7 @@ def _name_option(ensemble: str) -> list[str]:
     return [] if ensemble == ENSEMBLE else ["--name", ensemble]
 
 
-def _joined(words: list[str], repository: Path) -> str:
+def _joined(words: list[str], repository: Path = DEFAULT_REPOSITORY) -> str:
     if repository != DEFAULT_REPOSITORY:
         words = [*words, "--model-repository", str(repository)]
     return shlex.join(words)

@@ -225,6 +225,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         requested: The options of the build, so that a build with others is not taken for this one.
         images_per_second: Measured for each precision by `--precision auto`; None for one left out.
         quantisation: How an int8 artefact was found; None for others, and in reports of earlier builds.
+        runs_code: Building it runs Python code that the recipe names; False in reports of earlier builds.
     """
 
     schema_version: int
@@ -248,6 +249,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     requested: dict[str, Any] = msgspec.field(default_factory=dict)
     images_per_second: dict[str, float | None] | None = None
     quantisation: Quantisation | None = None
+    runs_code: bool = False
 
 
 class _Schema(msgspec.Struct):

@@ -52,14 +52,22 @@ class CheckContext:
         own = "" if report is None or model.name in self.mixed else report.recipe
         # Without a number, the newest would be built again.
         numbered = version is not None and (version.number != 1 or len(model.versions()) > 1)
+        name = recipe or own or recipe_of(self.models, model.ensemble) or NO_RECIPE
         return rebuild_command(
             self._form_name(model),
             model.folder.parent,
             report,
-            recipe=recipe or own or recipe_of(self.models, model.ensemble) or NO_RECIPE,
+            recipe=name,
             version=version.number if version is not None and numbered else None,
             ensemble=model.ensemble,
+            runs_code=(report is None or report.recipe != name) and self._runs_code(name),
         )
+
+    def _runs_code(self, recipe: str) -> bool:
+        """Whether a recipe names code, by the reports on what was built from it."""
+        models = (model for model in self.models.values() if model.form is not None)
+        reports = (find_report(artefact) for model in models for _, artefact in model.artefacts())
+        return any(report.runs_code for report in reports if report is not None and report.recipe == recipe)
 
     def _form_name(self, model: Model) -> str:
         """Return the form to build for a model: its own, else that of the classifier that is served."""

@@ -22,6 +22,7 @@ def rebuild_command(
     recipe: str = "",
     version: int | None = None,
     ensemble: str = ENSEMBLE,
+    runs_code: bool = False,
 ) -> str:
     """Return `jpeg-build RECIPE ...`.
 
@@ -32,6 +33,7 @@ def rebuild_command(
         recipe: Name of the recipe, empty for the report's.
         version: Number of the version, None for the newest.
         ensemble: Whose classifier it is.
+        runs_code: Its recipe names Python code; a report on it says so, too.
     """
     own = report.recipe if report is not None else ""
     return build_command(
@@ -42,13 +44,19 @@ def rebuild_command(
         precision=None if report is None or report.precision == _DEFAULT_PRECISION else report.precision,
         flags=_flags(FORMS[form], report),
         ensemble=ensemble,
+        runs_code=runs_code or (report is not None and report.runs_code and recipe in ("", own)),
     )
 
 
 def _flags(form: ClassifierForm, report: Report | None) -> tuple[str, ...]:
     """Return the options that decide the kind of artefact."""
     requested = report.requested if report is not None else {}
-    flags = {"no_trt": requested.get("trt") is False, "per_gpu": requested.get("per_gpu") is True}
-    return tuple(
-        f"--{name.replace('_', '-')}" for name, is_set in flags.items() if is_set and name in form.build_options
-    )
+    names = ("version_compatible", "hardware_compatible", "per_gpu")
+    flags = {"no_trt": requested.get("trt") is False, **{name: requested.get(name) is True for name in names}}
+    found = [f"--{name.replace('_', '-')}" for name, is_set in flags.items() if is_set and name in form.build_options]
+    # Where the network was taken from the repository, its framework may be missing; likewise Polygraphy beside trtexec.
+    if requested.get("from_onnx") and form.from_onnx:
+        found.append("--from-onnx")
+    if requested.get("tool") == "trtexec" and "tool" in form.build_options:
+        found += ["--tool", "trtexec"]
+    return tuple(found)

@@ -525,6 +525,9 @@ def test_parameters_that_do_not_go_with_the_precision_are_refused(repository):
         ("onnx", {"trt": False}, "--precision int8"),
         ("torch_tensorrt", {"trt": False, "per_gpu": False}, "--precision int8 --no-trt"),
         ("tensorrt", {"trt": True, "per_gpu": True}, "--precision int8 --per-gpu"),
+        ("tensorrt", {"hardware_compatible": True}, "--precision int8 --hardware-compatible"),
+        ("tensorrt", {"from_onnx": "ab12", "tool": "trtexec"}, "--precision int8 --from-onnx --tool trtexec"),
+        ("tensorrt", {"tool": "polygraphy"}, "--precision int8"),
     ],
 )
 def test_a_rebuild_keeps_the_options_of_the_build(repository, form, requested, options):

@@ -49,6 +49,7 @@ def stage_artefact(
         requested=requested_options(request),
         images_per_second=speeds,
         quantisation=chosen.emitted.quantisation,
+        runs_code=request.recipe.runs_code,
     )
     for path in sorted(artefact.parent.iterdir()):
         path.rename(target / path.name)

@@ -65,10 +65,11 @@ def notes_on(request: Request) -> list[str]:
         other = form_of_model(chosen or "")
         report = served_report(root, other) if other is not None else None
         if other is not None and report is not None and other_recipe(root, request.names, report) is not None:
+            recipe = request.recipe
+            build = build_command(recipe.argument, other.name, root, ensemble=name, runs_code=recipe.runs_code)
             found.append(
                 f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
-                f"({report.recipe}) than the steps around it now ({request.recipe.name}). Run {use}, or "
-                f"{build_command(request.recipe.argument, other.name, root, ensemble=name)}"
+                f"({report.recipe}) than the steps around it now ({recipe.name}). Run {use}, or {build}"
             )
         else:
             found.append(f"{path} uses {chosen}; to use {form.model}, edit that word, or run: {use}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jpeg_contract.command_line import note
+from jpeg_contract.remedies import first_build_command
 
 from jpeg_build.cli.reporting import COMMAND, report_note
 from jpeg_build.errors import CallError
@@ -44,7 +44,8 @@ def init(
     with contextlib.redirect_stdout(sys.stderr):
         written = write_recipe(wanted, _prompt(), report_note)
     _report_recipe(written)
-    note(COMMAND, f"check it, and build it with: {shlex.join(['jpeg-build', str(written.path)])}")
+    command = first_build_command(str(written.path), runs_code=written.runs_code)
+    note(COMMAND, f"check it, and build it with: {command}")
     print(written.path)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jpeg_contract.artefacts import artefact_sha256
-from jpeg_contract.forms import FORMS, ClassifierForm, form_of_model
+from jpeg_contract.forms import FORMS, ONNX, ClassifierForm, form_of_model
 from jpeg_contract.model_config import ModelConfig, chosen_classifier, parameters, route_of
 from jpeg_contract.model_names import ModelNames
 from jpeg_contract.parameters import SettingsError
@@ -94,7 +94,7 @@ def find_candidates(
                 left_out.append(f"{form.model}/{version}: {reason}")
         if form.name in needed and len(found) == before:
             mine = [line for line in left_out if line.startswith(f"{form.model}/")]
-            build = build_command(recipe.argument, form.name, root, ensemble=names.ensemble)
+            build = build_command(recipe.argument, form.name, root, ensemble=names.ensemble, runs_code=recipe.runs_code)
             raise RepositoryError(
                 f"{needed[form.name]} needs a classifier that {root} does not have: no version of {form.model} can be "
                 f"evaluated: {'; '.join(mine) or 'none is built'}. Build it with {build}",
@@ -199,9 +199,9 @@ def preprocess_settings(
     except SettingsError as error:
         raise RepositoryError(f"{root / model}: {error}", reason=error.reason) from error
     if settings.pixels_sha256 != wanted.pixels_sha256:
+        again = build_command(recipe.argument, ONNX.name, root, ensemble=names.ensemble, runs_code=recipe.runs_code)
         raise RepositoryError(
-            f"{root / model}: decodes for another recipe than {recipe.path}: build it again with jpeg-build "
-            f"{recipe.argument}",
+            f"{root / model}: decodes for another recipe than {recipe.path}: build it again with {again}",
             reason="recipe_differs",
         )
     return settings

@@ -12,8 +12,9 @@ from typing import Any
 
 from jpeg_contract.command_line import Progress
 from jpeg_contract.inside import is_inside
+from jpeg_contract.remedies import first_build_command
 
-from jpeg_build.errors import CallError, RecipeError
+from jpeg_build.errors import BuildError, CallError, RecipeError
 from jpeg_build.init.facts import NO_FACTS, Facts, Prompt, Questions, choose, complete, own_labels
 from jpeg_build.init.labels import find_labels
 from jpeg_build.init.source import Hints, Origin, find_origin, make_draft
@@ -56,12 +57,14 @@ class Written:
         is_new: It was written.
         labels: The label file that was written beside it, if any.
         notes: Lines for the user.
+        runs_code: Building it runs Python code that it names.
     """
 
     path: Path
     is_new: bool
     labels: Path | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    runs_code: bool = False
 
 
 def write_recipe(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -> Written:
@@ -109,7 +112,8 @@ def write_recipe(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -
     named_labels = labels if existing is None else existing.relative_to(path.parent).as_posix()
     _place(path, title, tables, named_labels, labels_path)
     written = labels_path if existing is None and not isinstance(labels, str) else None
-    return Written(path, True, written, [note for note in draft.notes if not isinstance(note, Hint)])
+    notes_left = [note for note in draft.notes if not isinstance(note, Hint)]
+    return Written(path, True, written, notes_left, runs_code=load_recipe(path).runs_code)
 
 
 def _open_notes(draft: Draft, facts: Facts, folder: Path) -> list[Hint]:
@@ -268,8 +272,12 @@ def _check_same(path: Path, origin: Origin, facts: Facts) -> None:
 
 
 def _exists(path: Path, difference: str = "") -> CallError:
+    try:
+        runs_code = load_recipe(path).runs_code
+    except BuildError:
+        runs_code = False  # building it says what is wrong with it
     return CallError(
         f"{path}: is there already{f', and {difference}' if difference else ''}: build it with "
-        f"jpeg-build {path}, edit it, or write it anew with jpeg-build init --force",
+        f"{first_build_command(str(path), runs_code=runs_code)}, edit it, or let init replace it with --force",
         reason="recipe_exists",
     )

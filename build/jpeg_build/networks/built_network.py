@@ -75,7 +75,7 @@ class BuiltNetwork:
 def find_built(recipe: Recipe, repository: Path, ensemble: str = ENSEMBLE) -> tuple[Path, Report]:
     """Return the ONNX file and the report on it. Raises NetworkError if BuiltNetwork cannot use it."""
     form = SOURCE.of(ensemble)
-    build = build_command(recipe.argument, form.name, repository, ensemble=ensemble)
+    build = build_command(recipe.argument, form.name, repository, ensemble=ensemble, runs_code=recipe.runs_code)
     served = served_version(repository, form, None)
     expected = None if served is None else find_artefact(repository, form, served)
     report = None if expected is None else find_report(expected)

@@ -24,6 +24,7 @@ from jpeg_build.recipe.normalisation import Normalisation, read_normalisation
 from jpeg_build.recipe.sources import (
     LABELLED,
     KerasSource,
+    ModuleSource,
     OnnxSource,
     SavedModelSource,
     Source,
@@ -94,6 +95,11 @@ class Recipe:
     def argument(self) -> str:
         """The RECIPE argument of a command: the name of a recipe of this package, otherwise the path."""
         return self.name if self.path.parent == RECIPES else str(self.path)
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the network is a program, which is run with --trust-code only."""
+        return isinstance(self.source, ModuleSource)
 
     @property
     def sha256(self) -> str:

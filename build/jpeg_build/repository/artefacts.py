@@ -32,11 +32,26 @@ def require_built(root: Path, form: ClassifierForm, version: str | None) -> Repo
     built = [each.name for each in FORMS.values() if tree.newest_version(root, each.of(form.ensemble).model)]
     missing = f"version {number} of {form.model}" if number is not None else form.model
     recipe, _ = recipe_in_place(root, ModelNames(form.ensemble))
-    command = build_command(recipe or "RECIPE", form.name, root, version=number, ensemble=form.ensemble)
+    command = rebuild_command(root, form, recipe or "RECIPE", version=number)
     raise RepositoryError(
         f"{root}: {missing} is not built: build it with {command}; built are {', '.join(built) or 'none'}",
         reason="not_built",
     )
+
+
+def rebuild_command(root: Path, form: ClassifierForm, recipe: str, *, version: int | None = None) -> str:
+    """Return the command that builds a form for its ensemble from a recipe of which only the name is known."""
+    return build_command(
+        recipe, form.name, root, version=version, ensemble=form.ensemble, runs_code=_runs_code(root, form, recipe)
+    )
+
+
+def _runs_code(root: Path, form: ClassifierForm, recipe: str) -> bool:
+    """Whether a recipe names code, by the reports on what was built from it for the ensemble."""
+    models = [each.of(form.ensemble) for each in FORMS.values()]
+    built = [(model, number) for model in models for number in tree.versions(root, model.model)]
+    reports = (find_report(find_artefact(root, model, number)) for model, number in built)
+    return any(report.runs_code for report in reports if report is not None and report.recipe == recipe)
 
 
 def reported_artefact(expected: Path, report: Report) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jpeg_contract.model_config import CONFIG, ModelConfig, chosen_classifier, maker, parameters
 from jpeg_contract.model_names import ModelNames
 from jpeg_contract.parameters import SettingsError
+from jpeg_contract.remedies import remove_command
 from jpeg_contract.settings import PreprocessSettings
 from jpeg_contract.tensors import LABEL, PIXELS
 
@@ -35,7 +36,7 @@ def combine(root: Path, names: ModelNames, members: Sequence[str]) -> list[str]:
     every = ensembles(root)
     if names.ensemble in every:
         raise RepositoryError(
-            f"{root / names.ensemble / CONFIG} exists: remove it with jpeg-build remove {names.ensemble}",
+            f"{root / names.ensemble / CONFIG} exists: remove it with {remove_command(names.ensemble, root)}",
             reason="model_exists",
         )
     steps = [_steps(root, member, require_ensemble(root, every, member)) for member in members]

@@ -18,7 +18,7 @@ from jpeg_contract.model_config import (
     route_of,
 )
 from jpeg_contract.model_names import ModelNames
-from jpeg_contract.remedies import build_command, use_command
+from jpeg_contract.remedies import use_command
 from jpeg_contract.report import ConfigSettings, Report, find_report
 from jpeg_contract.routes import Mode, Route, Target
 
@@ -26,6 +26,7 @@ from jpeg_build.errors import CallError, RepositoryError
 from jpeg_build.repository import configs, tree
 from jpeg_build.repository.artefacts import (
     NEWEST,
+    rebuild_command,
     reported_engines,
     require_built,
     served_report,
@@ -217,8 +218,9 @@ def _require_same_recipe(root: Path, form: ClassifierForm, version: str | None, 
     recipe = other_recipe(root, ModelNames(form.ensemble), report)
     if recipe is None:
         return
-    again = build_command(recipe, form.name, root, version=served_version(root, form, version), ensemble=form.ensemble)
-    back = build_command(report.recipe, form.name, root, ensemble=form.ensemble)
+    version_here = served_version(root, form, version)
+    again = rebuild_command(root, form, recipe, version=version_here)
+    back = rebuild_command(root, form, report.recipe)
     raise RepositoryError(
         f"{form.model} was built from the recipe {report.recipe}, and the steps of {form.ensemble} are of {recipe}"
         f"{' in another state' if report.recipe == recipe else ''}: build it with {again}"
