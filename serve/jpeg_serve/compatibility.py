@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jpeg_contract.forms import ClassifierForm
-from jpeg_contract.gpus import AMPERE, runs_on
+from jpeg_contract.gpus import AMPERE, VISIBLE_DEVICES, runs_on
 from jpeg_contract.model_config import KIND_AUTO, KIND_CPU, KIND_GPU, ModelConfig
 from jpeg_contract.report import Requirements
 from jpeg_contract.versions import loads_engine, same_release
@@ -15,6 +15,8 @@ from jpeg_contract.versions import loads_engine, same_release
 from jpeg_serve.machine import Machine, ServedWith
 
 TENSORFLOW = "tensorflow"
+
+_PER_GPU = "--per-gpu"
 
 
 class Incompatibility(NamedTuple):
@@ -110,7 +112,7 @@ def _gpu_incompatibilities(
         yield Incompatibility(
             "gpu_capability",
             f"is built for GPUs of compute capability {wanted}, and here are {_listed(gpus)}: build it on this "
-            f"machine: {build}",
+            f"machine: {build_for_each(build, gpus, machine)}",
         )
     elif unfit:
         fitting = ", ".join(str(index) for index in gpus if index not in unfit)
@@ -120,8 +122,27 @@ def _gpu_incompatibilities(
             "gpu_capability",
             f"is built for GPUs of compute capability {wanted}, and here are also {_listed(unfit)}: limit it to the "
             f"others with gpus: [{fitting}] in its instance_group"
-            + (f", or build one for each kind on a machine that has it: {build} --per-gpu" if per_gpu else ""),
+            + (f", or build one for each kind: {build_for_each(build, gpus, machine)}" if per_gpu else ""),
         )
+
+
+def build_for_each(build: str, gpus: Mapping[int, str], machine: Machine, *, beside: bool = False) -> str:
+    """Return the commands that build an engine for each kind among these GPUs.
+
+    jpeg-build builds for the first GPU that it sees.
+
+    Args:
+        build: Builds it.
+        gpus: The compute capability of each, by its number.
+        machine: This machine.
+        beside: The engine is for one kind of several, even if here is one.
+    """
+    first = {capability: index for index, capability in sorted(gpus.items(), reverse=True)}
+    if (beside or len(first) > 1) and _PER_GPU not in build.split():
+        build = f"{build} {_PER_GPU}"
+    return " and ".join(
+        f"{VISIBLE_DEVICES}={machine.device(index)} {build}" if index else build for index in sorted(first.values())
+    )
 
 
 def instance_incompatibilities(config: ModelConfig, machine: Machine) -> Iterator[Incompatibility]:

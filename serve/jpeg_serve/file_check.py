@@ -18,7 +18,7 @@ from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report, ReportError, find_report, read_report
 from jpeg_contract.tensors import LABELS_FILE, OUTPUT
 
-from jpeg_serve.compatibility import gpus_used, incompatibilities, instance_incompatibilities
+from jpeg_serve.compatibility import build_for_each, gpus_used, incompatibilities, instance_incompatibilities
 from jpeg_serve.config_check import shape
 from jpeg_serve.context import CheckContext, where_of
 from jpeg_serve.ensemble_check import version_list
@@ -179,10 +179,12 @@ def _check_engines(model: Model, version: Version, context: CheckContext) -> Ite
             artefact = version.folder / named.get(capability, default.name)
             yield from _check_artefact(model, version, artefact, context, gpus)
         else:
+            gpus = {index: gpu for index, gpu in used.items() if gpu == capability}
+            build = build_for_each(context.build(model, version), gpus, machine, beside=True)
             yield Problem(
                 where,
                 f"has engines for GPUs of compute capability {', '.join(sorted(named))}, but none for "
-                f"{capability}, which is here: build it on this machine: {_per_gpu(context.build(model, version))}"
+                f"{capability}, which is here: build it on this machine: {build}"
                 f"{alternatives}",
                 "gpu_capability",
             )
@@ -192,13 +194,10 @@ def _check_engines(model: Model, version: Version, context: CheckContext) -> Ite
                 model.where,
                 f"cc_model_filenames names {file} for GPUs of compute capability {capability}, but "
                 f"{report_path(Path(file))} is not in version {version.number}: on such a machine, "
-                f"{_per_gpu(context.build(model, version))}, or remove the entry",
+                f"{build_for_each(context.build(model, version), {0: capability}, machine, beside=True)}, or remove "
+                "the entry",
                 "report_missing",
             )
-
-
-def _per_gpu(command: str) -> str:
-    return command if " --per-gpu" in command else f"{command} --per-gpu"
 
 
 def _check_artefact(

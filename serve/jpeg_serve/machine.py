@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from jpeg_contract.forms import ENTRY_POINTS, FORMS, ClassifierForm
-from jpeg_contract.gpus import Gpus, find_gpus
+from jpeg_contract.gpus import Gpus, device_names, find_gpus
 from jpeg_contract.resources import resource
 from jpeg_contract.versions import installed_version
 
@@ -61,6 +61,10 @@ class Machine:
     def package(self, name: str) -> str | None:
         """Return the version of an import package, "" if it states none, None if it is not installed."""
         return self._packages(name)
+
+    def device(self, index: int) -> str:
+        """Return the CUDA_VISIBLE_DEVICES that shows a program one of the GPUs alone."""
+        return device_names(len(self.gpus.found), self._environment)[index]
 
     def native_tensorrt(self) -> str | None:
         """Return the version of TensorRT that the native backends use, None if it is unknown."""

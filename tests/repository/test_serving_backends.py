@@ -224,6 +224,29 @@ def test_each_kind_of_gpu_has_its_engine(repository):
     assert "model_sm90.plan" in found.message
 
 
+BUILD = "jpeg-build mobilenet_v2 --backend tensorrt --model-repository {repository} --per-gpu"
+
+
+def test_an_engine_is_built_for_the_gpu_that_lacks_it(repository):
+    """jpeg-build builds for the first GPU that it sees."""
+    build = BUILD.format(repository=repository)
+    add_per_gpu(repository)
+    (found,) = problems(repository, machine("8.6", "8.0", "8.0", packages=TENSORRT))
+    assert f": CUDA_VISIBLE_DEVICES=1 {build}" in found.message
+    environment = {"CUDA_VISIBLE_DEVICES": "5,3"}
+    (found,) = problems(repository, machine("8.6", "8.0", packages=TENSORRT, environment=environment))
+    assert f": CUDA_VISIBLE_DEVICES=3 {build}" in found.message
+    (found,) = problems(repository, machine("8.0", "8.6", packages=TENSORRT))
+    assert f": {build}" in found.message
+
+
+def test_an_engine_is_built_for_each_of_two_kinds(repository):
+    build = BUILD.format(repository=repository)
+    add(repository, "tensorrt", ENGINE)
+    (found,) = problems(repository, machine("8.6", "9.0", packages=TENSORRT))
+    assert found.message.endswith(f": {build} and CUDA_VISIBLE_DEVICES=1 {build}")
+
+
 def test_an_engine_under_the_usual_name_is_for_all_other_gpus(repository):
     add_per_gpu(repository, ("9.0", "model"))
     (found,) = problems(repository, machine("8.0", packages=TENSORRT))
