@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -295,6 +296,9 @@ def test_a_version_folder_that_triton_misreads_is_named(repository):
     assert (found.where, found.reason) == (f"{CLASSIFIER}/2.old", "version_folder")
 
 
+ANOTHER = {"recipe": "another", "recipe_sha256": "b" * 64}
+
+
 def passes(repository):
     """The digests of a network that takes the pixels and returns the logits that the steps around it do."""
     preprocess, postprocess = (
@@ -308,8 +312,8 @@ def passes(repository):
 
 def test_hints_name_what_fits_whatever_its_recipe(repository):
     """A network of another recipe fits if it takes the same pixels and its outputs mean the same labels."""
-    another = {"recipe": "another", "recipe_sha256": "b" * 64}
-    add_classifier(repository, "openvino", chosen=False, **another, **passes(repository))
+    facts: dict[str, Any] = {**ANOTHER, **passes(repository)}
+    add_classifier(repository, "openvino", chosen=False, **facts)
     (repository / CLASSIFIER / "1" / "model.onnx").unlink()
     (found,) = problems(repository)
     command = f"jpeg-build use openvino --model-repository {repository}"
@@ -320,9 +324,8 @@ def test_hints_name_what_fits_whatever_its_recipe(repository):
 
 @pytest.mark.parametrize("known", [{}, {"pixels_sha256": "c" * 64}, {"labels_sha256": "c" * 64}])
 def test_hints_name_nothing_that_does_not_fit(repository, known):
-    another = {"recipe": "another", "recipe_sha256": "b" * 64}
-    facts = {**passes(repository), **known} if known else {}
-    add_classifier(repository, "openvino", chosen=False, **another, **facts)
+    facts: dict[str, Any] = {**ANOTHER, **({**passes(repository), **known} if known else {})}
+    add_classifier(repository, "openvino", chosen=False, **facts)
     (repository / CLASSIFIER / "1" / "model.onnx").unlink()
     (found,) = problems(repository)
     assert "jpeg-build use" not in found.message

@@ -82,8 +82,9 @@ def test_messages_take_their_commands_from_one_module():
             if path.name == "remedies.py" or "comparison" in path.parts:
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
-                parts = node.values if isinstance(node, ast.JoinedStr) else []
-                for text, value in itertools.pairwise(parts):
+                if not isinstance(node, ast.JoinedStr):
+                    continue
+                for text, value in itertools.pairwise(node.values):
                     is_command = isinstance(text, ast.Constant) and COMMAND.search(str(text.value))
                     if is_command and isinstance(value, ast.FormattedValue):
                         found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
