@@ -17,7 +17,7 @@ from jpeg_build.graphs import int8_forms as forms_module
 from jpeg_build.graphs.bias_correction import Means
 from jpeg_build.graphs.half import to_half
 from jpeg_build.graphs.int8_forms import int8_forms
-from jpeg_build.graphs.onnx_values import image_part, prepared, with_opset
+from jpeg_build.graphs.onnx_values import image_part, prepared
 from jpeg_build.graphs.planes import normalise_planes
 from jpeg_build.graphs.quantise import Dialect
 from jpeg_build.networks.onnx_network import OnnxNetwork
@@ -634,17 +634,6 @@ def test_fp32_for_tensorrt_is_in_an_opset_that_all_versions_read(job, tmp_path, 
     assert not written.notes
     assert write_onnx(made, tmp_path / "as_it_is.onnx", dialect="onnxruntime").path.is_file()
     assert contract(tmp_path / "as_it_is.onnx").opset_import[0].version == 20
-
-
-def test_an_opset_that_cannot_be_lowered_is_refused():
-    graph = helper.make_graph(
-        [helper.make_node("Gelu", ["a"], ["b"])],  # new in opset 20
-        "net",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])],
-    )
-    with pytest.raises(ValueError, match="Gelu"):
-        with_opset(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8), 17)
 
 
 def test_the_level_of_the_root_logger_is_restored(job, tmp_path):

@@ -15,7 +15,8 @@ from jpeg_build.emitters import Job
 from jpeg_build.graphs.half import to_half
 from jpeg_build.graphs.int8_forms import int8_forms
 from jpeg_build.graphs.onnx_graph import finish
-from jpeg_build.graphs.onnx_values import opset, with_kernel_shapes, with_opset
+from jpeg_build.graphs.onnx_values import with_kernel_shapes
+from jpeg_build.graphs.opset import opset, with_opset
 from jpeg_build.graphs.planes import normalise_planes
 from jpeg_build.graphs.quantise import Dialect, Quantised
 from jpeg_build.photos import ENOUGH_TO_CALIBRATE, random_pixels

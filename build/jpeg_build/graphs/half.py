@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from jpeg_build.graphs.onnx_graph import names_read_inside
-from jpeg_build.graphs.onnx_values import float_tensors, image_part, opset, output_part, prepared, ranges
+from jpeg_build.graphs.onnx_values import float_tensors, image_part, output_part, prepared, ranges
+from jpeg_build.graphs.opset import opset
 
 # float16 ends at 65504, and other images may exceed the measured ranges by a few times. Below 2^-14 it loses digits.
 LARGEST_VALUE = 65504 / 8

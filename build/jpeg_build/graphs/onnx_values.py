@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx.version_converter
 import onnxruntime as ort
 from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
@@ -58,35 +57,6 @@ def in_float32(model: Any) -> Any:
     model = _copy(model)
     _retype(model.graph)
     return model
-
-
-def opset(model: Any) -> int:
-    """Return the version of ONNX's standard operator set that a model uses."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD)
-
-
-def with_opset(model: Any, version: int) -> Any:
-    """Convert a model to another opset.
-
-    Raises:
-        ValueError: ONNX cannot convert it.
-    """
-    try:
-        converted = onnx.version_converter.convert_version(model, version)
-    except Exception as error:
-        # ONNX writes the place in its code and the assertion in front of the cause.
-        raise ValueError(str(error).splitlines()[0].rpartition(" failed: ")[2][:200]) from error
-    for node in converted.graph.node:
-        # The converter keeps an attribute that operators before opset 18 do not have.
-        if version < 18 and node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
-            kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-    try:
-        onnx.checker.check_model(converted, full_check=True)
-    except Exception as error:
-        raise ValueError(str(error).splitlines()[0][:200]) from error
-    return converted
 
 
 def with_kernel_shapes(model: Any) -> Any:

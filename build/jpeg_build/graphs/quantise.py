@@ -20,7 +20,8 @@ from onnx import helper, numpy_helper
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.graphs.bias_correction import Means
-from jpeg_build.graphs.onnx_values import WEIGHTED, image_part, logits, opset, output_part, prepared, with_opset
+from jpeg_build.graphs.onnx_values import WEIGHTED, image_part, logits, output_part, prepared
+from jpeg_build.graphs.opset import opset, with_opset
 from jpeg_build.graphs.value_ranges import Ranges, ValueRanges
 
 Dialect = Literal["onnxruntime", "openvino", "tensorrt"]
