@@ -133,7 +133,7 @@ def open_decoders(
             except SettingsError as error:
                 if wanted or name != "gpu":
                     raise BuildError(str(error), reason=error.reason) from error
-                left_out.append(f"decoder gpu: {error}")
+                left_out.append(str(error))
                 continue
             stack.callback(opened[name].close)
         yield opened, left_out
