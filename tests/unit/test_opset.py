@@ -8,11 +8,11 @@ from jpeg_build.graphs.opset import opset, with_opset
 from onnx import TensorProto, helper, numpy_helper
 
 NEW, OLD = 20, 17
-SHAPE = ["N", 4, 6, 9]
+IMAGE = (4, 6, 9)
 
 
 def network(operator, *constants, outputs=1, **attributes):
-    """One operator on a tensor of SHAPE."""
+    """One operator on images of the shape IMAGE."""
     names = [f"constant_{index}" for index in range(len(constants))]
     graph = helper.make_graph(
         [
@@ -20,7 +20,7 @@ def network(operator, *constants, outputs=1, **attributes):
             helper.make_node(operator, ["copied", *names], [f"out_{index}" for index in range(outputs)], **attributes),
         ],
         "net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *IMAGE])],
         [helper.make_tensor_value_info(f"out_{index}", TensorProto.FLOAT, None) for index in range(outputs)],
         [numpy_helper.from_array(value, name) for value, name in zip(constants, names, strict=True)],
     )
@@ -28,7 +28,7 @@ def network(operator, *constants, outputs=1, **attributes):
 
 
 def run(model):
-    images = np.random.default_rng(0).normal(size=(2, *SHAPE[1:])).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype(np.float32)
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
         None, {"image": images}
     )
