@@ -190,7 +190,7 @@ def test_a_module_runs_with_trust_only(folder, capsys):
     call = ["module:mine.py:make", "--labels", "a,b", "--crop-size", "32", *OPTIONS]
     assert main(["init", *call]) == 0
     assert tomllib.loads((folder / "mine.toml").read_text())["source"]["module"] == "mine.py:make"
-    capsys.readouterr()
+    assert "jpeg-build mine.toml --trust-code" in capsys.readouterr().err
     assert main(call) == 1
     assert reason(capsys)[0] == "untrusted_code"
     assert not (folder / "ran").exists()
@@ -255,7 +255,8 @@ def test_files_of_pytorch_are_known_by_their_content(folder):
     torch.save(state, "state.pth")
     torch.save({"epoch": 3, "state_dict": state}, "checkpoint.ckpt")
     torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
-    for name in ("state.pth", "checkpoint.ckpt", "old.pth", "names.txt"):
+    torch.save({"epoch": 3, "state_dict": state}, "best.pth.tar")
+    for name in ("state.pth", "checkpoint.ckpt", "old.pth", "best.pth.tar", "names.txt"):
         assert torch_kind(folder / name) == STATE_DICT
     torch.export.save(torch.export.export(network, (torch.zeros(2, 3, 4, 4),)), "program.pt2")
     assert torch_kind(folder / "program.pt2") == "torch"
@@ -361,6 +362,26 @@ def test_a_file_of_weights_needs_its_network(folder, capsys):
     (folder / "model.safetensors").write_bytes(b"")
     assert main(["init", "model.safetensors"]) == 2
     assert reason(capsys)[0] == "invalid_call"
+
+
+def test_a_checkpoint_named_as_a_tar_is_one(folder):
+    """timm's training script and PyTorch's tutorials name checkpoints so."""
+    (folder / "model_best.pth.tar").write_bytes(b"\x80\x02}.")
+    found = find_origin("model_best.pth.tar", network="timm:resnet18")
+    assert found is not None
+    assert (found.kind, found.name) == ("timm", "model_best")
+
+
+@pytest.mark.parametrize("name", ["state.pth", "best.pt"])
+def test_a_file_that_was_cut_short_is_damaged(folder, capsys, name):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.zeros(4000)}, name)
+    (folder / name).write_bytes((folder / name).read_bytes()[:9000])
+    assert main(["init", name, "--network", "timm:resnet18", "--labels", "a,b"]) == 1
+    code, text = reason(capsys)
+    assert code == "invalid_checkpoint"
+    assert "damaged" in text
+    assert "--network" not in text
 
 
 @pytest.mark.parametrize(

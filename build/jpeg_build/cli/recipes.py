@@ -32,7 +32,7 @@ def init(
 
     Args:
         source: timm:NAME, hf:FOLDER or hf:NAME, torchvision:NAME[:WEIGHTS], ultralytics:FILE.pt,
-            module:FILE.py:FUNCTION, keras:NAME, or the path of a file (.onnx, .keras, .h5, .pt, .pth, .pt2,
+            module:FILE.py:FUNCTION, keras:NAME, or the path of a file (.onnx, .keras, .h5, .pt, .pth, .pth.tar, .pt2,
             .safetensors) or folder (SavedModel, Hugging Face).
         output: The recipe's .toml file (default: beside the network's file, otherwise in the working directory).
         checkpoint: Weights for a network that SOURCE names: timm, torchvision, module or keras.

@@ -12,6 +12,7 @@ from typing import Any
 
 from jpeg_build.errors import CallError, NetworkError
 from jpeg_build.networks.drafts import Draft, Hint
+from jpeg_build.networks.torch_files import refuse_cut_short
 from jpeg_build.recipe.keys import Layout
 from jpeg_build.recipe.sources import is_file
 
@@ -19,7 +20,8 @@ from jpeg_build.recipe.sources import is_file
 STATE_DICT = "state_dict"
 
 _KERAS_ENDINGS = {".keras", ".h5", ".hdf5"}
-_TORCH_ENDINGS = {".pt", ".pth", ".pt2", ".ts", ".torchscript", ".ckpt", ".bin"}
+# ".tar": the name is that of an archive, and the content what torch.save writes, as in timm's model_best.pth.tar.
+_TORCH_ENDINGS = {".pt", ".pth", ".pt2", ".ts", ".torchscript", ".ckpt", ".bin", ".tar"}
 _ENDINGS = {".onnx", ".safetensors", *_KERAS_ENDINGS, *_TORCH_ENDINGS}
 
 # Of the objects beside tensors in the checkpoints of training scripts.
@@ -207,15 +209,17 @@ def _of_folder(folder: Path) -> Origin | None:
 
 
 def _state_dict(file: Path) -> Origin:
-    return Origin(STATE_DICT, recipe_name(file.stem), {"checkpoint": file})
+    stem = file.with_suffix("") if file.suffix.lower() == ".tar" else file
+    return Origin(STATE_DICT, recipe_name(stem.stem), {"checkpoint": file})
 
 
 def torch_kind(file: Path) -> str:
     """Return what a file of PyTorch is, without running anything in it: "torch", "ultralytics" or STATE_DICT.
 
     Raises:
-        NetworkError: It is a network that was pickled as a whole.
+        NetworkError: It is a network that was pickled as a whole, or its end is missing.
     """
+    refuse_cut_short(file)
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.partition("/")[2] or name for name in archive.namelist()}

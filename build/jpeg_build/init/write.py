@@ -175,8 +175,8 @@ def _origin(wanted: NewRecipe) -> Origin:
     if origin is None:
         raise CallError(
             f"{wanted.source}: is no network: give timm:NAME, hf:FOLDER, torchvision:NAME, ultralytics:FILE.pt, "
-            "module:FILE.py:FUNCTION, keras:NAME, or the path of a file (.onnx, .keras, .h5, .pt, .pth, .pt2, "
-            ".safetensors) or folder (SavedModel, Hugging Face)",
+            "module:FILE.py:FUNCTION, keras:NAME, or the path of a file (.onnx, .keras, .h5, .pt, .pth, .pth.tar, "
+            ".pt2, .safetensors) or folder (SavedModel, Hugging Face)",
             reason="network_not_found",
         )
     return origin

@@ -15,6 +15,7 @@ from torch import nn
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.network import Weights
+from jpeg_build.networks.torch_files import refuse_cut_short
 from jpeg_build.recipe.recipe import Recipe
 
 SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
@@ -56,6 +57,7 @@ def load_inert(path: Path, allowed: Callable[[str], bool], remedy: str) -> Any:
     """
     if not path.is_file():
         raise NetworkError(f"{path}: no such file", reason="checkpoint_not_found")
+    refuse_cut_short(path)
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:
