@@ -121,6 +121,16 @@ def test_a_file_of_keras_for_tf_trt(case, ending):
         np.testing.assert_allclose(logits, reference[:batch], atol=2e-3)
 
 
+def test_constants_that_a_keras_layer_captures(tmp_path):
+    """Mean and variance of Keras's Normalization are neither variables nor nodes of the exported function."""
+    front = [tf.keras.layers.Normalization(mean=[120.0, 110, 100], variance=[900.0, 800, 700])]
+    small(tf.keras.layers.Dense(3), front=front).export(str(tmp_path / "net"), verbose=False)
+    made = SavedModelNetwork(recipe(tmp_path, normalisation='scale = "0..255"', output="logits"))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
+    made.export_onnx(tmp_path / "net.onnx")
+    np.testing.assert_allclose(in_onnx_runtime(tmp_path / "net.onnx", pixels), made.reference(pixels), atol=2e-3)
+
+
 def test_gray(tmp_path):
     small(tf.keras.layers.Dense(3), channels=1).export(str(tmp_path / "net"), verbose=False)
     made = SavedModelNetwork(recipe(tmp_path, normalisation='scale = "0..1"\ncolor = "GRAY"', output="logits"))

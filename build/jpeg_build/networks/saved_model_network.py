@@ -64,6 +64,7 @@ class SavedModelNetwork:
 
                 function, signature = self._inner.images_to_values()
                 model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+            _bind_captures(model, function.get_concrete_function(*signature))
             wrapped = wrap(
                 model,
                 layout="NHWC",
@@ -79,6 +80,26 @@ class SavedModelNetwork:
                 "--backend tf_trt takes it as it is; of a network of Keras, take the .keras file",
                 reason="not_exported",
             ) from error
+
+
+def _bind_captures(model: Any, function: Any) -> None:
+    """Make weights, in place, of the tensors that a function captures: tf2onnx leaves them as inputs of the graph.
+
+    Args:
+        model: The ONNX model of the function.
+        function: A ConcreteFunction.
+    """
+    from onnx import numpy_helper
+
+    from jpeg_build.graphs.onnx_graph import replace
+
+    captured = zip(reversed(function.inputs), reversed(function.captured_inputs), strict=False)
+    values = {inner.name: outer for inner, outer in captured}
+    open_inputs = {tensor.name for tensor in model.graph.input}
+    for name in sorted(open_inputs & values.keys()):
+        model.graph.initializer.append(numpy_helper.from_array(values[name].numpy(), name))
+    kept = [tensor for tensor in model.graph.input if tensor.name not in values]
+    replace(model.graph.input, kept)
 
 
 @contextmanager
