@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 ResizeSide = Literal["shorter", "longer"]
+CropRounding = Literal["even", "down"]
 
 Size = tuple[int, int]
 Rgb = tuple[int, int, int]
@@ -26,6 +27,8 @@ class Geometry:
             is kept and padded to the crop's shape ("letterbox").
         fill: Colour of what lies outside of the resized image, [0, 255]. None if nothing does: the crop then fits into
             the resized image.
+        crop_rounding: Where the crop lies if an odd number of pixels is left out: "even" rounds the part at the left or
+            top to the even number, as torchvision and timm do, and "down" to the smaller one, as transformers does.
 
     Raises:
         ValueError: The values do not go together.
@@ -37,6 +40,7 @@ class Geometry:
     antialias: bool = True
     resize_side: ResizeSide = "shorter"
     fill: Rgb | None = None
+    crop_rounding: CropRounding = "even"
 
     def __post_init__(self) -> None:
         if self.interpolation not in get_args(Interpolation):
@@ -47,6 +51,8 @@ class Geometry:
                 raise ValueError(f"{name} must be at least 1 pixel")
         if self.resize_side not in get_args(ResizeSide):
             raise ValueError(f"resize_side is {self.resize_side!r}, but must be one of shorter, longer")
+        if self.crop_rounding not in get_args(CropRounding):
+            raise ValueError(f"crop_rounding is {self.crop_rounding!r}, but must be one of even, down")
         if self.fill is None and self.resize_side == "longer" and isinstance(self.resize_size, int):
             raise ValueError('resize_side "longer" needs a colour for the rest of the image, such as fill = [0, 0, 0]')
         if self.fill is None and (
@@ -83,8 +89,10 @@ class Geometry:
     def crop_corner(self, new_width: int, new_height: int) -> Size:
         """Return (left, top) of the centre crop in a resized image; negative where the crop is larger."""
         crop_height, crop_width = self.crop_size
-        # Python rounds halves to even, and so does torchvision.transforms.functional.center_crop.
-        return round((new_width - crop_width) / 2.0), round((new_height - crop_height) / 2.0)
+        # Python rounds halves to even, and so does torchvision.transforms.functional.center_crop. The other frameworks
+        # round what they cut off and what they pad down: a negative corner towards zero.
+        rounded = round if self.crop_rounding == "even" else int
+        return rounded((new_width - crop_width) / 2.0), rounded((new_height - crop_height) / 2.0)
 
     def shown(self, new_width: int, new_height: int) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) of what the crop shows of a resized image; it is never empty."""

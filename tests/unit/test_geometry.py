@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -72,6 +74,19 @@ def test_a_letterbox_has_the_pixels_of_pillow(width, height, resize, crop, side,
     assert np.abs(resize_and_crop(geometry, image).astype(int) - padded(image, geometry)).max() <= 1
 
 
+@given(width=st.integers(1, 99), height=st.integers(1, 99), crop=st.tuples(st.integers(1, 99), st.integers(1, 99)))
+def test_a_crop_that_rounds_down_is_the_one_of_transformers(width, height, crop):
+    """The whole image, cut and padded by transformers, shows where its crop lies."""
+    backends = pytest.importorskip("transformers.image_processing_backends")
+    torch = pytest.importorskip("torch")
+    geometry = Geometry((height, width), crop, "nearest", fill=(0, 0, 0), crop_rounding="down")
+    image = noise(width, height)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    size = types.SimpleNamespace(height=crop[0], width=crop[1], keys=dict)
+    theirs = backends.TorchvisionBackend.center_crop(None, tensor, size).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(resize_and_crop(geometry, image), theirs)
+
+
 @given(width=SIDES, height=SIDES, size=st.integers(8, 64))
 def test_a_letterbox_of_the_longer_side_shows_the_whole_image(width, height, size):
     geometry = Geometry(size, (size, size), resize_side="longer", fill=(0, 0, 0))
@@ -142,6 +157,7 @@ def test_a_thin_image_does_not_become_a_huge_one(interpolation):
         ({"resize_size": 256, "crop_size": (224, 224), "interpolation": "bicubic", "antialias": False}, "antialias"),
         ({"resize_size": 224, "crop_size": (224, 224), "resize_side": "longer"}, "fill"),
         ({"resize_size": 224, "crop_size": (224, 224), "resize_side": "both", "fill": (0, 0, 0)}, "shorter, longer"),
+        ({"resize_size": 224, "crop_size": (224, 224), "crop_rounding": "up"}, "even, down"),
         ({"resize_size": 224, "crop_size": (224, 224), "fill": (0, 0, 256)}, "0 to 255"),
     ],
 )

@@ -22,8 +22,14 @@ from jpeg_build.cli import main
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.hugging_face_network import HuggingFaceNetwork, draft, preparation
 from jpeg_build.networks.load import load_network
+from jpeg_build.networks.reference import normalise
 from jpeg_build.recipe.recipe import load_recipe
 from jpeg_contract.forms import ONNX
+from jpeg_preprocess import resize_and_crop
+from PIL import Image
+
+# transformers cuts off the smaller half of an odd margin at the left and at the top.
+DOWN = {"crop_rounding": "down"}
 
 LABELS = {0: "cat", 1: "dog", 2: "eel", 3: "fox"}
 
@@ -95,7 +101,13 @@ def processor_folder(tmp_path, kind, **values):
         (
             "ConvNextImageProcessor",
             {"size": {"shortest_edge": 224}, "crop_pct": 0.875},
-            {"resize_size": 256, "crop_size": 224, "interpolation": "bicubic"},
+            {"resize_size": 256, "crop_size": 224, "interpolation": "bicubic", **DOWN},
+            {"mean": [0.5] * 3, "std": [0.5] * 3},
+        ),
+        (
+            "ConvNextImageProcessor",
+            {"size": {"shortest_edge": 192}, "crop_pct": 0.875},
+            {"resize_size": 219, "crop_size": 192, "interpolation": "bicubic", **DOWN},
             {"mean": [0.5] * 3, "std": [0.5] * 3},
         ),
         (
@@ -107,7 +119,7 @@ def processor_folder(tmp_path, kind, **values):
         (
             "BitImageProcessor",
             {"size": {"shortest_edge": 248}, "crop_size": {"height": 224, "width": 224}, "resample": 2},
-            {"resize_size": 248, "crop_size": 224, "interpolation": "bilinear"},
+            {"resize_size": 248, "crop_size": 224, "interpolation": "bilinear", **DOWN},
             {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]},
         ),
         (
@@ -134,13 +146,13 @@ def processor_folder(tmp_path, kind, **values):
         (
             "MobileViTImageProcessor",
             {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}},
-            {"resize_size": 72, "crop_size": 64, "interpolation": "bicubic"},
+            {"resize_size": 72, "crop_size": 64, "interpolation": "bicubic", **DOWN},
             {"scale": "0..1", "color": "BGR"},
         ),
         (
             "LevitImageProcessor",
             {"size": {"shortest_edge": 224}},
-            {"resize_size": 256, "crop_size": 224, "interpolation": "bicubic"},
+            {"resize_size": 256, "crop_size": 224, "interpolation": "bicubic", **DOWN},
             {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         ),
     ],
@@ -152,6 +164,19 @@ def test_processors(tmp_path, kind, values, geometry, normalisation):
     assert found is not None
     assert found.geometry_table() == geometry
     assert found.normalisation_table() == normalisation
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 219), (300, 451), (257, 256)])
+def test_a_crop_lies_where_the_processor_has_it(tmp_path, width, height):
+    """Odd margins: one of two would be a pixel off if they were rounded as torchvision does."""
+    values = {"size": {"shortest_edge": 64}, "crop_size": {"height": 41, "width": 39}, "resample": 3}
+    found, _ = processor_folder(tmp_path, "CLIPImageProcessor", **values)
+    assert found is not None
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    theirs = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0])
+    ours = normalise(resize_and_crop(found.geometry, image)[None], found.normalisation)[0].transpose(2, 0, 1)
+    assert np.abs(ours - theirs).max() < 2.5 / 255 / min(found.std)
 
 
 def test_feature_extractors_of_old_versions(tmp_path):

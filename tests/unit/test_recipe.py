@@ -315,7 +315,8 @@ def test_keys_that_came_later_leave_the_digests_of_older_recipes(write):
     assert changed(write, LINES, 'scale = "-1..1"\ncolor = "BGR"').sha256 == digest
     for line in ('output = "sigmoid"', "threshold = 0.5", 'formats = ["jpeg", "png"]', "background = [0, 0, 0]"):
         assert changed(write, "classes = 2", f"classes = 2\n{line}").sha256 != digest
-    assert changed(write, "resize_size = 40", "resize_size = 40\nfill = [0, 0, 0]").sha256 != digest
+    for line in ("fill = [0, 0, 0]", 'crop_rounding = "down"'):
+        assert changed(write, "resize_size = 40", f"resize_size = 40\n{line}").sha256 != digest
 
 
 # Kinds of networks

@@ -19,15 +19,22 @@ GEOMETRY = {"resize_size": "256", "crop_size": "224,224"}
     exif=st.booleans(),
     formats=st.lists(st.sampled_from(["png", "webp", "gif", "tiff", "avif", "heic"]), unique=True),
     colour=st.none() | st.tuples(*[st.integers(0, 255)] * 3),
+    rounding=st.sampled_from(["even", "down"]),
     decoder=st.sampled_from(["scaled", "full", "gpu"]),
     limit=st.integers(1, 10**9),
     threads=st.integers(0, 64),
 )
 def test_preprocess_settings_survive_as_parameters(
-    crop, more, pair, antialias, exif, formats, colour, decoder, limit, threads
+    crop, more, pair, antialias, exif, formats, colour, rounding, decoder, limit, threads
 ):
     settings = PreprocessSettings(
-        Geometry((crop[0] + more, crop[1]) if pair else max(crop) + more, crop, antialias=antialias, fill=colour),
+        Geometry(
+            resize_size=(crop[0] + more, crop[1]) if pair else max(crop) + more,
+            crop_size=crop,
+            antialias=antialias,
+            fill=colour,
+            crop_rounding=rounding,
+        ),
         recipe="r",
         recipe_sha256="s",
         exif_orientation=exif,
@@ -64,6 +71,7 @@ def test_settings_are_read_from_the_config_that_triton_hands_over():
         ({"background": "0,0,256"}, "background must be three numbers", "invalid_setting"),
         ({"fill": "0,0,256"}, "fill must be three numbers", "invalid_geometry"),
         ({"resize_side": "longer"}, "fill", "invalid_geometry"),
+        ({"crop_rounding": "up"}, "down, even", "invalid_setting"),
         ({"decoder": "quick"}, "parameter decoder is 'quick': .*full, gpu, scaled", "invalid_setting"),
         ({"antialias": "yes"}, "true or false", "invalid_setting"),
         ({"max_pixels": "50e6"}, "max_pixels is '50e6': .*an integer", "invalid_setting"),
@@ -102,3 +110,11 @@ def test_default_k_must_be_positive():
 def test_limits_must_be_positive(limits):
     with pytest.raises(ValueError, match="must be at least 1"):
         Limits(**limits)
+
+
+def test_settings_that_came_later_leave_the_digests_in_older_reports():
+    """Another digest makes `jpeg-serve` refuse what was built before."""
+    settings = PreprocessSettings(Geometry(256, (224, 224)))
+    assert settings.pixels_sha256.startswith("657c49d96126d307")
+    down = PreprocessSettings(Geometry(256, (224, 224), crop_rounding="down"))
+    assert down.pixels_sha256 != settings.pixels_sha256

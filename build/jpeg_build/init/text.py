@@ -12,6 +12,7 @@ _COLUMN = 32
 _COMMENTS = {
     ("", "labels"): "line i names class i",
     ("geometry", "crop_percent"): "share of the resized image that the crop is",
+    ("geometry", "crop_rounding"): "of the part at the left or top that the crop leaves out",
     ("geometry", "crop_size"): "centre crop: its side, or [height, width]",
     ("source", "output"): "logits or probabilities: before or behind softmax or sigmoid",
 }

@@ -202,6 +202,8 @@ def _of_processor(name: str, values: Mapping[str, Any]) -> Preparation | None:
         std=std,
         interpolation=_INTERPOLATIONS[int(values["resample"])],
         fill=(0, 0, 0) if crop_size[0] > least[0] or crop_size[1] > least[1] else None,
+        # Of an image that is resized to the size of the crop, nothing is left out.
+        crop_rounding="even" if resize == crop_size else "down",
         color="BGR" if values.get("do_flip_channel_order") else "RGB",
     )
 

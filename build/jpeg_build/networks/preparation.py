@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jpeg_contract.geometry import Geometry, Interpolation, ResizeSide, Rgb
+from jpeg_contract.geometry import CropRounding, Geometry, Interpolation, ResizeSide, Rgb
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.recipe.keys import Color
@@ -35,6 +35,7 @@ class Preparation:
         antialias: See Geometry.
         resize_side: See Geometry.
         fill: See Geometry.
+        crop_rounding: See Geometry.
         color: Order of the channels.
     """
 
@@ -46,6 +47,7 @@ class Preparation:
     antialias: bool = True
     resize_side: ResizeSide = "shorter"
     fill: Rgb | None = None
+    crop_rounding: CropRounding = "even"
     color: Color = "RGB"
 
     @property
@@ -58,6 +60,7 @@ class Preparation:
             antialias=self.antialias,
             resize_side=self.resize_side,
             fill=self.fill,
+            crop_rounding=self.crop_rounding,
         )
 
     @property
@@ -74,6 +77,8 @@ class Preparation:
             table["resize_side"] = self.resize_side
         if self.fill is not None:
             table["fill"] = [*self.fill]
+        if self.crop_rounding != "even":
+            table["crop_rounding"] = self.crop_rounding
         table["interpolation"] = self.interpolation
         if not self.antialias:
             table["antialias"] = False
@@ -98,6 +103,7 @@ class Preparation:
             ("geometry", "resize_side", ours.resize_side, self.resize_side),
             ("geometry", "crop_size", _side(ours.crop_size), _side(self.crop_size)),
             ("geometry", "fill", ours.fill, self.fill),
+            ("geometry", "crop_rounding", ours.crop_rounding, self.crop_rounding),
             ("geometry", "interpolation", ours.interpolation, self.interpolation),
             ("geometry", "antialias", ours.antialias, self.antialias),
             *self.normalisation_differences(normalisation),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
-from jpeg_contract.geometry import Interpolation, ResizeSide
+from jpeg_contract.geometry import CropRounding, Interpolation, ResizeSide
 from jpeg_contract.settings import DEFAULT_FORMATS, Head, ImageFormat
 
 Color = Literal["RGB", "BGR", "GRAY"]
@@ -49,6 +49,8 @@ class GeometryTable(msgspec.Struct):
         resize_side: Which side `resize_size` is the length of. "longer" with a crop of that size and `fill` makes a
             letterbox.
         fill: Colour of what lies outside of the resized image. Without it, the crop must fit into the image.
+        crop_rounding: Where the crop lies if an odd number of pixels is left out: "even" rounds the part at the left
+            or top to the even number, as torchvision and timm do; "down" to the smaller one, as transformers does.
         interpolation: Filter of the resize, as Pillow names it.
         antialias: Filter before reducing, as Pillow does. False is possible with nearest and bilinear only.
         exif_orientation: Turn photos upright, as their EXIF data say.
@@ -59,6 +61,7 @@ class GeometryTable(msgspec.Struct):
     crop_percent: Annotated[float, _described("a number above 0 and up to 1", gt=0, le=1)] | None = None
     resize_side: ResizeSide = "shorter"
     fill: _Rgb | None = None
+    crop_rounding: CropRounding = "even"
     interpolation: Interpolation = "bilinear"
     antialias: _Flag = True
     exif_orientation: _Flag = True

@@ -45,7 +45,7 @@ __all__ = ["RECIPES", "Recipe", "TensorflowNetwork", "find_recipe", "is_recipe",
 # Keys that came later, with the values that leave a recipe as it was before them: they do not count in its digest.
 _LATER_KEYS: dict[str, dict[str, Any]] = {
     "": {"output": "softmax", "threshold": 0.0, "formats": DEFAULT_FORMATS, "background": None},
-    "geometry": {"resize_side": "shorter", "fill": None},
+    "geometry": {"resize_side": "shorter", "fill": None, "crop_rounding": "even"},
 }
 
 
@@ -309,6 +309,7 @@ def _geometry(table: Table, fields: GeometryTable) -> Geometry:
             antialias=fields.antialias,
             resize_side=fields.resize_side,
             fill=fields.fill,
+            crop_rounding=fields.crop_rounding,
         )
     except ValueError as error:
         # The message begins with the key that it concerns.

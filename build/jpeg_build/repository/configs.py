@@ -60,6 +60,7 @@ _RECIPE_PARAMETERS = {
     "labels_file",
     "resize_side",
     "fill",
+    "crop_rounding",
     "formats",
     "background",
     "output",
