@@ -197,8 +197,14 @@ def test_a_processor_that_no_recipe_can_state_is_a_note(tmp_path):
     found, notes = processor_folder(tmp_path, "DonutImageProcessor", size={"height": 64, "width": 64})
     assert found is None
     assert "recipe cannot state" in notes[0]
+    # It raises on every image: it wants the colours of a palette.
+    found, notes = processor_folder(tmp_path, "ImageGPTImageProcessor")
+    assert found is None
+    assert "recipe cannot state" in notes[0]
     (tmp_path / "preprocessor_config.json").unlink()
-    assert preparation(tmp_path, {"model_type": "vit"})[0] is None
+    found, notes = preparation(tmp_path, {"model_type": "vit", "image_size": 112})
+    assert found is None
+    assert "image_size = 112" in notes[0]
 
 
 def test_a_recipe_that_differs_from_the_processor_is_refused(tmp_path):

@@ -140,7 +140,8 @@ def preparation(folder: Path, config: Mapping[str, Any]) -> tuple[Preparation | 
     if _is_timm(config):
         return timm_network.preparation(config.get("pretrained_cfg") or {}), []
     if not (folder / "preprocessor_config.json").is_file():
-        return None, [_open(f"{folder} has no preprocessor_config.json, which states geometry and normalisation")]
+        missing = f"{folder} has no preprocessor_config.json, which states geometry and normalisation"
+        return None, [_open(missing, config)]
     import transformers
 
     auto: Any = transformers.AutoImageProcessor
@@ -154,16 +155,21 @@ def preparation(folder: Path, config: Mapping[str, Any]) -> tuple[Preparation | 
     except Exception as error:  # transformers, its processors and their values
         first = first_line(error, 200)
         return None, [
-            _open(f"preprocessor_config.json is not understood ({first}): write geometry and normalisation yourself")
+            _open(
+                f"preprocessor_config.json is not understood ({first}): write geometry and normalisation yourself",
+                config,
+            )
         ]
     if prepared is None or not _agrees(processor, prepared):
-        return None, [_open(unknown.format(type(processor).__name__))]
+        return None, [_open(unknown.format(type(processor).__name__), config)]
     return prepared, []
 
 
-def _open(text: str) -> Hint:
-    """Return a note on geometry and normalisation that the user must state."""
-    return Hint(text, "resize_size|crop_percent", "scale|mean")
+def _open(text: str, config: Mapping[str, Any]) -> Hint:
+    """Return a note on geometry and normalisation that the user must state, with what the configuration shows."""
+    size = config.get("image_size")
+    shown = f"; config.json has image_size = {json.dumps(size)}" if size else ""
+    return Hint(f"{text}{shown}", "resize_size|crop_percent", "scale|mean")
 
 
 def _of_processor(name: str, values: Mapping[str, Any]) -> Preparation | None:
@@ -231,8 +237,11 @@ def _agrees(processor: Any, prepared: Preparation) -> bool:
     rows, columns = np.mgrid[0:450, 0:600]
     waves = [128 + 100 * np.sin(rows / (31 + 9 * each)) * np.cos(columns / (47 - 8 * each)) for each in range(3)]
     image = Image.fromarray(np.stack(waves, -1).astype(np.uint8))
-    with quiet(*_LOGGERS):
-        theirs = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], np.float64)
+    try:
+        with quiet(*_LOGGERS):
+            theirs = np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], np.float64)
+    except Exception:  # Of a processor that needs more than an image, or makes something else.
+        return False
     pixels = resize_and_crop(prepared.geometry, image)
     ours = normalise(pixels[None], prepared.normalisation)[0].transpose(2, 0, 1)
     return theirs.shape == ours.shape and float(np.abs(theirs - ours).mean()) < _TOLERANCE * float(ours.std())
