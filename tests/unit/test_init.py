@@ -71,6 +71,15 @@ def test_init_writes_a_recipe_that_builds(folder, capsys):
     assert "small in fp32" in capsys.readouterr().out
 
 
+def test_options_state_how_a_resize_and_a_crop_round(folder):
+    call = ["init", "small.onnx", "--labels", "one,two,three", *OPTIONS]
+    assert main([*call, "--no-antialias", "--crop-rounding", "down"]) == 0
+    geometry = load_recipe(folder / "small.toml").geometry
+    assert (geometry.antialias, geometry.crop_rounding) == (False, "down")
+    assert main([*call, "--antialias", "--force"]) == 0
+    assert load_recipe(folder / "small.toml").geometry.antialias
+
+
 def test_what_is_missing_is_listed_with_its_options(folder, capsys):
     (folder / "names.txt").unlink()
     assert main(["init", "small.onnx"]) == 2

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 from cyclopts import Group, Parameter
 from jpeg_contract.command_line import PositiveInteger
-from jpeg_contract.geometry import Interpolation, ResizeSide
+from jpeg_contract.geometry import CropRounding, Interpolation, ResizeSide
 from jpeg_contract.settings import Head, ImageFormat
 
 from jpeg_build.errors import CallError
@@ -45,6 +45,9 @@ class Facts:
         resize_side: Which side --resize-size is the length of; longer is for letterboxes.
         fill: Colour of what lies outside of the resized image: RED,GREEN,BLUE.
         interpolation: Of the resize.
+        antialias: Filter before reducing, as Pillow does; not so with Keras's image_dataset_from_directory.
+        crop_rounding: Where the crop lies if an odd number of pixels is left out: even as torchvision, down as
+            transformers has it.
         mean: Of the training, of pixels in [0, 1] or in the range of --scale: a number, or one for each channel.
         std: Likewise.
         scale: Range of the pixels that the network takes: -1..1, 0..1 or 0..255.
@@ -66,6 +69,8 @@ class Facts:
     resize_side: Annotated[ResizeSide | None, _IN_GROUP] = None
     fill: Annotated[str | None, _IN_GROUP] = None
     interpolation: Annotated[Interpolation | None, _IN_GROUP] = None
+    antialias: Annotated[bool | None, Parameter(group=_GROUP, negative="--no-antialias")] = None
+    crop_rounding: Annotated[CropRounding | None, _IN_GROUP] = None
     mean: Annotated[str | None, Parameter(group=_GROUP, allow_leading_hyphen=True)] = None
     std: Annotated[str | None, _IN_GROUP] = None
     scale: Annotated[str | None, Parameter(group=_GROUP, allow_leading_hyphen=True)] = None
@@ -102,6 +107,8 @@ class Facts:
                 "resize_side": self.resize_side,
                 "fill": _optional("--fill", self.fill, _color),
                 "interpolation": self.interpolation,
+                "antialias": self.antialias,
+                "crop_rounding": self.crop_rounding,
             },
             "normalisation": {
                 "scale": self.scale,

@@ -35,7 +35,8 @@ def geometry_of(sizes: Sequence[int] | None, layout: Layout, notes: list[str]) -
     notes.append(
         Hint(
             "a Keras network does not state how the training resized its photos; image_dataset_from_directory does it "
-            f"by default with resize_size = {size}, whatever the ratio of the sides, and antialias = false",
+            f"by default with resize_size = {size}, whatever the ratio of the sides, and antialias = false "
+            "(--no-antialias)",
             "resize_size|crop_percent",
         )
     )
