@@ -250,6 +250,31 @@ def test_a_network_without_its_classifying_layer_is_refused(tmp_path):
     refused(recipe, "checkpoint_differs", "classifier.weight")
 
 
+def test_a_configuration_with_another_number_of_classes_than_the_weights(tmp_path):
+    save_vit(tmp_path / "vit")
+    change(tmp_path / "vit" / "config.json", id2label={"0": "cat", "1": "dog", "2": "eel"})
+    facts = ["classifier.weight", "[4, 32]", "[3, 32]", "id2label"]
+    refused(recipe_of(draft(tmp_path / "vit", None), tmp_path), "checkpoint_differs", *facts)
+
+
+def test_weights_that_were_cut_short_are_damaged(tmp_path):
+    save_vit(tmp_path / "vit")
+    recipe = recipe_of(draft(tmp_path / "vit", None), tmp_path)
+    weights = tmp_path / "vit" / "model.safetensors"
+    for length in (1000, weights.stat().st_size - 1):
+        weights.write_bytes(weights.read_bytes()[:length])
+        refused(recipe, "invalid_checkpoint", "model.safetensors: is damaged")
+
+
+def test_loading_shows_no_bars_of_transformers(tmp_path, capfd):
+    save_vit(tmp_path / "vit")
+    recipe = recipe_of(draft(tmp_path / "vit", None), tmp_path)
+    capfd.readouterr()
+    HuggingFaceNetwork(recipe)
+    assert capfd.readouterr().err == ""
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
 def test_without_a_network_the_error_names_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

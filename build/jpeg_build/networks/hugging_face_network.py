@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -322,18 +323,23 @@ def _load_timm(recipe: Recipe, folder: Path, config: Mapping[str, Any], title: s
 
 
 def _load(folder: Path, title: str) -> nn.Module:
-    if not list(folder.glob("model*.safetensors")):
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
         raise _no_safetensors(folder)
+    for file in files:
+        _refuse_damaged(file)
     from transformers import AutoModelForImageClassification
 
     try:
-        with quiet(*_LOGGERS):
+        with quiet(*_LOGGERS), _without_bars():
             network, found = AutoModelForImageClassification.from_pretrained(  # nosec B615  # a folder of this machine
                 str(folder),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                # They are refused below, with their shapes.
+                ignore_mismatched_sizes=True,
             )
     except Exception as error:  # transformers has no exceptions of its own
         first = first_line(error)
@@ -353,8 +359,43 @@ def _load(folder: Path, title: str) -> nn.Module:
             "classifying layer does not classify",
             reason="checkpoint_differs",
         )
+    if mismatched := sorted(found["mismatched_keys"], key=str, reverse=True):
+        name, theirs, ours = mismatched[0]
+        raise NetworkError(
+            f"{title}: its weights do not fit its config.json: {name} has the shape {[*theirs]}, and config.json makes "
+            f"it {[*ours]}. Has id2label a name for each class?",
+            reason="checkpoint_differs",
+        )
     loaded: nn.Module = network.float()  # Weights may lie there in float16.
     return loaded
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Raise NetworkError if a file of safetensors cannot be read to its end."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt"):
+            pass
+    except SafetensorError as error:
+        raise NetworkError(
+            f"{file}: is damaged ({first_line(error)}): copy it again", reason="invalid_checkpoint"
+        ) from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _no_safetensors(folder: Path) -> NetworkError:
