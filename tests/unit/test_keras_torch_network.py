@@ -18,6 +18,7 @@ from jpeg_build.build import build
 from jpeg_build.build.request import Request
 from jpeg_build.errors import NetworkError
 from jpeg_build.graphs.onnx_values import prepared
+from jpeg_build.networks.drafts import Hint
 from jpeg_build.networks.keras_torch_network import KerasTorchNetwork, draft, keras
 from jpeg_build.photos import load_photos
 from jpeg_build.recipe.outputs import to_scores
@@ -223,6 +224,10 @@ def test_a_draft_knows_size_classes_and_kind_of_output(tmp_path, name, output, h
     assert found.normalisation is None
     notes = " ".join(found.notes)
     assert "antialias = false" in notes
+    hint = next(note for note in found.notes if "--no-antialias" in note)
+    assert isinstance(hint, Hint)
+    assert hint.is_open({"resize_size"})
+    assert not hint.is_open({"antialias"})
     assert ("one output value" in notes) == (name == "binary")
 
 

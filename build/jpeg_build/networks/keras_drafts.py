@@ -32,14 +32,18 @@ def geometry_of(sizes: Sequence[int] | None, layout: Layout, notes: list[str]) -
             Hint("the network does not state the size of its images: crop_size is that of the training", "crop_size")
         )
         return None
-    notes.append(
+    notes += [
         Hint(
             "a Keras network does not state how the training resized its photos; image_dataset_from_directory does it "
-            f"by default with resize_size = {size}, whatever the ratio of the sides, and antialias = false "
-            "(--no-antialias)",
+            f"by default with resize_size = {size}, whatever the ratio of the sides",
             "resize_size|crop_percent",
-        )
-    )
+        ),
+        Hint(
+            "image_dataset_from_directory resizes with antialias = false: give --no-antialias for it, and --antialias "
+            "for a training with load_img or Pillow",
+            "antialias",
+        ),
+    ]
     return {"crop_size": size[0] if size[0] == size[1] else size}
 
 
