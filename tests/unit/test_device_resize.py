@@ -69,9 +69,9 @@ def test_the_crop_is_the_one_of_the_cpu(width, height):
     np.testing.assert_array_equal(np.asarray(resized), resize_and_crop(GEOMETRY, image))
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 8))
-def test_the_kernel_gets_where_a_letterbox_shows_the_image(width, height, orientation):
-    geometry = Geometry(24, (24, 30), resize_side="longer", fill=(1, 2, 3))
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 8), st.sampled_from(["even", "down"]))
+def test_the_kernel_gets_where_a_letterbox_shows_the_image(width, height, orientation, rounding):
+    geometry = Geometry(24, (24, 30), resize_side="longer", fill=(1, 2, 3), crop_rounding=rounding)
     described = np.array([window(geometry, 0, width * 3, (width, height), orientation)], WINDOW)[0]
     shown = np.zeros((24, 30), bool)
     shown[described["shown_top"] : described["shown_bottom"], described["shown_left"] : described["shown_right"]] = True
