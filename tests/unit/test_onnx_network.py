@@ -171,6 +171,22 @@ def test_a_sigmoid_is_refused_where_the_recipe_states_a_softmax(network, tmp_pat
     refused(recipe, "sigmoid_output", 'output = "sigmoid"', 'output = "logits"')
 
 
+def test_a_sigmoid_of_one_value_is_no_logit(network, tmp_path):
+    network()
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Sigmoid", ["mean"], ["score"]),
+        helper.make_node("Flatten", ["score"], ["flat"]),
+    ]
+    path = custom(tmp_path, nodes, {"image": IMAGES}, {"flat": (TensorProto.FLOAT, ["N", 1])}, []).path
+    text = path.read_text()
+    for head in ("softmax", "sigmoid"):
+        classes = 2 if head == "softmax" else 1
+        (tmp_path / "labels.txt").write_text("".join(f"label {number}\n" for number in range(classes)))
+        path.write_text(f'output = "{head}"\n' + text.replace(f"classes = {CLASSES}", f"classes = {classes}"))
+        refused(load_recipe(path), "output_differs", 'set output = "probabilities"')
+
+
 # What computes a sigmoid, with and without the operator of that name.
 SIGMOIDS = {
     "operator": [helper.make_node("Sigmoid", ["mean"], ["scores"])],

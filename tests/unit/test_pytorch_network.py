@@ -8,6 +8,7 @@ from framework_support import check_onnx, check_torchscript, pixels, write_recip
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.pytorch_network import PyTorchNetwork
+from jpeg_build.quiet import quiet
 from jpeg_build.recipe.outputs import to_scores
 from torch import nn
 
@@ -96,6 +97,32 @@ def test_probabilities_of_a_softmax(tmp_path):
     check_onnx(network, recipe, tmp_path)
     with pytest.raises(NetworkError) as caught:
         made(recipe, module)
+    assert caught.value.reason == "output_differs"
+
+
+class Faint(nn.Module):
+    """One value for each image, which always lies in [0, 1]."""
+
+    def __init__(self, last=None):
+        super().__init__()
+        self.last = nn.Identity() if last is None else last
+
+    def forward(self, images):
+        return self.last(images.mean((1, 2, 3), keepdim=True) / 1000 + 0.4).flatten(1)
+
+
+@pytest.mark.parametrize("kind", ["module", "script"])
+@pytest.mark.parametrize("facts", [{"classes": 2}, {"classes": 1, "output": "sigmoid"}])
+def test_a_sigmoid_of_one_value_is_no_logit(tmp_path, facts, kind):
+    recipe = write_recipe(tmp_path, SOURCE, **facts)
+    logit, probability = Faint(), Faint(nn.Sigmoid())
+    if kind == "script":
+        with quiet():
+            logit, probability = torch.jit.script(logit), torch.jit.script(probability)
+    assert made(recipe, logit).kind.values == "logits"
+    assert made(recipe, probability, "probabilities").kind.values == "probabilities"
+    with pytest.raises(NetworkError) as caught:
+        made(recipe, probability)
     assert caught.value.reason == "output_differs"
 
 

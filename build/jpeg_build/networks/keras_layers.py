@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from jpeg_contract.settings import Head
 
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.reference import ImageInput, check_size, find_layout, normalise
@@ -86,6 +87,12 @@ def last_activation(network: Any) -> str:
         if kind not in _FORM:
             return str(getattr(getattr(layer, "activation", None), "__name__", "linear"))
     return "linear"
+
+
+def last_head(network: Any) -> Head | None:
+    """Return what makes the output of a network, if it is a softmax or a sigmoid."""
+    activation = last_activation(network)
+    return next((head for head in get_args(Head) if head == activation), None)
 
 
 def _operations(network: Any) -> list[Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jpeg_contract.settings import Head
 from jpeg_contract.tensors import INPUT, OUTPUT
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError, first_line
-from jpeg_build.networks.keras_layers import check_layers
+from jpeg_build.networks.keras_layers import check_layers, last_head
 from jpeg_build.networks.keras_loading import KerasLoader, labels_of, title_of
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.reference import (
@@ -63,6 +64,7 @@ class KerasNetwork:
         self._tracked: Any
         self._call: Call
         self._output_name = "logits"
+        ending: Head | None = None
         if isinstance(self._source, KerasSource):
             loader = KerasLoader(tf.keras, recipe, self._source, self._table)
             self._tracked, self.weights = loader.load(checkpoint, random=random)
@@ -74,6 +76,7 @@ class KerasNetwork:
                     reason="layout_differs",
                 )
             self._call = lambda images: self._tracked(images, training=False)
+            ending = last_head(self._tracked)
         else:
             if checkpoint is not None or random:
                 raise NetworkError(
@@ -82,7 +85,9 @@ class KerasNetwork:
                 )
             self._tracked, self._call, self.weights = self._from_saved_model(self._source)
         values = self._run(probe_images(recipe))
-        self.kind: OutputKind = check_values(values, recipe, self._table, self._source.output, self._title())
+        self.kind: OutputKind = check_values(
+            values, recipe, self._table, self._source.output, self._title(), ending=ending
+        )
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. Runs the network itself on images normalised by NumPy, without TensorFloat-32."""

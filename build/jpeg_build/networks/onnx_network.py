@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from jpeg_contract.settings import Head
 from jpeg_contract.tensors import INPUT
 from numpy.typing import NDArray
 from onnx import TensorProto
@@ -33,6 +34,8 @@ from jpeg_build.recipe.recipe import Recipe
 from jpeg_build.recipe.sources import OnnxSource
 
 DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+
+_HEADS: Mapping[str, Head] = {"Sigmoid": "sigmoid", "HardSigmoid": "sigmoid", "Softmax": "softmax"}
 
 # Operators that change the form of a tensor, and not its values.
 _FORM = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
@@ -72,7 +75,7 @@ class OnnxNetwork:
         several = len(inputs(self._model.graph)) > 1
         self._output = self._find_output()
         keep_output(self._model, self._output.name)
-        self._refuse_sigmoid()
+        ending = self._ending()
         self._input = self._find_input()
         if several:
             # ONNX Runtime requires a value for each input, needed or not.
@@ -83,7 +86,7 @@ class OnnxNetwork:
         self._fixed_batch = image.sizes[0]
         self.rounds_to_half = _computes_in_half(self._model.graph, self._input)
         values = self._run(probe_images(recipe))
-        self._kind = check_values(values, recipe, "source", self._source.output, str(file))
+        self._kind = check_values(values, recipe, "source", self._source.output, str(file), ending=ending)
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Network. Runs the file itself in ONNX Runtime, on images normalised by NumPy."""
@@ -177,18 +180,23 @@ class OnnxNetwork:
             )
         return tensor
 
-    def _refuse_sigmoid(self) -> None:
-        if self._recipe.output == "sigmoid" or self._recipe.classes == 2:
-            return
+    def _ending(self) -> Head | None:
+        """Return the operator that makes the values of the output, if it is a sigmoid or a softmax.
+
+        Raises:
+            NetworkError: A sigmoid where the recipe states a softmax of several values.
+        """
         producers = {output: node for node in self._model.graph.node for output in node.output}
         node = producers.get(self._output.name)
         while node is not None and node.op_type in _FORM:
             node = producers.get(node.input[0])
-        if node is not None and node.op_type in ("Sigmoid", "HardSigmoid"):
+        ending = None if node is None else _HEADS.get(node.op_type)
+        if ending == "sigmoid" and self._recipe.output != "sigmoid" and self._recipe.classes != 2:
             raise NetworkError(
                 f"{self._source.file}: output {self._output.name} is a sigmoid's. {SIGMOID}",
                 reason="sigmoid_output",
             )
+        return ending
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the file on pixels, (N, H, W, 3) uint8; return its output, (N, classes) float32."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jpeg_build.errors import NetworkError, first_line
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.pixels_to_logits import PixelsToLogits
+from jpeg_build.networks.pytorch_ending import Endings
 from jpeg_build.networks.reference import check_shape, check_values, normalise, probe_images
 from jpeg_build.quiet import quiet
 from jpeg_build.recipe.keys import Output
@@ -53,8 +54,16 @@ class PyTorchNetwork:
     ) -> None:
         self._recipe, self._network, self._title = recipe, network.eval(), title
         self.labels, self.weights = labels, weights
+        with Endings() as endings:
+            output_tensor = self._call(probe_images(recipe))
         self.kind: OutputKind = check_values(
-            self._run(probe_images(recipe)), recipe, "source", output, title, trained=weights.sha256 is not None
+            _values(output_tensor),
+            recipe,
+            "source",
+            output,
+            title,
+            trained=weights.sha256 is not None,
+            ending=endings.of(output_tensor),
         )
 
     def reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -110,6 +119,10 @@ class PyTorchNetwork:
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network on pixels, (N, H, W, 3) uint8; return its values, (N, values) float32."""
+        return _values(self._call(pixels))
+
+    def _call(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Run the network on pixels, (N, H, W, 3) uint8; return its output, of a shape that fits the recipe."""
         images = normalise(pixels, self.normalisation).transpose(0, 3, 1, 2).astype(np.float32)
         try:
             with torch.inference_mode():
@@ -129,5 +142,10 @@ class PyTorchNetwork:
                 reason="output_type",
             )
         check_shape(output.shape, self._recipe, self._title, "0")
-        values: NDArray[np.float32] = output.reshape(len(pixels), -1).float().numpy()
-        return values
+        return output
+
+
+def _values(output: Tensor) -> NDArray[np.float32]:
+    """Return the output of N images as (N, values) float32."""
+    values: NDArray[np.float32] = output.reshape(len(output), -1).float().numpy()
+    return values

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
+from jpeg_contract.settings import Head
 from numpy.typing import NDArray
 
 from jpeg_build.errors import NetworkError
@@ -184,7 +185,14 @@ def check_shape(shape: Sequence[int], recipe: Recipe, network: str, output: str)
 
 
 def check_values(
-    values: NDArray[np.float32], recipe: Recipe, table: str, stated: Output, network: str, *, trained: bool = True
+    values: NDArray[np.float32],
+    recipe: Recipe,
+    table: str,
+    stated: Output,
+    network: str,
+    *,
+    trained: bool = True,
+    ending: Head | None = None,
 ) -> OutputKind:
     """Check that an output is of the kind that the recipe states; the scores would be wrong without any other sign.
 
@@ -195,6 +203,8 @@ def check_values(
         stated: The kind that it states.
         network: File or name of the network, for messages.
         trained: False for random weights, whose logits may all lie in [0, 1]: nothing is checked.
+        ending: The operator that makes the values, where the network shows it; None otherwise. One value for an image
+            may lie in [0, 1] by chance.
 
     Returns:
         The kind of the output.
@@ -209,7 +219,7 @@ def check_values(
     bounded = bool((values >= 0).all() and (values <= 1 + 1e-3).all())
     sums = values.sum(axis=1)
     inside = bool(((values > 0) & (values < 1)).any())
-    like_sigmoid = bounded and inside and values.size >= SIGMOID_VALUES
+    like_sigmoid = bounded and (ending == "sigmoid" or (inside and values.size >= SIGMOID_VALUES))
     found: Output = "probabilities" if bounded and np.allclose(sums, 1, atol=1e-2) else "logits"
     if recipe.output == "sigmoid" or kind.single:
         # Outputs that lie in [0, 1] by chance are too few to tell.
