@@ -125,6 +125,10 @@ def test_a_gate_is_read(text, expected):
         "top1 >= int8 - 1%",
         "top1 >= fp32 * 2",
         "top1 >= -1",
+        "top1 >= 95",
+        "ece <= 5",
+        "top1 >= fp32 - 2",
+        "top1 >= 101%",
         "speed >= 3",
         "map >= 0.5",
         "exact_match >= 0.5",
@@ -139,6 +143,11 @@ def test_a_gate_is_read(text, expected):
 )
 def test_what_is_no_gate_is_refused(text):
     refused(text, "softmax", outcome("onnx", 90))
+
+
+def test_a_bound_that_every_value_meets_is_refused():
+    assert "write 5%" in refused("ece <= 5", "softmax", outcome("onnx", 90))
+    assert "at most 100%" in refused("top1 >= 101%", "softmax", outcome("onnx", 90))
 
 
 def test_a_sigmoid_has_measures_of_its_own():

@@ -93,7 +93,11 @@ def read_gate(text: str, head: Head) -> Gate:
     reference = found["reference"]
     if reference is not None and measure == "agreement":
         raise _invalid(text, "agreement is with the framework: give it a number, such as agreement >= 99%")
-    number = _number(found["number"] or found["offset"] or "0")
+    stated = found["number"] or found["offset"] or "0"
+    number = _number(stated)
+    if number > 1:
+        remedy = "a bound is at most 100%" if stated.endswith("%") or number > 100 else f"write {stated}%"
+        raise _invalid(text, f"all measures lie between 0 and 1: {remedy}")
     return Gate(text, scope, measure, found["relation"], reference, -number if found["sign"] == "-" else number)
 
 
