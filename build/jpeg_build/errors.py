@@ -8,7 +8,12 @@ BuildError
 └── RepositoryError   the model repository cannot be read or written
 """
 
+import re
+
 from jpeg_contract.errors import ReasonedError
+
+# Place and signature of the function in ONNX Runtime's sources that an error comes from, longer than the error itself.
+_SIGNATURE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? ")
 
 
 class BuildError(ReasonedError):
@@ -54,5 +59,5 @@ def first_line(error: BaseException, most: int = 300) -> str:
         error: The framework's.
         most: Its longest length in characters.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [_SIGNATURE.sub(" ", line).strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:most]

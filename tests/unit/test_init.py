@@ -131,6 +131,34 @@ def test_another_number_of_labels_is_refused(folder, capsys):
     assert reason(capsys)[0] == "classes_differ"
 
 
+def test_another_number_of_classes_is_refused(folder, capsys):
+    assert main(["init", "small.onnx", "--labels", "a,b,c,d", "--classes", "4", *OPTIONS]) == 2
+    code, text = reason(capsys)
+    assert (code, "--classes is 4" in text, "has 3 classes" in text) == ("classes_differ", True, True)
+
+
+def test_formats_without_jpeg_name_the_option(folder, capsys):
+    assert main(["init", "small.onnx", "--labels", "names.txt", "--formats", "png,webp", *OPTIONS]) == 2
+    assert "jpeg,png,webp" in reason(capsys)[1]
+
+
+@pytest.mark.parametrize("command", [[], ["init"]])
+def test_a_file_of_another_kind_is_no_recipe(folder, capsys, command):
+    (folder / "weights.bin2").write_bytes(b"\x80")
+    assert main([*command, "weights.bin2", "--network", "timm:resnet18", "--labels", "a,b"]) == 2
+    code, text = reason(capsys)
+    assert (code, "is a recipe" in text) == ("network_not_found", False)
+
+
+def test_an_error_of_onnx_runtime_keeps_its_cause(tmp_path):
+    model = onnx.load(str(pooled(tmp_path / "net.onnx")))
+    model.ir_version = 99
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    with pytest.raises(NetworkError, match="Unsupported model IR version: 99") as caught:
+        draft(tmp_path / "net.onnx")
+    assert "onnxruntime_src" not in str(caught.value)
+
+
 def test_the_recipe_lies_above_its_files(folder, capsys):
     (folder / "sub").mkdir()
     (folder / "small.onnx").rename(folder / "sub" / "small.onnx")
@@ -263,8 +291,8 @@ def test_files_of_pytorch_are_known_by_their_content(folder):
     state = network.state_dict()
     torch.save(state, "state.pth")
     torch.save({"epoch": 3, "state_dict": state}, "checkpoint.ckpt")
-    torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"epoch": 3, "state_dict": state}, "best.pth.tar")
+    torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
     for name in ("state.pth", "checkpoint.ckpt", "old.pth", "best.pth.tar", "names.txt"):
         assert torch_kind(folder / name) == STATE_DICT
     torch.export.save(torch.export.export(network, (torch.zeros(2, 3, 4, 4),)), "program.pt2")
@@ -277,6 +305,9 @@ def test_files_of_pytorch_are_known_by_their_content(folder):
 
     found = find_origin("state.pth")
     assert found == Origin(STATE_DICT, "state", {"checkpoint": found.files[0]} if found else {})
+    tar = find_origin("best.pth.tar")
+    assert tar is not None
+    assert (tar.kind, tar.name) == (STATE_DICT, "best")
     named = find_origin("state.pth", network="timm:resnet18")
     assert named is not None
     assert (named.kind, named.name) == ("timm", "state")
@@ -472,7 +503,8 @@ def test_labels_that_a_user_names(folder):
     assert len(find_labels("imagenet")) == 1000
     assert (RECIPES / "imagenet.txt").is_file()
     (folder / "bad.json").write_text("{}")
-    for text in ("gone.txt", "one,,two", "bad.json"):
+    assert find_labels("hot dog,") == ["hot dog"]
+    for text in ("gone.txt", "one,,two", "bad.json", ",", ""):
         with pytest.raises(CallError) as caught:
             find_labels(text)
         assert caught.value.reason == "invalid_labels"

@@ -54,14 +54,15 @@ def recipe_of(text: str, facts: Facts, checkpoint: Path | None) -> tuple[Path, b
     from jpeg_build.init.write import NewRecipe, find_or_write, is_network
     from jpeg_build.recipe.recipe import find_recipe, is_recipe
 
-    if not is_recipe(text) and is_network(text):
+    given = ["network"] * (facts.network is not None) + [*facts.given()]
+    if not is_recipe(text) and (is_network(text) or (given and Path(text).is_file())):
         wanted = NewRecipe(text, facts, checkpoint=checkpoint)
         with contextlib.redirect_stdout(sys.stderr):
             written = find_or_write(wanted, _prompt(), report_note)
         _report_recipe(written)
         return written.path, True
     path = find_recipe(text)
-    if given := ["network"] * (facts.network is not None) + [*facts.given()]:
+    if given:
         option = f"--{given[0].replace('_', '-')}"
         raise CallError(f"{option} is for a network without a recipe, and {path} is a recipe: edit it")
     return path, False

@@ -219,6 +219,8 @@ def _formats(text: str) -> list[str]:
     known = get_args(ImageFormat)
     if unknown := [name for name in found if name not in known]:
         raise CallError(f"--formats: there is no {unknown[0]!r}; there are {', '.join(known)}")
+    if "jpeg" not in found:
+        raise CallError(f"--formats: the server always takes JPEGs, so write jpeg,{text}")
     return found
 
 
@@ -382,6 +384,11 @@ def _classes_and_labels(
     facts: Facts, draft: Draft, questions: Questions, folder: Path
 ) -> tuple[int | None, list[str] | str | None]:
     classes = facts.classes or draft.classes
+    if facts.classes and draft.classes and facts.classes != draft.classes:
+        raise CallError(
+            f"--classes is {facts.classes}, and the network has {draft.classes} classes: omit --classes",
+            reason="classes_differ",
+        )
     labels: list[str] | str | None
     if facts.labels is not None:
         labels = find_labels(facts.labels)

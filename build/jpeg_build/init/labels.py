@@ -20,7 +20,8 @@ def find_labels(text: str) -> list[str]:
 
     Args:
         text: Path of a file with one label per line, or of a .json file with a list or a mapping of index and label;
-            the name of a label file of the project, such as imagenet; or labels with commas between them.
+            the name of a label file of the project, such as imagenet; or labels with commas between them, one label
+            with a comma behind it.
 
     Raises:
         CallError: It is none of these, or a label is empty.
@@ -30,9 +31,10 @@ def find_labels(text: str) -> list[str]:
     if not is_file(path):
         if "/" not in text and is_file(ours):
             return read_labels(ours)
-        labels = [part.strip() for part in text.split(",")]
-        if len(labels) < 2 or not all(labels):
-            raise CallError(f"{text}: no such file of labels", reason="invalid_labels")
+        labels = [part.strip() for part in text.rstrip().removesuffix(",").split(",")]
+        if "," not in text or not all(labels):
+            remedy = "" if "," in text else f"; for one label, write {text + ','!r}"
+            raise CallError(f"{text}: no such file of labels{remedy}", reason="invalid_labels")
         return labels
     try:
         if path.suffix.lower() != ".json":
