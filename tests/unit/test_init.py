@@ -150,6 +150,17 @@ def test_a_file_of_another_kind_is_no_recipe(folder, capsys, command):
     assert (code, "is a recipe" in text) == ("network_not_found", False)
 
 
+def test_weights_outside_of_the_folder(tmp_path):
+    model = onnx.load(str(pooled(tmp_path / "net.onnx")))
+    weights = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL, name="w")
+    weights.external_data.add(key="location", value="../weights")
+    model.graph.initializer.append(weights)
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    with pytest.raises(NetworkError, match="file of weights") as caught:
+        draft(tmp_path / "net.onnx")
+    assert caught.value.reason == "path_outside"
+
+
 def test_an_error_of_onnx_runtime_keeps_its_cause(tmp_path):
     model = onnx.load(str(pooled(tmp_path / "net.onnx")))
     model.ir_version = 99

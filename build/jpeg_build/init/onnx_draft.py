@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import onnxruntime as ort
+from jpeg_contract.inside import PathOutside
 from jpeg_contract.settings import Head
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.onnx_network import DTYPES
 from jpeg_build.networks.reference import SIGMOID_VALUES
 from jpeg_build.recipe.keys import Layout, Output
+from jpeg_build.recipe.sources import onnx_weights
 
 # Side of the noise where the file leaves the size open: most networks take it.
 _USUAL_SIZE = 224
@@ -103,7 +105,10 @@ def draft(
 
 def _load(file: Path) -> Any:
     try:
+        onnx_weights(file)
         return onnx.load(str(file))
+    except PathOutside as error:
+        raise NetworkError(f"{file}: its file of weights {error}", reason=error.reason) from error
     except Exception as error:
         raise NetworkError(
             f"{file}: cannot be loaded as an ONNX model: {first_line(error)}", reason="network_not_loaded"

@@ -375,17 +375,23 @@ def _onnx_sha256(table: Table, path: Path) -> str:
     Raises:
         RecipeError: One of those files lies outside of the ONNX file's folder.
     """
-    digests = [file_sha256(path)]
+    try:
+        weights = onnx_weights(path)
+    except PathOutside as error:
+        raise table.error("file", f"the file of weights of {path.name} {error}", reason=error.reason) from error
+    return _joined([file_sha256(file) for file in (path, *weights)])
+
+
+def onnx_weights(path: Path) -> list[Path]:
+    """Return the files of weights that an ONNX file names and that are there.
+
+    Raises:
+        PathOutside: One of them lies outside of the ONNX file's folder.
+    """
     graph = _onnx_graph(path)
     tensors = () if graph is None else graph.initializer
     locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    for place in sorted(locations):
-        try:
-            weights = inside(path.parent, place)
-        except PathOutside as error:
-            raise table.error("file", f"the file of weights of {path.name} {error}", reason=error.reason) from error
-        digests += [file_sha256(weights)] if is_file(weights) else []
-    return _joined(digests)
+    return [file for place in sorted(locations) if is_file(file := inside(path.parent, place))]
 
 
 def _joined(digests: list[str]) -> str:
