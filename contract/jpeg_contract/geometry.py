@@ -18,7 +18,8 @@ class Geometry:
     """Resize and centre crop, in the terms of torchvision's `Resize` and `CenterCrop`.
 
     Attributes:
-        resize_size: Length of one side in pixels, or (height, width) to resize without keeping the ratio.
+        resize_size: Length of one side in pixels, or (height, width) to resize without keeping the ratio; with
+            `resize_side` "longer", (height, width) that the image fits into, with its ratio.
         crop_size: (height, width) of the centre crop.
         interpolation: Pillow's filter of that name.
         antialias: Filter before reducing, as Pillow does. False is possible with nearest and bilinear only: for these
@@ -53,7 +54,7 @@ class Geometry:
             raise ValueError(f"resize_side is {self.resize_side!r}, but must be one of shorter, longer")
         if self.crop_rounding not in get_args(CropRounding):
             raise ValueError(f"crop_rounding is {self.crop_rounding!r}, but must be one of even, down")
-        if self.fill is None and self.resize_side == "longer" and isinstance(self.resize_size, int):
+        if self.fill is None and self.resize_side == "longer":
             raise ValueError('resize_side "longer" needs a colour for the rest of the image, such as fill = [0, 0, 0]')
         if self.fill is None and (
             self.crop_size[0] > self.resize_at_least[0] or self.crop_size[1] > self.resize_at_least[1]
@@ -69,7 +70,7 @@ class Geometry:
 
     @property
     def resize_at_least(self) -> Size:
-        """The smallest (height, width) that a resized image can have; with a length of the longer side, the largest."""
+        """The smallest (height, width) that a resized image can have; with `resize_side` "longer", the largest."""
         return (self.resize_size, self.resize_size) if isinstance(self.resize_size, int) else self.resize_size
 
     def resized_size(self, width: int, height: int) -> Size:
@@ -77,11 +78,12 @@ class Geometry:
 
         The longer side is rounded down, as torchvision does; the shorter one to the nearest number, as letterboxes do.
         """
+        if self.resize_side == "longer":
+            most_height, most_width = self.resize_at_least
+            scale = min(most_width / width, most_height / height)
+            return max(1, round(width * scale)), max(1, round(height * scale))
         if not isinstance(self.resize_size, int):
             return self.resize_size[1], self.resize_size[0]
-        if self.resize_side == "longer":
-            scale = self.resize_size / max(width, height)
-            return max(1, round(width * scale)), max(1, round(height * scale))
         if width <= height:
             return self.resize_size, int(self.resize_size * height / width)
         return int(self.resize_size * width / height), self.resize_size

@@ -40,10 +40,10 @@ DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 def scale(geometry: Geometry, decoder: Decoder, width: int, height: int) -> int:
-    """Return n, where an image of this size is decoded at 1/n of it."""
+    """Return n, where an image that has this size once it is upright is decoded at 1/n of it."""
     if decoder != "scaled":
         return 1
-    if geometry.resize_side == "longer" and isinstance(geometry.resize_size, int):
+    if geometry.resize_side == "longer":
         needed_width, needed_height = geometry.resized_size(width, height)
         factor = min(width // (needed_width * SCALED_MARGIN), height // (needed_height * SCALED_MARGIN))
     else:
@@ -105,28 +105,29 @@ def open_jpeg(
     """
     image, data, structure = _open(data, limits, formats)
     orientation = _orientation(image) if exif_orientation else 1
+    is_sideways = orientation in _SIDEWAYS
     cost = estimate(
         structure,
         len(data),
-        lambda width, height: scale(geometry, decoder, width, height),
+        lambda width, height: scale(geometry, decoder, *((height, width) if is_sideways else (width, height))),
         is_turned=orientation != 1,
     )
     if (refused := refusal(cost, limits)) is not None:
         raise refused
     draft: tuple[int, int] | None = None
     if decoder == "scaled":
-        draft = _draft(geometry, image.size, is_sideways=orientation in _SIDEWAYS)
+        draft = _draft(geometry, image.size, is_sideways=is_sideways)
     return OpenedJpeg(cost, image, data, orientation, draft)
 
 
 def _draft(geometry: Geometry, stored: Size, *, is_sideways: bool) -> tuple[int, int]:
     """Return the (width, height) that libjpeg must not go below for an image of this stored size."""
-    if geometry.resize_side == "longer" and isinstance(geometry.resize_size, int):
-        # The length of the longer side holds for either direction.
-        needed = geometry.resized_size(*stored)
+    if geometry.resize_side == "longer":
+        width, height = reversed(stored) if is_sideways else stored
+        needed_width, needed_height = geometry.resized_size(width, height)
     else:
         needed_height, needed_width = geometry.resize_at_least
-        needed = (needed_height, needed_width) if is_sideways else (needed_width, needed_height)
+    needed = (needed_height, needed_width) if is_sideways else (needed_width, needed_height)
     return needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN
 
 

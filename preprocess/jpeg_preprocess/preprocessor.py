@@ -82,8 +82,13 @@ class Preprocessor:
         settings = self.settings
         if self._others is not None and (name := self._others.format_of(data)) is not None:
             return self._others.cost(data, name)
-        cost = decode_cost(data, lambda width, height: scale(settings.geometry, settings.decoder, width, height))
+        cost = decode_cost(data, self._least_scale)
         return cost if refusal(cost, settings.limits) is None else NOTHING
+
+    def _least_scale(self, width: int, height: int) -> int:
+        """Return the n of `scale` for an image that is stored in this size, upright or on its side."""
+        geometry, decoder = self.settings.geometry, self.settings.decoder
+        return min(scale(geometry, decoder, width, height), scale(geometry, decoder, height, width))
 
     def decode(self, images: Sequence[Unwrapped]) -> Decoded:
         """Decode `images`, whatever their sizes, and say how long each took. Never raises for an image.

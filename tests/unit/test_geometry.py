@@ -87,23 +87,30 @@ def test_a_crop_that_rounds_down_is_the_one_of_transformers(width, height, crop)
     np.testing.assert_array_equal(resize_and_crop(geometry, image), theirs)
 
 
-@given(width=SIDES, height=SIDES, size=st.integers(8, 64))
-def test_a_letterbox_of_the_longer_side_shows_the_whole_image(width, height, size):
-    geometry = Geometry(size, (size, size), resize_side="longer", fill=(0, 0, 0))
-    left, top, right, bottom = geometry.shown(*geometry.resized_size(width, height))
+@given(width=SIDES, height=SIDES, box=st.tuples(st.integers(8, 64), st.integers(8, 64)))
+def test_a_letterbox_of_the_longer_side_shows_the_whole_image(width, height, box):
+    geometry = Geometry(box, box, resize_side="longer", fill=(0, 0, 0))
+    new_size = geometry.resized_size(width, height)
+    left, top, right, bottom = geometry.shown(*new_size)
     assert (left, top) == (0, 0)
-    assert max(right, bottom) == size
-    assert (right, bottom) == geometry.resized_size(width, height)
+    assert (right, bottom) == new_size
+    assert right == box[1] or bottom == box[0]
+    side = box[0]
+    square = Geometry(side, (side, side), resize_side="longer", fill=(0, 0, 0))
+    assert square.resized_size(width, height) == Geometry(
+        (side, side), (side, side), resize_side="longer", fill=(0, 0, 0)
+    ).resized_size(width, height)
 
 
+@pytest.mark.parametrize("box", [(64, 64), (48, 96), (96, 48)])
 @pytest.mark.parametrize("size", [(400, 300), (300, 400), (128, 128), (640, 200)])
-def test_a_letterbox_is_the_one_of_timm(size):
+def test_a_letterbox_is_the_one_of_timm(size, box):
     """`crop_mode = "border"` of timm resizes the longer side, and pads; sizes that it rounds in the same way."""
     transforms = pytest.importorskip("timm.data.transforms")
     image = noise(*size)
-    resized = transforms.ResizeKeepRatio(64, longest=1.0, interpolation="bicubic")(image)
-    theirs = np.asarray(transforms.CenterCropOrPad(64, fill=(9, 8, 7))(resized)).astype(int)
-    ours = resize_and_crop(Geometry(64, (64, 64), "bicubic", resize_side="longer", fill=(9, 8, 7)), image)
+    resized = transforms.ResizeKeepRatio(box, longest=1.0, interpolation="bicubic")(image)
+    theirs = np.asarray(transforms.CenterCropOrPad(box, fill=(9, 8, 7))(resized)).astype(int)
+    ours = resize_and_crop(Geometry(box, box, "bicubic", resize_side="longer", fill=(9, 8, 7)), image)
     assert np.abs(ours - theirs).max() <= 1
 
 

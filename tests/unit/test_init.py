@@ -473,6 +473,11 @@ def test_a_title_stays_a_comment():
         ),
         ("geometry", {"resize_size": 256}, ["", "shorter side in pixels"]),
         ("geometry", {"resize_size": 256, "resize_side": "longer"}, ["", "longer side in pixels", ""]),
+        (
+            "geometry",
+            {"resize_size": [160, 192], "resize_side": "longer"},
+            ["", "height and width that the image fits into", ""],
+        ),
         ("geometry", {"resize_size": [256, 256]}, ["", "height and width, without keeping the ratio"]),
     ],
 )

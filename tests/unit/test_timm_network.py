@@ -185,6 +185,8 @@ def test_timms_ways_to_crop():
     border = preparation({**base, "input_size": (3, 224, 224), "crop_mode": "border", "crop_pct": 1.0})
     assert (border.resize_size, border.resize_side, border.fill) == (224, "longer", (128, 128, 128))
     assert border.geometry.fill == (128, 128, 128)
+    wide = preparation({**base, "crop_mode": "border", "crop_pct": 1.0})
+    assert (wide.resize_size, wide.crop_size, wide.resize_side) == ((224, 200), (224, 200), "longer")
 
 
 def test_drafts(checkpoint, tmp_path):

@@ -47,6 +47,8 @@ def _comment(table: str, key: str, values: Mapping[str, Any]) -> str | None:
     match table, key:
         case "", "labels" if values[key] == "weights":
             return "those that the network carries"
+        case "geometry", "resize_size" if not isinstance(values[key], int) and values.get("resize_side") == "longer":
+            return "height and width that the image fits into"
         case "geometry", "resize_size" if not isinstance(values[key], int):
             return "height and width, without keeping the ratio"
         case "geometry", "resize_size":

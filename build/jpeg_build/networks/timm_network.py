@@ -155,9 +155,10 @@ def preparation(config: Mapping[str, Any]) -> Preparation:
     mean = tuple(float(value) for value in data["mean"])
     red, green, blue = (round(255 * value) for value in (mean * 3)[:3])
     fill: Rgb = (red, green, blue)
+    # Of a border, timm takes both sides for the box that the image fits into.
     border, exact = data["crop_mode"] == "border", data["crop_mode"] == "squash" or height != width
     return Preparation(
-        resize_size=(height, width) if exact and not border else height,
+        resize_size=(height, width) if exact else height,
         crop_size=crop,
         mean=mean,
         std=tuple(float(value) for value in data["std"]),

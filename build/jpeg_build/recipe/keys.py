@@ -47,7 +47,7 @@ class GeometryTable(msgspec.Struct):
         crop_percent: The crop's share of the resized image, as timm's `crop_pct`: `resize_size` is `crop_size /
             crop_percent`, rounded down.
         resize_side: Which side `resize_size` is the length of. "longer" with a crop of that size and `fill` makes a
-            letterbox.
+            letterbox; height and width are then those that the image fits into, with its ratio.
         fill: Colour of what lies outside of the resized image. Without it, the crop must fit into the image.
         crop_rounding: Where the crop lies if an odd number of pixels is left out: "even" rounds the part at the left
             or top to the even number, as torchvision and timm do; "down" to the smaller one, as transformers does.
