@@ -152,6 +152,15 @@ def test_normalisation_inside_a_keras_file(tmp_path):
     np.testing.assert_allclose(made.reference(pixels), network(pixels.astype(np.float32)).numpy(), atol=1e-4)
 
 
+def test_a_sigmoid_of_one_value_is_no_logit(tmp_path):
+    small(tf.keras.layers.Dense(1, activation="sigmoid")).save(tmp_path / "net.keras")
+    source = KERAS.format("keras")
+    KerasNetwork(recipe(tmp_path, classes=2, source=source))
+    with pytest.raises(NetworkError) as caught:
+        KerasNetwork(recipe(tmp_path, classes=2, source=source, output="logits"))
+    assert caught.value.reason == "output_differs"
+
+
 def test_code_in_a_file_is_not_run(tmp_path):
     for ending in ("keras", "h5"):
         small(tf.keras.layers.Lambda(lambda x: x), tf.keras.layers.Dense(3)).save(tmp_path / f"net.{ending}")

@@ -111,14 +111,16 @@ class Faint(nn.Module):
         return self.last(images.mean((1, 2, 3), keepdim=True) / 1000 + 0.4).flatten(1)
 
 
+def scripted(network):
+    with quiet():
+        return torch.jit.script(network)
+
+
 @pytest.mark.parametrize("kind", ["module", "script"])
 @pytest.mark.parametrize("facts", [{"classes": 2}, {"classes": 1, "output": "sigmoid"}])
 def test_a_sigmoid_of_one_value_is_no_logit(tmp_path, facts, kind):
     recipe = write_recipe(tmp_path, SOURCE, **facts)
-    logit, probability = Faint(), Faint(nn.Sigmoid())
-    if kind == "script":
-        with quiet():
-            logit, probability = torch.jit.script(logit), torch.jit.script(probability)
+    logit, probability = (scripted(each) if kind == "script" else each for each in (Faint(), Faint(nn.Sigmoid())))
     assert made(recipe, logit).kind.values == "logits"
     assert made(recipe, probability, "probabilities").kind.values == "probabilities"
     with pytest.raises(NetworkError) as caught:
