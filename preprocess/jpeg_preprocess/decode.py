@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
-from jpeg_preprocess.decoded import TRANSPOSE, DecodedImage, too_many_bytes, too_many_pixels, turned
+from jpeg_preprocess.decoded import TRANSPOSE, DecodedImage, from_end, too_many_bytes, too_many_pixels, turned
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
     JPEG_LS_FRAME,
@@ -78,7 +78,8 @@ class OpenedJpeg:
                 raise _undecodable(self._data, error) from error
             upright = complete
         upright = turned(upright, self._orientation)
-        return DecodedImage(upright, (height, width) if self._orientation in _SIDEWAYS else (width, height))
+        size = (height, width) if self._orientation in _SIDEWAYS else (width, height)
+        return DecodedImage(upright, size, from_end(self._orientation))
 
 
 def open_jpeg(

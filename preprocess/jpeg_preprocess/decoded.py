@@ -20,6 +20,19 @@ TRANSPOSE = {
 }
 """How an EXIF orientation is undone."""
 
+# How an upright image lies in the stored one, for each EXIF orientation: whether its rows run along the stored columns,
+# and whether it begins at the stored image's last column and last row.
+LIES = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
 
 @dataclass(frozen=True)
 class DecodedImage:
@@ -28,10 +41,18 @@ class DecodedImage:
     Attributes:
         image: Mode RGB, upright.
         original_size: Its (width, height) at full size.
+        from_end: Whether its first column, and its first row, was stored as a last one.
     """
 
     image: Image.Image
     original_size: Size
+    from_end: tuple[bool, bool] = (False, False)
+
+
+def from_end(orientation: int) -> tuple[bool, bool]:
+    """Return DecodedImage's `from_end` of an image with this EXIF orientation."""
+    swapped, from_right, from_bottom = LIES[orientation]
+    return (from_bottom, from_right) if swapped else (from_right, from_bottom)
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:

@@ -9,6 +9,8 @@ import numpy as np
 from jpeg_contract.geometry import Geometry, Size
 from numpy.typing import NDArray
 
+from jpeg_preprocess.decoded import LIES
+
 WINDOW = np.dtype(
     [
         ("pixels", np.uint64),
@@ -126,20 +128,6 @@ extern "C" __global__ void resize(const Window* windows, unsigned char* result, 
 """
 _BLOCK = (32, 8)
 
-# How an upright image lies in the stored one, for each EXIF orientation: whether its rows run along the stored columns,
-# and whether it begins at the stored image's last column and last row.
-_TURNED = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
-
-
 _Window = tuple[int, int, int, int, int, float, float, float, float, int, int, int, int]
 
 
@@ -161,7 +149,7 @@ def window(geometry: Geometry, address: int, row_bytes: int, stored: Size, orien
 def _window(geometry: Geometry, row_bytes: int, stored: Size, orientation: int) -> _Window:
     """Describe an image at address 0. Cached, since most images of a service have one of few sizes."""
     width, height = stored
-    swapped, from_right, from_bottom = _TURNED[orientation]
+    swapped, from_right, from_bottom = LIES[orientation]
     first = (width - 1) * 3 * from_right + (height - 1) * row_bytes * from_bottom
     step_x, step_y = (-3 if from_right else 3), (-row_bytes if from_bottom else row_bytes)
     if swapped:

@@ -121,7 +121,7 @@ class Preprocessor:
             opened = self._open(data)
             with self._memory.taken(opened.cost.memory_bytes):
                 decoded = opened.decode()
-                pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size)
+                pixels[:] = resize_and_crop(settings.geometry, decoded.image, decoded.original_size, decoded.from_end)
                 del opened, decoded  # before others take the memory
         except ImageError as error:
             return error

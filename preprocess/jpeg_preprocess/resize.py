@@ -22,7 +22,12 @@ MAX_RESIZED_PIXELS = 2**24
 Box = tuple[float, float, float, float]
 
 
-def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size | None = None) -> NDArray[np.uint8]:
+def resize_and_crop(
+    geometry: Geometry,
+    image: Image.Image,
+    original_size: Size | None = None,
+    from_end: tuple[bool, bool] = (False, False),
+) -> NDArray[np.uint8]:
     """Resize an image, and crop it or pad it with the geometry's colour.
 
     Args:
@@ -30,6 +35,7 @@ def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size 
         image: Of mode RGB.
         original_size: (width, height) before the decoder scaled the image down by an integer factor; the crop is then
             the one of the full-size image. None takes the image's own size.
+        from_end: Whether the image's first column, and its first row, is the decoder's last one: it was turned since.
 
     Returns:
         HWC uint8, RGB, [0, 255], shape (crop_height, crop_width, 3): to within 1 count, what torchvision's
@@ -38,7 +44,10 @@ def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size 
     """
     width, height = original_size or image.size
     # libjpeg rounds a scaled size up, so that its last column may stand for less than a whole one.
-    content = (width / _reduction(width, image.width), height / _reduction(height, image.height))
+    shown_width, shown_height = width / _reduction(width, image.width), height / _reduction(height, image.height)
+    begin_x, end_x = (image.width - shown_width, image.width) if from_end[0] else (0.0, shown_width)
+    begin_y, end_y = (image.height - shown_height, image.height) if from_end[1] else (0.0, shown_height)
+    content = (begin_x, begin_y, end_x, end_y)
     new_size = geometry.resized_size(width, height)
     left, top, right, bottom = geometry.shown(*new_size)
     shown = _resized(geometry, image, content, new_size, (left, top, right, bottom))
@@ -55,7 +64,7 @@ def resize_and_crop(geometry: Geometry, image: Image.Image, original_size: Size 
 def _resized(
     geometry: Geometry,
     image: Image.Image,
-    content: tuple[float, float],
+    content: Box,
     new_size: Size,
     part: tuple[int, int, int, int],
 ) -> Image.Image:
@@ -64,7 +73,7 @@ def _resized(
     Args:
         geometry: The filter.
         image: Decoded, perhaps scaled down.
-        content: (width, height) of what it shows, in its pixels.
+        content: (left, top, right, bottom) of what it shows, in its pixels.
         new_size: (width, height) of the resized image.
         part: (left, top, right, bottom) in it.
     """
@@ -73,9 +82,10 @@ def _resized(
     if geometry.interpolation != "bilinear" and new_size[0] * new_size[1] <= MAX_RESIZED_PIXELS:
         # With these filters the rounding of the box in one pass shows: 2 counts with those that overshoot, another
         # pixel with nearest and box.
-        return image.resize(new_size, resampling, box=(0, 0, *content)).crop(part)
-    scale_x, scale_y = content[0] / new_size[0], content[1] / new_size[1]
-    box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+        return image.resize(new_size, resampling, box=content).crop(part)
+    begin_x, begin_y, end_x, end_y = content
+    scale_x, scale_y = (end_x - begin_x) / new_size[0], (end_y - begin_y) / new_size[1]
+    box = (begin_x + left * scale_x, begin_y + top * scale_y, begin_x + right * scale_x, begin_y + bottom * scale_y)
     if geometry.interpolation == "bilinear" and not geometry.antialias:
         return _bilinear_without_antialias(image, (right - left, bottom - top), box)
     # Resize and crop in one pass compute only what the crop needs: half the time. Rounding may have put the edge a
