@@ -633,6 +633,10 @@ _NETWORKS = {
         "The checkpoint does not fit the network: names or shapes differ.",
         "Name the network it was trained for, and the number of its classes.",
     ),
+    "lfs_pointer": (
+        "The file is the pointer that Git LFS leaves where it did not fetch the file itself.",
+        "Run `git lfs pull` in its folder.",
+    ),
     "invalid_checkpoint": (
         "The checkpoint is damaged, or holds more than weights.",
         "Save `network.state_dict()` alone.",

@@ -14,6 +14,7 @@ from jpeg_build.build import build
 from jpeg_build.build.request import Request
 from jpeg_build.cli import main
 from jpeg_build.errors import BuildError
+from jpeg_build.evaluate import runs
 from jpeg_build.evaluate.document import summary_lines
 from jpeg_build.evaluate.evaluation import PREDICTIONS, EvaluationRequest, evaluate, to_json
 from jpeg_build.evaluate.runs import BATCH, FRAMEWORK
@@ -272,6 +273,22 @@ def test_what_does_not_run_here_is_left_out_unless_it_is_named(request_of, built
     assert any(note.startswith("openvino.fp32/full") for note in found.notes)
     with pytest.raises(BuildError):
         evaluate(request_of(repository=repository, limit=4, backends=["openvino"]), silent)
+
+
+def test_opening_a_form_is_no_part_of_its_speed(monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(clock))
+    steps = []
+
+    def opened():
+        steps.append("open")
+        return lambda pixels: np.full((len(pixels), 2), pixels.max(), np.float32)
+
+    run = runs.Run("onnx.fp32/full", "full")
+    runner = runs._Runner(run, None, opened)
+    first, second = (runner(np.full((3, 4, 4, 3), value, np.uint8)) for value in (1, 2))
+    assert (first[0].max(), second[0].max()) == (1, 2)
+    assert (first[1], second[1], steps) == (2.0, 3.0, ["open"])
 
 
 def test_photos_of_none_of_the_formats_are_an_error(request_of, tmp_path):

@@ -423,6 +423,14 @@ def test_a_checkpoint_named_as_a_tar_is_one(folder):
     assert (found.kind, found.name) == ("timm", "model_best")
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "net.keras", "net.pt", "net.pth", "net.safetensors"])
+def test_a_file_that_git_lfs_has_not_fetched_is_named(folder, capsys, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    network = ["--network", "resnet18"] if name in ("net.pth", "net.safetensors") else []
+    assert main(["init", name, *network]) == 1
+    assert reason(capsys)[0] == "lfs_pointer"
+
+
 @pytest.mark.parametrize("name", ["state.pth", "best.pt"])
 def test_a_file_that_was_cut_short_is_damaged(folder, capsys, name):
     torch = pytest.importorskip("torch")

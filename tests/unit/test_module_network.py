@@ -74,6 +74,25 @@ def test_code_runs_only_if_it_is_trusted(code, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+def test_nothing_is_started_for_code_that_is_not_trusted(code, tmp_path):
+    told = []
+    with pytest.raises(BuildError):
+        load_network(write_recipe(tmp_path, SOURCE), ONNX, progress=told.append)
+    assert told == []
+
+
+GRAY = {"mean": 0.5, "std": 0.25, "color": "GRAY"}
+
+
+def test_the_other_number_of_channels_has_an_error_of_its_own(code, tmp_path):
+    refused(write_recipe(tmp_path, SOURCE, normalisation=GRAY), "channels_differ", "mine.toml", "net.py:make")
+    code(CODE.replace("Conv2d(3,", "Conv2d(1,"))
+    refused(write_recipe(tmp_path, SOURCE), "gray_network", "mine.toml", '"GRAY"')
+    load(write_recipe(tmp_path, SOURCE, normalisation=GRAY))
+    code(CODE.replace("Conv2d(3,", "Conv2d(5,"))
+    refused(write_recipe(tmp_path, SOURCE), "network_failed", "net.py:make")
+
+
 def test_a_checkpoint_for_the_module(code, tmp_path):
     network = load(write_recipe(tmp_path, SOURCE)).network
     state = {name: value + 1 for name, value in network.state_dict().items()}
@@ -104,7 +123,7 @@ def test_faults_of_the_code_are_named_with_their_line(code, tmp_path, change, fa
 
 def test_a_network_that_fails_on_the_recipes_images(code, tmp_path):
     code(CODE.replace("Conv2d(3,", "Conv2d(1,"))
-    refused(write_recipe(tmp_path, SOURCE), "network_failed", "net.py:make", "[normalisation] color")
+    refused(write_recipe(tmp_path, SOURCE), "gray_network", "net.py:make", "color")
     refused(write_recipe(tmp_path, SOURCE), "invalid_call", random=True)
 
 

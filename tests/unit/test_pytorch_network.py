@@ -138,7 +138,7 @@ def test_outputs_of_another_kind_are_named(tmp_path):
         made(recipe, Several())
     assert caught.value.reason == "output_type"
     with pytest.raises(NetworkError) as caught:
-        made(recipe, Net(1, 4))
+        made(recipe, Net(5, 4))
     assert caught.value.reason == "network_failed"
     with pytest.raises(NetworkError) as caught:
         made(recipe, Net(3, 6))

@@ -308,6 +308,13 @@ def test_a_trial_between_two_versions(root, tmp_path):
     assert not (root / "router").exists()
 
 
+def test_a_chosen_version_says_which_other_model_changes_with_it(root, tmp_path):
+    second_version(root, tmp_path)
+    assert not any("both" in line for line in use(root, FORMS["onnx"], "2"))
+    combine(root, ModelNames("both"), ["jpeg_classifier", "cats"])
+    assert any("both" in line for line in use(root, FORMS["onnx"], "1"))
+
+
 def test_a_version_is_not_tried_where_another_model_would_get_it(root, tmp_path):
     """Triton gives a step without a version the newest that is loaded."""
     combine(root, ModelNames("both"), ["jpeg_classifier", "cats"])

@@ -147,14 +147,15 @@ class _Runner:
         self._opener = opener
         self._function: RunBatch | None = None
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run a batch. Raises BuildError."""
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+        """Run a batch. Returns its logits, and the seconds that this took without opening. Raises BuildError."""
         try:
             if self._function is None:
                 function = self._opener()
                 function(np.zeros_like(pixels))  # the first batch of a size may compile or reserve
                 self._function = function
-            return self._function(pixels)
+            begun = time.perf_counter()
+            return self._function(pixels), time.perf_counter() - begun
         except (BuildError, RuntimeFailure) as error:
             raise BuildError(f"{self.run.name}: {error}", reason=error.reason) from error
 
@@ -258,8 +259,7 @@ class Runner:
                 continue
             images = np.ascontiguousarray(pixels[[row for row, _ in rows]])
             try:
-                begun = time.perf_counter()
-                logits = runner(images)
+                logits, seconds = runner(images)
             except BuildError as error:
                 candidate = runner.run.candidate
                 if candidate is None or candidate.form.name in self.required or runner.file.answers:
@@ -267,7 +267,7 @@ class Runner:
                 self.left_out.append(str(error))
                 gone.append(runner)
                 continue
-            timing = Timing(len(rows), decode_s * len(rows) / len(lacking), time.perf_counter() - begun)
+            timing = Timing(len(rows), decode_s * len(rows) / len(lacking), seconds)
             runner.file.add(answers_of(logits, [batch.hashes[place] for _, place in rows], self._head), timing)
         return gone
 

@@ -14,6 +14,7 @@ from jpeg_build.errors import CallError, NetworkError
 from jpeg_build.networks.drafts import Draft, Hint
 from jpeg_build.networks.torch_files import refuse_cut_short
 from jpeg_build.recipe.keys import Layout
+from jpeg_build.recipe.pointers import refuse_pointer
 from jpeg_build.recipe.sources import is_file
 
 # Kind of an Origin whose network --network must name: its file has weights only.
@@ -167,6 +168,7 @@ _FRAMEWORKS: Mapping[str, Callable[[str], Origin]] = {
 def _existing(path: Path) -> Path:
     if not is_file(path):
         raise NetworkError(f"{path}: no such file", reason="network_not_found")
+    refuse_pointer(path)
     return path
 
 

@@ -278,6 +278,7 @@ def _exists(path: Path, difference: str = "") -> CallError:
         runs_code = False  # building it says what is wrong with it
     return CallError(
         f"{path}: is there already{f', and {difference}' if difference else ''}: build it with "
-        f"{first_build_command(str(path), runs_code=runs_code)}, edit it, or let init replace it with --force",
+        f"{first_build_command(str(path), runs_code=runs_code)}, edit it, let init replace it with --force, "
+        "or write another one with --output NAME.toml",
         reason="recipe_exists",
     )

@@ -16,6 +16,7 @@ from torch import nn
 from jpeg_build.errors import NetworkError
 from jpeg_build.networks.network import Weights
 from jpeg_build.networks.torch_files import refuse_cut_short
+from jpeg_build.recipe.pointers import refuse_pointer
 from jpeg_build.recipe.recipe import Recipe
 
 SAVE_HINT = "save one with torch.save(network.state_dict(), FILE)"
@@ -57,6 +58,7 @@ def load_inert(path: Path, allowed: Callable[[str], bool], remedy: str) -> Any:
     """
     if not path.is_file():
         raise NetworkError(f"{path}: no such file", reason="checkpoint_not_found")
+    refuse_pointer(path)
     refuse_cut_short(path)
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
@@ -104,6 +106,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Any], str]:
     """
     if not path.is_file():
         raise NetworkError(f"{path}: no such file", reason="checkpoint_not_found")
+    refuse_pointer(path)
     if _is_safetensors(path):
         from safetensors.torch import load_file
 

@@ -29,6 +29,7 @@ from jpeg_build.networks.preparation import Preparation, check_labels, labels_of
 from jpeg_build.networks.pytorch_network import PyTorchNetwork
 from jpeg_build.networks.reference import normalise
 from jpeg_build.quiet import quiet
+from jpeg_build.recipe.pointers import refuse_pointer
 from jpeg_build.recipe.recipe import Recipe
 from jpeg_build.recipe.sources import HuggingFaceSource
 
@@ -266,7 +267,8 @@ def _downloaded(network: str, revision: str | None) -> Path:
         first = first_line(error, 200)
         at, option = ("", "") if revision is None else (f" in revision {revision}", f" --revision {revision}")
         raise NetworkError(
-            f"{network}{at} could not be downloaded from the Hugging Face hub ({first}): download it where there is "
+            f"{network}{at} is no folder here, and could not be downloaded from the Hugging Face hub ({first}): "
+            "correct the path, or download it where there is "
             f"a network, with `hf download {network}{option} --local-dir FOLDER`, and name that folder in [source] "
             "folder",
             reason="weights_not_downloaded",
@@ -374,6 +376,7 @@ def _refuse_damaged(file: Path) -> None:
     """Raise NetworkError if a file of safetensors cannot be read to its end."""
     from safetensors import SafetensorError, safe_open
 
+    refuse_pointer(file)
     try:
         with safe_open(str(file), "pt"):
             pass

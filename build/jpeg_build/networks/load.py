@@ -69,11 +69,17 @@ def load_network(
         raise BuildError(
             "--checkpoint and --weights do not go with a file that has its weights inside", reason="invalid_call"
         )
+    if isinstance(recipe.source, ModuleSource) and not trust_code:
+        raise BuildError(
+            f"{recipe.locate('source', 'module')}: names code that the build would run, {recipe.source.file}: read it, "
+            "and add --trust-code if you trust it",
+            reason="untrusted_code",
+        )
     with _packages():
-        return _load(recipe, checkpoint=checkpoint, random=random, trust_code=trust_code, progress=progress)
+        return _load(recipe, checkpoint=checkpoint, random=random, progress=progress)
 
 
-def _load(recipe: Recipe, *, checkpoint: Path | None, random: bool, trust_code: bool, progress: Progress) -> Network:
+def _load(recipe: Recipe, *, checkpoint: Path | None, random: bool, progress: Progress) -> Network:
     """Load the network of [source]. Each framework is imported only for its own networks."""
     match recipe.source:
         case OnnxSource(file=file):
@@ -118,7 +124,7 @@ def _load(recipe: Recipe, *, checkpoint: Path | None, random: bool, trust_code: 
             from jpeg_build.networks.module_network import ModuleNetwork
 
             progress(f"calling {file.name}:{function}")
-            return ModuleNetwork(recipe, trust_code=trust_code)
+            return ModuleNetwork(recipe)
         case TorchSource(file=file):
             from jpeg_build.networks.torch_program_network import TorchProgramNetwork
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from jpeg_build.errors import BuildError, NetworkError
+from jpeg_build.errors import NetworkError
 from jpeg_build.networks.checkpoints import load_checkpoint
 from jpeg_build.networks.drafts import Draft
 from jpeg_build.networks.network import Weights
@@ -27,24 +27,16 @@ class ModuleNetwork(PyTorchNetwork):
     """The network that a function returns, in evaluation mode, on the CPU.
 
     Args:
-        recipe: Its source is module.
-        trust_code: Run the Python file.
+        recipe: Its source is module, and its code is trusted: it runs.
 
     Raises:
         NetworkError: The function fails, or its network does not fit the recipe.
-        BuildError: The code is not trusted.
     """
 
-    def __init__(self, recipe: Recipe, *, trust_code: bool) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         assert isinstance(recipe.source, ModuleSource)
         source = recipe.source
         title = f"{source.file.name}:{source.function}"
-        if not trust_code:
-            raise BuildError(
-                f"{recipe.locate('source', 'module')}: names code that the build would run, {source.file}: read it, "
-                "and add --trust-code if you trust it",
-                reason="untrusted_code",
-            )
         labels = check_labels(recipe, None, title)
         with _beside(source.file):
             network = _made(recipe, source)

@@ -129,12 +129,7 @@ class PyTorchNetwork:
                 # A copy: of one channel, NumPy takes channels last for contiguous.
                 output = self._network(torch.from_numpy(images).clone(memory_format=torch.contiguous_format))
         except Exception as error:
-            shape = "x".join(str(size) for size in images.shape[1:])
-            raise NetworkError(
-                f"{self._title}: PyTorch cannot run it on images of {shape}: {first_line(error)}. Are crop_size and "
-                "[normalisation] color those of the training?",
-                reason="network_failed",
-            ) from error
+            raise self._not_run(images.shape[1:], error) from error
         if not isinstance(output, Tensor):
             raise NetworkError(
                 f"{self._title}: returns {type(output).__name__}, and not one tensor with a value for each class: "
@@ -143,6 +138,38 @@ class PyTorchNetwork:
             )
         check_shape(output.shape, self._recipe, self._title, "0")
         return output
+
+    def _not_run(self, shape: tuple[int, ...], error: Exception) -> NetworkError:
+        """Return the error of a network that does not run on images of this shape, (channels, height, width)."""
+        color = self._recipe.locate("normalisation", "color")
+        if shape[0] == 3 and _takes(self._network, (1, *shape[1:])):
+            return NetworkError(
+                f'{color}: {self._title} takes images of one channel: set [normalisation] color = "GRAY", with one '
+                "number for mean and for std",
+                reason="gray_network",
+            )
+        if shape[0] == 1 and _takes(self._network, (3, *shape[1:])):
+            return NetworkError(
+                f"{color}: makes images of one channel, and {self._title} takes three: for gray images three times, "
+                "write three numbers for mean and for std; for colours, leave color out",
+                reason="channels_differ",
+            )
+        size = "x".join(str(each) for each in shape)
+        return NetworkError(
+            f"{self._title}: PyTorch cannot run it on images of {size}: {first_line(error)}. Is crop_size that of the "
+            "training?",
+            reason="network_failed",
+        )
+
+
+def _takes(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a network runs on an image of this shape."""
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, *shape))
+    except Exception:
+        return False
+    return True
 
 
 def _values(output: Tensor) -> NDArray[np.float32]:

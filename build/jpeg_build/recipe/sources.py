@@ -24,6 +24,7 @@ from jpeg_build.recipe.keys import (
     TorchvisionTable,
     UltralyticsTable,
 )
+from jpeg_build.recipe.pointers import refuse_pointer
 from jpeg_build.recipe.table import Table
 
 
@@ -298,10 +299,16 @@ _READERS: dict[str, Any] = {
 
 
 def _file(table: Table, key: str, name: str) -> Path:
-    """Return the path of a file that the recipe names. Raises RecipeError if it lies elsewhere, or is not there."""
+    """Return the path of a file that the recipe names.
+
+    Raises:
+        RecipeError: It lies elsewhere, or is not there.
+        NetworkError: Git LFS has not fetched it.
+    """
     file = table.beside(key, name)
     if not is_file(file):
         raise table.error(key, f"no such file: {file}", reason="network_not_found")
+    refuse_pointer(file)
     return file
 
 

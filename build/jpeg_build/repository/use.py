@@ -90,6 +90,9 @@ def use(root: Path, form: ClassifierForm, version: str | None) -> list[str]:
         if pinned != classifier:
             tree.write_config(root, form.model, configs.to_text(pinned))
             changes.append(f"{form.model} now serves {_which(version)}")
+            others = [other for other in users_of(ensembles(root), form.model) if other != name]
+            if others:
+                changes.append(f"{' and '.join(others)} runs {form.model}, too, and changes with it")
     if router.is_dir() and chosen == router.name:
         with tree.staging(root) as folder:
             router.rename(folder / router.name)
