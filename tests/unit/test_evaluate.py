@@ -15,6 +15,7 @@ from jpeg_build.build.request import Request
 from jpeg_build.cli import main
 from jpeg_build.errors import BuildError
 from jpeg_build.evaluate import runs
+from jpeg_build.evaluate.answers import AnswerFile
 from jpeg_build.evaluate.document import summary_lines
 from jpeg_build.evaluate.evaluation import PREDICTIONS, EvaluationRequest, evaluate, to_json
 from jpeg_build.evaluate.runs import BATCH, FRAMEWORK
@@ -275,17 +276,17 @@ def test_what_does_not_run_here_is_left_out_unless_it_is_named(request_of, built
         evaluate(request_of(repository=repository, limit=4, backends=["openvino"]), silent)
 
 
-def test_opening_a_form_is_no_part_of_its_speed(monkeypatch):
+def test_opening_a_form_is_no_part_of_its_speed(monkeypatch, tmp_path):
     clock = iter([0.0, 2.0, 10.0, 13.0])
-    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(clock))
-    steps = []
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    steps: list[str] = []
 
     def opened():
         steps.append("open")
         return lambda pixels: np.full((len(pixels), 2), pixels.max(), np.float32)
 
     run = runs.Run("onnx.fp32/full", "full")
-    runner = runs._Runner(run, None, opened)
+    runner = runs._Runner(run, AnswerFile(tmp_path / "answers.jsonl"), opened)
     first, second = (runner(np.full((3, 4, 4, 3), value, np.uint8)) for value in (1, 2))
     assert (first[0].max(), second[0].max()) == (1, 2)
     assert (first[1], second[1], steps) == (2.0, 3.0, ["open"])

@@ -75,7 +75,7 @@ def test_code_runs_only_if_it_is_trusted(code, tmp_path):
 
 
 def test_nothing_is_started_for_code_that_is_not_trusted(code, tmp_path):
-    told = []
+    told: list[str] = []
     with pytest.raises(BuildError):
         load_network(write_recipe(tmp_path, SOURCE), ONNX, progress=told.append)
     assert told == []
