@@ -178,6 +178,23 @@ def test_drafts(case):
     assert list(found.choices) == ["output"]
 
 
+@pytest.mark.parametrize(
+    ("front", "named"),
+    [
+        ([], set()),
+        ([tf.keras.layers.Rescaling(1 / 127.5, offset=-1)], {"rescaling"}),
+        (
+            [tf.keras.layers.Rescaling(1 / 255), tf.keras.layers.Normalization(mean=0.5, variance=0.1)],
+            {"rescaling", "normalization"},
+        ),
+    ],
+)
+def test_the_draft_names_layers_that_normalise(tmp_path, front, named):
+    small(tf.keras.layers.Dense(3), front=front).export(str(tmp_path / "net"), verbose=False)
+    notes = " ".join(str(note) for note in draft(tmp_path / "net").notes)
+    assert {layer for layer in ("rescaling", "normalization") if layer in notes} == named
+
+
 def test_the_draft_of_several_outputs(tmp_path):
     def network(images):
         scores = tf.reduce_mean(images, axis=(1, 2))

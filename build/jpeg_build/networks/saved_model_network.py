@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from jpeg_build.recipe.sources import SavedModelSource
 # ONNX's standard operators of this version are what TensorRT 8.6 and newer, OpenVINO and ONNX Runtime take.
 OPSET = 17
 SIGNATURE = "serving_default"
+
+# Such as "sequential_1/rescaling_2/mul"; the names of batch_normalization are longer.
+_NORMALISING_NODE = re.compile(rb"(?<![a-z_])(rescaling|normalization)(?:_\d+)*/")
 
 
 class SavedModelNetwork:
@@ -139,6 +143,11 @@ def draft(folder: Path) -> Draft:
         else:
             choices["output_name"] = list(candidates) or list(outputs)
             notes.append(Hint(f"it has the outputs {shown}", "output_name"))
+    if inside := _normalising_layers(folder):
+        notes.append(
+            f"it has layers named {' and '.join(inside)}, which seem to normalise the pixels inside the network: then "
+            'they go in as they are, which is scale = "0..255"'
+        )
     values = (next(iter(candidates.values()))[1] or None) if len(candidates) == 1 else None
     sizes = next(iter(inputs.values())) if len(inputs) == 1 else None
     return Draft(
@@ -157,6 +166,12 @@ def draft(folder: Path) -> Draft:
         ),
         choices=choices,
     )
+
+
+def _normalising_layers(folder: Path) -> list[str]:
+    """Return the names of Keras's layers Rescaling and Normalization that the nodes of the graph have in theirs."""
+    nodes = (folder / "saved_model.pb").read_bytes()
+    return sorted({found.decode() for found in _NORMALISING_NODE.findall(nodes)})
 
 
 def _shown(shape: Sequence[int] | None) -> str:
