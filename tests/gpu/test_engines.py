@@ -75,9 +75,41 @@ def make_onnx(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
 
+def make_new_onnx(path: Path) -> None:
+    """What TensorRT 8.6 does not read in opset 20: Gelu, Mish, a mean with its axes as an input, Pad and Split."""
+    random = np.random.default_rng(0)
+    weights = {
+        "first": random.normal(0, 0.2, (16, 3, 3, 3)),
+        "linear": random.normal(0, 0.3, (8, CLASSES)),
+    }
+    constants = {"around": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "sides": np.array([2, 3])}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Pad", ["images", "around"], ["padded"], name="pad"),
+            helper.make_node("Conv", ["padded", "first"], ["a"], name="conv1", strides=[2, 2]),
+            helper.make_node("Gelu", ["a"], ["b"], name="gelu"),
+            helper.make_node("Split", ["b"], ["c", "d"], name="split", axis=1, num_outputs=2),
+            helper.make_node("Mul", ["c", "d"], ["e"], name="gate"),
+            helper.make_node("Mish", ["e"], ["f"], name="mish"),
+            helper.make_node("ReduceMean", ["f", "sides"], ["g"], name="mean", keepdims=0),
+            helper.make_node("MatMul", ["g", "linear"], ["logits"], name="classify"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+        + [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(path))
+
+
 @pytest.fixture
 def network(tmp_path):
-    make_onnx(tmp_path / "net.onnx")
+    return network_of(make_onnx, tmp_path)
+
+
+def network_of(make, tmp_path):
+    make(tmp_path / "net.onnx")
     (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
     (tmp_path / "mine.toml").write_text(f'{RECIPE}kind = "onnx"\nfile = "net.onnx"\noutput = "logits"\n')
     return OnnxNetwork(load_recipe(tmp_path / "mine.toml"))
@@ -117,6 +149,15 @@ def test_an_engine_computes_what_the_network_computes(network, tmp_path, precisi
     assert emitted.requires.compute_capability == require_gpu().compute_capability
     assert emitted.details["profile"] == {"min": 1, "opt": 4, "max": 8}
     assert (tmp_path / "my.timing").stat().st_size > 0
+
+
+def test_operators_of_a_newer_opset_are_lowered(tmp_path):
+    network = network_of(make_new_onnx, tmp_path)
+    emitted = emit(tensorrt, network, tmp_path)
+    with opened(load_recipe(tmp_path / "mine.toml"), TENSORRT, emitted) as run:
+        outputs = parity.run_in_batches(run, pixels(8), (1, 8))
+    measured = parity.measure(network.reference(pixels(8)), outputs, photos=8, precision="fp32")
+    assert measured.relative_difference < parity.TOLERANCES["fp32"].relative_difference
 
 
 def test_small_batches_are_padded_and_the_file_is_named_after_the_gpu(network, tmp_path):

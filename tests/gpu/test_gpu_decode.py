@@ -191,8 +191,10 @@ def test_a_group_that_cannot_be_decoded_on_the_gpu_costs_no_other_its_pixels(gpu
         {"resize_size": 232},
         {"resize_size": 224, "resize_side": "longer", "fill": (114, 115, 116)},
         {"resize_size": 100, "fill": (1, 2, 3)},
+        {"resize_size": 231, "crop_rounding": "down"},
+        {"resize_size": (160, 224), "resize_side": "longer", "fill": (114, 115, 116)},
     ],
-    ids=["crop", "letterbox", "padded"],
+    ids=["crop", "letterbox", "padded", "crop rounded down", "letterbox in a box"],
 )
 def test_the_kernel_is_within_a_count_of_pillow(interpolation, size, shape):
     import cupy
