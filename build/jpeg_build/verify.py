@@ -15,7 +15,7 @@ from jpeg_contract.command_line import Progress
 from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.model_config import CONFIG, ModelConfig
-from jpeg_contract.remedies import build_command, reload_command
+from jpeg_contract.remedies import reload_command
 from jpeg_contract.report import Report
 from jpeg_contract.resources import PHOTOS
 from jpeg_contract.tensors import INPUT, OUTPUT
@@ -211,9 +211,7 @@ def _recipe(wanted: Verification, report: Report) -> Recipe:
         ) from error
     if recipe.sha256 != report.recipe_sha256:
         form = wanted.form
-        again = build_command(
-            recipe.argument, form.name, wanted.repository, ensemble=form.ensemble, runs_code=recipe.runs_code
-        )
+        again = recipe.build_command(form, wanted.repository, form.ensemble)
         raise BuildError(
             f"{form.model} was built from another recipe, or an older state of it, than {recipe.path}: build it again "
             f"with {again}",

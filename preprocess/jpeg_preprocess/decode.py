@@ -14,7 +14,15 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
-from jpeg_preprocess.decoded import TRANSPOSE, DecodedImage, from_end, too_many_bytes, too_many_pixels, turned
+from jpeg_preprocess.decoded import (
+    TRANSPOSE,
+    DecodedImage,
+    from_end,
+    is_sideways,
+    too_many_bytes,
+    too_many_pixels,
+    turned,
+)
 from jpeg_preprocess.jpeg_segments import (
     ARITHMETIC,
     JPEG_LS_FRAME,
@@ -34,7 +42,6 @@ from jpeg_preprocess.repair import ended, without_applications, without_endless_
 # With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
 SCALED_MARGIN = 2
 
-_SIDEWAYS = (5, 6, 7, 8)
 # Baseline, extended and progressive.
 DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
 
@@ -78,7 +85,7 @@ class OpenedJpeg:
                 raise _undecodable(self._data, error) from error
             upright = complete
         upright = turned(upright, self._orientation)
-        size = (height, width) if self._orientation in _SIDEWAYS else (width, height)
+        size = (height, width) if is_sideways(self._orientation) else (width, height)
         return DecodedImage(upright, size, from_end(self._orientation))
 
 
@@ -106,29 +113,29 @@ def open_jpeg(
     """
     image, data, structure = _open(data, limits, formats)
     orientation = _orientation(image) if exif_orientation else 1
-    is_sideways = orientation in _SIDEWAYS
+    sideways = is_sideways(orientation)
     cost = estimate(
         structure,
         len(data),
-        lambda width, height: scale(geometry, decoder, *((height, width) if is_sideways else (width, height))),
+        lambda width, height: scale(geometry, decoder, *((height, width) if sideways else (width, height))),
         is_turned=orientation != 1,
     )
     if (refused := refusal(cost, limits)) is not None:
         raise refused
     draft: tuple[int, int] | None = None
     if decoder == "scaled":
-        draft = _draft(geometry, image.size, is_sideways=is_sideways)
+        draft = _draft(geometry, image.size, sideways=sideways)
     return OpenedJpeg(cost, image, data, orientation, draft)
 
 
-def _draft(geometry: Geometry, stored: Size, *, is_sideways: bool) -> tuple[int, int]:
+def _draft(geometry: Geometry, stored: Size, *, sideways: bool) -> tuple[int, int]:
     """Return the (width, height) that libjpeg must not go below for an image of this stored size."""
     if geometry.resize_side == "longer":
-        width, height = reversed(stored) if is_sideways else stored
+        width, height = reversed(stored) if sideways else stored
         needed_width, needed_height = geometry.resized_size(width, height)
     else:
         needed_height, needed_width = geometry.resize_at_least
-    needed = (needed_height, needed_width) if is_sideways else (needed_width, needed_height)
+    needed = (needed_height, needed_width) if sideways else (needed_width, needed_height)
     return needed[0] * SCALED_MARGIN, needed[1] * SCALED_MARGIN
 
 

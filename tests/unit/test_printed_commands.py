@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 
 import cyclopts
 import pytest
@@ -36,10 +37,10 @@ def accept(command: str) -> None:
 def printed(monkeypatch):
     """The commands that are made for messages."""
     found: list[str] = []
-    make = remedies._joined
+    make: Callable[..., str] = remedies._joined
 
     def record(*arguments: object) -> str:
-        command: str = make(*arguments)  # type: ignore[arg-type]
+        command = make(*arguments)
         found.append(command)
         return command
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jpeg_contract.forms import form_of_model
 from jpeg_contract.model_config import CONFIG, chosen_classifier, pinned_version, route_of
-from jpeg_contract.remedies import build_command, use_command
+from jpeg_contract.remedies import use_command
 from jpeg_contract.report import Report
 
 from jpeg_build.build.request import Request
@@ -65,11 +65,10 @@ def notes_on(request: Request) -> list[str]:
         other = form_of_model(chosen or "")
         report = served_report(root, other) if other is not None else None
         if other is not None and report is not None and other_recipe(root, request.names, report) is not None:
-            recipe = request.recipe
-            build = build_command(recipe.argument, other.name, root, ensemble=name, runs_code=recipe.runs_code)
+            build = request.recipe.build_command(other, root, name)
             found.append(
                 f"THE ENSEMBLE CANNOT BE SERVED AS IT IS: {path} uses {chosen}, which was built from another recipe "
-                f"({report.recipe}) than the steps around it now ({recipe.name}). Run {use}, or {build}"
+                f"({report.recipe}) than the steps around it now ({request.recipe.name}). Run {use}, or {build}"
             )
         else:
             found.append(f"{path} uses {chosen}; to use {form.model}, edit that word, or run: {use}")

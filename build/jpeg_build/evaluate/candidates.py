@@ -14,7 +14,6 @@ from jpeg_contract.forms import FORMS, ONNX, ClassifierForm, form_of_model
 from jpeg_contract.model_config import ModelConfig, chosen_classifier, parameters, route_of
 from jpeg_contract.model_names import ModelNames
 from jpeg_contract.parameters import SettingsError
-from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
 from jpeg_contract.settings import PreprocessSettings
 
@@ -94,7 +93,7 @@ def find_candidates(
                 left_out.append(f"{form.model}/{version}: {reason}")
         if form.name in needed and len(found) == before:
             mine = [line for line in left_out if line.startswith(f"{form.model}/")]
-            build = build_command(recipe.argument, form.name, root, ensemble=names.ensemble, runs_code=recipe.runs_code)
+            build = recipe.build_command(form, root, names.ensemble)
             raise RepositoryError(
                 f"{needed[form.name]} needs a classifier that {root} does not have: no version of {form.model} can be "
                 f"evaluated: {'; '.join(mine) or 'none is built'}. Build it with {build}",
@@ -199,7 +198,7 @@ def preprocess_settings(
     except SettingsError as error:
         raise RepositoryError(f"{root / model}: {error}", reason=error.reason) from error
     if settings.pixels_sha256 != wanted.pixels_sha256:
-        again = build_command(recipe.argument, ONNX.name, root, ensemble=names.ensemble, runs_code=recipe.runs_code)
+        again = recipe.build_command(ONNX, root, names.ensemble)
         raise RepositoryError(
             f"{root / model}: decodes for another recipe than {recipe.path}: build it again with {again}",
             reason="recipe_differs",

@@ -17,7 +17,7 @@ from jpeg_contract.tensors import OUTPUT
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from jpeg_build.graphs.onnx_graph import names_read_inside
+from jpeg_build.graphs.onnx_graph import STANDARD, names_read_inside
 from jpeg_build.graphs.onnx_values import float_tensors, image_part, output_part, prepared, ranges
 from jpeg_build.graphs.opset import opset
 
@@ -94,7 +94,7 @@ def _out_of_range(model: Any, images: NDArray[np.uint8]) -> set[str]:
 
 def _takes_half(node: Any, version: int) -> bool:
     """Whether the operator is defined for float16 input and output."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
+    if node.domain not in STANDARD or node.op_type in _KEPT:
         return False
     if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
         return False

@@ -16,6 +16,9 @@ from jpeg_build.recipe.keys import Layout
 from jpeg_build.recipe.normalisation import GRAY_WEIGHTS, Normalisation
 from jpeg_build.recipe.outputs import SMALLEST, OutputKind
 
+STANDARD = ("", "ai.onnx")
+"""The domains of ONNX's standard operators: one, by two names."""
+
 # From this opset on, Max takes tensors of different shapes.
 _BROADCASTING_MAX = 8
 
@@ -110,7 +113,7 @@ def wrap(
         before.add("Transpose", "pixels/transposed", perm=[0, 3, 1, 2])
     before.add("Cast", tensor.name, to=tensor.type.tensor_type.elem_type)
     after = _Chain(result.name)
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    opset = next((each.version for each in model.opset_import if each.domain in STANDARD), 1)
     _to_logits(after, classes, output, opset)
 
     # Before version 4, every constant had to be an input, too.

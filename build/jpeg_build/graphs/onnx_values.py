@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from jpeg_build.errors import NetworkError
+from jpeg_build.graphs.onnx_graph import STANDARD, replace
 
 # Operators that multiply by trained weights. Before the first, a graph prepares the image; behind the last, the output.
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
-_STANDARD = ("", "ai.onnx")
 _OTHER_FLOATS = {TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -37,12 +37,10 @@ def prepared(model: Any) -> Any:
     model = onnx.inliner.inline_local_functions(model) if model.functions else model
     model = in_float32(model)
     folded = _folded(model)
-    if all(node.domain in _STANDARD for node in folded.graph.node):
+    if all(node.domain in STANDARD for node in folded.graph.node):
         model = folded
     used = {node.domain for node in model.graph.node} | {""}
-    imports = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(imports)
+    replace(model.opset_import, [entry for entry in model.opset_import if entry.domain in used])
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
         while not node.name or node.name in seen:

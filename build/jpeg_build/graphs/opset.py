@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -11,7 +12,7 @@ import onnx.shape_inference
 import onnx.version_converter
 from onnx import helper
 
-_STANDARD = ("", "ai.onnx")
+from jpeg_build.graphs.onnx_graph import STANDARD, replace
 
 # ONNX's converter touches no operator of another domain.
 _ASIDE = "aside"
@@ -19,7 +20,7 @@ _ASIDE = "aside"
 
 def opset(model: Any) -> int:
     """Return the version of ONNX's standard operator set that a model uses."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD)
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in STANDARD)
 
 
 def with_opset(model: Any, version: int) -> Any:
@@ -45,9 +46,7 @@ def with_opset(model: Any, version: int) -> Any:
         # The converter keeps an attribute that operators before opset 18 do not have.
         if version < 18 and node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
             _drop(node, "noop_with_empty_axes")
-    kept = [entry for entry in converted.opset_import if entry.domain != _ASIDE]
-    del converted.opset_import[:]
-    converted.opset_import.extend(kept)
+    replace(converted.opset_import, [entry for entry in converted.opset_import if entry.domain != _ASIDE])
     del converted.graph.value_info[:]
     try:
         onnx.checker.check_model(converted, full_check=True)
@@ -58,7 +57,7 @@ def with_opset(model: Any, version: int) -> Any:
 
 def _with_operators_of(model: Any, version: int) -> Any:
     """Replace the operators that an opset does not have by those that ONNX defines them by; return a copy."""
-    newer = {node.op_type for node in model.graph.node if node.domain in _STANDARD and _is_newer(node.op_type, version)}
+    newer = {node.op_type for node in model.graph.node if node.domain in STANDARD and _is_newer(node.op_type, version)}
     typed = onnx.shape_inference.infer_shapes(model)
     if not newer:
         return typed
@@ -95,30 +94,31 @@ def _with_casts(model: Any) -> Any:
 
 def _set_aside(model: Any, version: int) -> Any:
     """Move what the converter refuses, though the older operator means the same, into a domain of its own."""
+    if not 13 <= version < 18:  # between them, Pad and Split are as in the older opset
+        return model
     graph = model.graph
     shapes = {item.name: item.type.tensor_type.shape.dim for item in (*graph.value_info, *graph.input)}
     for node in graph.node:
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if version >= 18 or node.domain not in _STANDARD:
-            continue
-        if node.op_type == "Pad" and version >= 13:
-            as_before = len([name for name in node.input if name]) < 4 and attributes.get("mode") != b"wrap"
-        elif node.op_type == "Split" and version >= 13:
-            # Before opset 18, the number of outputs says into how many equal parts.
-            dims = shapes.get(node.input[0], [])
-            axis = attributes.get("axis", 0)
-            size = dims[axis].dim_value if -len(dims) <= axis < len(dims) else 0
-            as_before = len(node.input) > 1 or (size > 0 and size % len(node.output) == 0)
-        else:
-            continue
-        if as_before:
+        if node.domain in STANDARD and _means_the_same(node, shapes):
             _drop(node, "num_outputs")
             node.domain = _ASIDE
     model.opset_import.append(helper.make_opsetid(_ASIDE, 1))
     return model
 
 
+def _means_the_same(node: Any, shapes: Mapping[str, Any]) -> bool:
+    """Whether a node is a Pad or Split of opset 18 or later that means what it means in 13 to 17."""
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "Pad":
+        return len([name for name in node.input if name]) < 4 and attributes.get("mode") != b"wrap"
+    if node.op_type == "Split":
+        # Before opset 18, the number of outputs says into how many equal parts.
+        dims = shapes.get(node.input[0], [])
+        axis = attributes.get("axis", 0)
+        size = dims[axis].dim_value if -len(dims) <= axis < len(dims) else 0
+        return len(node.input) > 1 or (size > 0 and size % len(node.output) == 0)
+    return False
+
+
 def _drop(node: Any, name: str) -> None:
-    kept = [attribute for attribute in node.attribute if attribute.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+    replace(node.attribute, [attribute for attribute in node.attribute if attribute.name != name])

@@ -110,10 +110,10 @@ def write_recipe(wanted: NewRecipe, prompt: Prompt | None, progress: Progress) -
         )
     title = f"Recipe of {wanted.source}, by jpeg-build init. docs/recipes.md explains every key."
     named_labels = labels if existing is None else existing.relative_to(path.parent).as_posix()
-    _place(path, title, tables, named_labels, labels_path)
+    runs_code = _place(path, title, tables, named_labels, labels_path)
     written = labels_path if existing is None and not isinstance(labels, str) else None
     notes_left = [note for note in draft.notes if not isinstance(note, Hint)]
-    return Written(path, True, written, notes_left, runs_code=load_recipe(path).runs_code)
+    return Written(path, True, written, notes_left, runs_code=runs_code)
 
 
 def _open_notes(draft: Draft, facts: Facts, folder: Path) -> list[Hint]:
@@ -212,8 +212,8 @@ def _file_with(labels: Sequence[str], folder: Path, facts: Facts, usual: Path) -
 
 def _place(
     path: Path, title: str, tables: dict[str, dict[str, Any]], labels: Sequence[str] | str, labels_path: Path
-) -> None:
-    """Write recipe and labels, check them by loading, and rename them into place."""
+) -> bool:
+    """Write recipe and labels, check them by loading, and rename them into place; return whether a build runs code."""
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     aside: list[Path] = []
@@ -238,7 +238,7 @@ def _place(
             top["labels"] = draft_labels.name
         draft = write(recipe_text(title, tables), ".toml")
         try:
-            load_recipe(draft)
+            runs_code = load_recipe(draft).runs_code
         except RecipeError as error:
             raise RecipeError(str(error).replace(str(draft), str(path)), reason=error.reason) from error
         if draft_labels is not None:
@@ -246,6 +246,7 @@ def _place(
             draft = write(recipe_text(title, tables), ".toml")
             draft_labels.replace(labels_path)
         draft.replace(path)
+        return runs_code
     finally:
         for file in aside:
             file.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ import numpy as np
 from jpeg_contract.artefacts import artefact_sha256
 from jpeg_contract.forms import ONNX
 from jpeg_contract.labels import LabelFileError, read_labels
-from jpeg_contract.remedies import build_command
 from jpeg_contract.report import Report, find_report
 from jpeg_contract.tensors import ENSEMBLE, INPUT, LABELS_FILE, OUTPUT
 from numpy.typing import NDArray
@@ -75,7 +74,7 @@ class BuiltNetwork:
 def find_built(recipe: Recipe, repository: Path, ensemble: str = ENSEMBLE) -> tuple[Path, Report]:
     """Return the ONNX file and the report on it. Raises NetworkError if BuiltNetwork cannot use it."""
     form = SOURCE.of(ensemble)
-    build = build_command(recipe.argument, form.name, repository, ensemble=ensemble, runs_code=recipe.runs_code)
+    build = recipe.build_command(form, repository, ensemble)
     served = served_version(repository, form, None)
     expected = None if served is None else find_artefact(repository, form, served)
     report = None if expected is None else find_report(expected)

@@ -106,7 +106,6 @@ def read_state_dict(path: Path) -> tuple[dict[str, Any], str]:
     """
     if not path.is_file():
         raise NetworkError(f"{path}: no such file", reason="checkpoint_not_found")
-    refuse_pointer(path)
     if _is_safetensors(path):
         from safetensors.torch import load_file
 

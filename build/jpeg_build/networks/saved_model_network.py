@@ -130,7 +130,7 @@ def draft(folder: Path) -> Draft:
     Raises:
         NetworkError: The folder is not a SavedModel with a signature serving_default.
     """
-    inputs, outputs = _signature(folder)
+    inputs, outputs, normalising = _read(folder)
     notes: list[str] = []
     source: dict[str, Any] = {"kind": "saved_model", "folder": str(folder)}
     choices: dict[str, Sequence[str]] = {"output": get_args(Output)}
@@ -143,10 +143,10 @@ def draft(folder: Path) -> Draft:
         else:
             choices["output_name"] = list(candidates) or list(outputs)
             notes.append(Hint(f"it has the outputs {shown}", "output_name"))
-    if inside := _normalising_layers(folder):
+    if normalising:
         notes.append(
-            f"it has layers named {' and '.join(inside)}, which seem to normalise the pixels inside the network: then "
-            'they go in as they are, which is scale = "0..255"'
+            f"it has layers named {' and '.join(normalising)}, which seem to normalise the pixels inside the network: "
+            'then they go in as they are, which is scale = "0..255"'
         )
     values = (next(iter(candidates.values()))[1] or None) if len(candidates) == 1 else None
     sizes = next(iter(inputs.values())) if len(inputs) == 1 else None
@@ -168,12 +168,6 @@ def draft(folder: Path) -> Draft:
     )
 
 
-def _normalising_layers(folder: Path) -> list[str]:
-    """Return the names of Keras's layers Rescaling and Normalization that the nodes of the graph have in theirs."""
-    nodes = (folder / "saved_model.pb").read_bytes()
-    return sorted({found.decode() for found in _NORMALISING_NODE.findall(nodes)})
-
-
 def _shown(shape: Sequence[int] | None) -> str:
     return "of unknown shape" if shape is None else f"[{','.join(str(size or 'N') for size in shape)}]"
 
@@ -182,12 +176,17 @@ def _shown(shape: Sequence[int] | None) -> str:
 _Shapes = dict[str, list[int] | None]
 
 
-def _signature(folder: Path) -> tuple[_Shapes, _Shapes]:
-    """Return the shapes of a SavedModel's inputs and outputs by name; 0 for an open axis, None if unknown."""
-    file = folder / "saved_model.pb"
+def _read(folder: Path) -> tuple[_Shapes, _Shapes, list[str]]:
+    """Read a SavedModel.
+
+    Returns:
+        The shapes of its inputs and of its outputs by name, 0 for an open axis, None if unknown; and the names of
+        Keras's layers Rescaling and Normalization that its nodes have in theirs.
+    """
     saved = _messages()()
     try:
-        saved.ParseFromString(file.read_bytes())
+        content = (folder / "saved_model.pb").read_bytes()
+        saved.ParseFromString(content)
     except (OSError, DecodeError) as error:
         raise NetworkError(
             f"{folder}: is not a SavedModel, a folder with saved_model.pb: {error}", reason="network_not_loaded"
@@ -199,7 +198,7 @@ def _signature(folder: Path) -> tuple[_Shapes, _Shapes]:
                     {entry.key: _sizes(entry.value.tensor_shape) for entry in entries}
                     for entries in (signature.value.inputs, signature.value.outputs)
                 )
-                return inputs, outputs
+                return inputs, outputs, sorted({name.decode() for name in _NORMALISING_NODE.findall(content)})
     raise NetworkError(
         f"{folder}: is not a SavedModel with a signature {SIGNATURE}; tf.saved_model.save(network, FOLDER) and Keras's "
         "network.export(FOLDER) write one",

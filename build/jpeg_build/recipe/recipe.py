@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jpeg_contract.forms import ClassifierForm
 from jpeg_contract.geometry import Geometry, Rgb
 from jpeg_contract.labels import LabelFileError, read_labels
+from jpeg_contract.remedies import build_command
 from jpeg_contract.settings import DEFAULT_FORMATS, Head, ImageFormat
 
 from jpeg_build.artefact_files import artefact_message
@@ -100,6 +102,10 @@ class Recipe:
     def runs_code(self) -> bool:
         """Whether the network is a program, which is run with --trust-code only."""
         return isinstance(self.source, ModuleSource)
+
+    def build_command(self, form: ClassifierForm, repository: Path, ensemble: str) -> str:
+        """Return the command that builds a form from it, for an ensemble of a model repository."""
+        return build_command(self.argument, form.name, repository, ensemble=ensemble, runs_code=self.runs_code)
 
     @property
     def sha256(self) -> str:
