@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# Not all below the model repository: builds place their folders there, which may be gone before they are read.
 ROOMS = {
-    "jpeg_contract": "contract/jpeg_contract",
-    "jpeg_preprocess": "preprocess/jpeg_preprocess",
-    "jpeg_postprocess": "postprocess/jpeg_postprocess",
-    "jpeg_runtime": "runtime/jpeg_runtime",
-    "jpeg_build": "build/jpeg_build",
-    "jpeg_serve": "serve/jpeg_serve",
-    "jpeg_client": "client/jpeg_client",
-    "jpeg_web": "client/jpeg_web",
-    "jpeg_bench": "bench/jpeg_bench",
-    "models": "model_repository",
+    "jpeg_contract": "contract/jpeg_contract/**/*.py",
+    "jpeg_preprocess": "preprocess/jpeg_preprocess/**/*.py",
+    "jpeg_postprocess": "postprocess/jpeg_postprocess/**/*.py",
+    "jpeg_runtime": "runtime/jpeg_runtime/**/*.py",
+    "jpeg_build": "build/jpeg_build/**/*.py",
+    "jpeg_serve": "serve/jpeg_serve/**/*.py",
+    "jpeg_client": "client/jpeg_client/**/*.py",
+    "jpeg_web": "client/jpeg_web/**/*.py",
+    "jpeg_bench": "bench/jpeg_bench/**/*.py",
+    "models": "model_repository/*/1/model.py",
 }
 GATEWAY = ("deploy/gateway/nginx.conf.template", "deploy/gateway/gateway.sh")
 
@@ -83,6 +84,11 @@ class _Module:
     constants: Mapping[str, str]
 
 
+def sources() -> list[tuple[str, Path]]:
+    """Return the files of Python code of all packages and models, each with its package."""
+    return [(room, file) for room, pattern in ROOMS.items() for file in sorted(CHECKOUT.glob(pattern))]
+
+
 @functools.cache
 def raised() -> tuple[Raised, ...]:
     """Return every place.
@@ -90,9 +96,7 @@ def raised() -> tuple[Raised, ...]:
     Raises:
         PutTogetherError: A code is not a literal, and not in PUT_TOGETHER.
     """
-    modules = [
-        _module(room, file) for room, folder in ROOMS.items() for file in sorted((CHECKOUT / folder).rglob("*.py"))
-    ]
+    modules = [_module(room, file) for room, file in sources()]
     positions, own_codes = _positions(modules), _codes_of_classes(modules)
     found = {each for module in modules for each in _in_module(module, positions, own_codes)}
     for name in GATEWAY:

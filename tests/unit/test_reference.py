@@ -69,7 +69,7 @@ def test_codes_are_found_wherever_they_stand(code, room, place):
 
 def test_a_search_in_the_text_finds_no_code_without_an_entry():
     """Independent of the scan of the syntax tree."""
-    files = [file for folder in scan.ROOMS.values() for file in (ROOT / folder).rglob("*.py")]
+    files = [file for _, file in scan.sources()]
     found = {
         code for file in files for code in re.findall(r'\breason(?:: str)? ?= ?"([a-z_]+)"', file.read_text("utf-8"))
     }
@@ -105,9 +105,7 @@ def of_triton() -> bytes:
 def test_quoted_messages_can_be_read_somewhere():
     ours = "\n".join(each.message for each in raised())
     ours += "".join((ROOT / name).read_text(encoding="utf-8") for name in scan.GATEWAY)
-    ours += "".join(
-        file.read_text(encoding="utf-8") for folder in scan.ROOMS.values() for file in (ROOT / folder).rglob("*.py")
-    )
+    ours += "".join(file.read_text(encoding="utf-8") for _, file in scan.sources())
     triton = of_triton()
     assert len(quoted()) > 25
     parts = {part for message in set(quoted()) - FOREIGN for part in message.split(ELLIPSIS)}
