@@ -5,19 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from jpeg_contract.run_folder import (
-    Role,
-    WorkerFile,
-    WorkerState,
-    begun_requests,
-    draining_limit,
-    read_ensembles,
-    read_excess,
-    read_workers,
-    run_folder,
-)
+from jpeg_contract.run_folder import Role, RunFolderReader, WorkerFile, WorkerState, run_folder
 from jpeg_contract.tensors import MAX_BATCH_SIZE
 
 from jpeg_runtime.stall_guard import StallGuard
@@ -47,8 +36,9 @@ class Worker:
 
     def __init__(self, name: str, role: Role) -> None:
         self.name = name
-        self._folder = run_folder()
-        self._file = WorkerFile(self._folder, role, name)
+        folder = run_folder()
+        self._file = WorkerFile(folder, role, name)
+        self._folder = None if folder is None else RunFolderReader(folder)
         self._guard = StallGuard(name)
         self._backlog = _Backlog(name)
         self._reading = self._to_refuse = 0
@@ -76,13 +66,15 @@ class Worker:
     def _refusals(self, requests: int) -> tuple[int, str]:
         if self._folder is None:
             return 0, ""
-        limit = draining_limit(self._folder)
-        if limit is not None and sum(begun_requests(self._folder).values()) >= limit:
-            return requests, STOPPING
-        reading, excess = read_excess(self._folder, self.name)
+        limit = self._folder.draining_limit()
+        if limit is not None:
+            begun = sum(state.begun for state in self._folder.workers() if state.role == "preprocess")
+            if begun >= limit:
+                return requests, STOPPING
+        reading, excess = self._folder.excess(self.name)
         if reading != self._reading:
             # Each of the workers refuses its share.
-            workers = sum(state.model == self.name for state in read_workers(self._folder))
+            workers = sum(state.model == self.name for state in self._folder.workers())
             self._reading, self._to_refuse = reading, -(-excess // max(1, workers))
         refused = min(requests, self._to_refuse)
         self._to_refuse -= refused
@@ -123,12 +115,12 @@ class _Backlog:
         self._taken = -1
         self._progress_at = 0.0
 
-    def is_full(self, folder: Path) -> bool:
+    def is_full(self, folder: RunFolderReader) -> bool:
         """Whether as many images wait as the classifiers take at once."""
-        ensembles = read_ensembles(folder).values()
+        ensembles = folder.ensembles().values()
         steps = {step for each in ensembles if self._model in each for step in each}
         # A server without such a list runs models that nobody of this project put together.
-        return self._is_full([state for state in read_workers(folder) if not steps or state.model in steps])
+        return self._is_full([state for state in folder.workers() if not steps or state.model in steps])
 
     def _is_full(self, states: list[WorkerState]) -> bool:
         passed = sum(state.passed for state in states if state.role == "preprocess")

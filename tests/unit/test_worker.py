@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,12 +15,16 @@ from hypothesis import strategies as st
 from jpeg_contract.checksum import checksum
 from jpeg_contract.run_folder import (
     VARIABLE,
+    RunFolderReader,
     WorkerFile,
     begun_requests,
     draining_limit,
+    read_ensembles,
+    read_excess,
     read_workers,
     run_folder,
     start_draining,
+    write_ensembles,
     write_excess,
 )
 from jpeg_runtime.deadline import has_passed
@@ -60,6 +65,48 @@ def test_a_worker_publishes_its_state(tmp_path):
     assert not next(read_workers(tmp_path)).busy
     file.close()
     assert list(read_workers(tmp_path)) == []
+
+
+def test_a_reader_of_the_run_folder_misses_no_change(tmp_path):
+    choose = random.Random(5)
+    reader, files = RunFolderReader(tmp_path), []
+    changes = [
+        lambda: files.append(WorkerFile(tmp_path, "preprocess", f"model{len(files)}")),
+        lambda: files and files.pop(choose.randrange(len(files))).close(),
+        lambda: files and choose.choice(files).add_passed(3),
+        lambda: write_ensembles(tmp_path, {"jpeg_classifier": [f"model{choose.randrange(9)}"]}),
+        lambda: write_excess(tmp_path, "preprocess", choose.randrange(99), choose.randrange(99)),
+        lambda: start_draining(tmp_path, choose.randrange(99)),
+    ]
+    for _ in range(300):
+        choose.choice(changes)()
+        assert sorted(reader.workers(), key=str) == sorted(read_workers(tmp_path), key=str)
+        assert reader.ensembles() == read_ensembles(tmp_path)
+        assert reader.excess("preprocess") == read_excess(tmp_path, "preprocess")
+        assert reader.draining_limit() == draining_limit(tmp_path)
+        # Some changes follow at once, in the same tick of the file system's clock, others when what was read is kept.
+        time.sleep(choose.choice([0, 0, 0.001, 0.02, 0.08]))
+
+
+def test_a_reader_opens_no_file_of_a_folder_that_stays_as_it_is(tmp_path, monkeypatch):
+    file, reader = WorkerFile(tmp_path, "classifier", "classifier_onnx"), RunFolderReader(tmp_path)
+    deadline = time.monotonic() + 10
+    opened = 1
+    while opened:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        with monkeypatch.context() as patch:
+            opened = 0
+
+            def counted(*args, open_file=Path.open, **keywords):
+                nonlocal opened
+                opened += 1
+                return open_file(*args, **keywords)
+
+            patch.setattr(Path, "open", counted)
+            file.add_taken(1)
+            (state,) = reader.workers()
+    assert state.taken == next(read_workers(tmp_path)).taken
 
 
 def test_without_a_run_folder_a_worker_works_alone(monkeypatch):
