@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BYTES = 8 * 2**20
+_KEPT_BYTES = 2 * _LARGE_BYTES
 
 
 def give_large_blocks_back() -> None:
@@ -17,9 +18,12 @@ def give_large_blocks_back() -> None:
 
     By default glibc learns to keep them, in an arena of each thread: after a few large images, a worker with four
     threads holds 1.6 GB although each of them decodes in 400 MB (measured with Pillow, which allocates in blocks of
-    16 MiB). Smaller blocks stay, since they are needed again at once.
+    16 MiB). Smaller blocks stay, 16 MiB of them in each arena, since they are needed again at once: glibc no longer
+    learns that either, and giving back each photo's memory takes a quarter of the time of decoding it
+    (bench/NOTES.md).
     """
     _set(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    _set(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def use_one_arena() -> None:

@@ -52,3 +52,32 @@ def test_the_worst_images_stay_in_the_limit(decoder, mode, side, progressive):
     assert limit / 2 < found["estimate"] <= limit
     # The estimate holds, and what the allocator keeps beside it.
     assert found["grown"] < 1.2 * limit
+
+
+# Prints the pages that the kernel hands out for one photo, once the process has decoded some.
+_FAULTS = """
+import io, resource, sys
+from PIL import Image
+from jpeg_contract.geometry import Geometry
+from jpeg_contract.settings import PreprocessSettings
+from jpeg_preprocess import Preprocessor
+
+made = io.BytesIO()
+Image.effect_noise((640, 480), 50).convert("RGB").save(made, "JPEG")
+preprocess = Preprocessor(PreprocessSettings(Geometry(256, (224, 224)), threads=2))
+batch = [made.getvalue()] * int(sys.argv[1])
+for _ in range(3):
+    preprocess(batch)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    preprocess(batch)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20 / len(batch))
+"""
+
+
+@pytest.mark.parametrize("images", [1, 8])
+def test_the_memory_of_a_photo_is_kept_for_the_next_one(images):
+    done = run(sys.executable, "-c", _FAULTS, str(images), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    # Its pixels alone are 300 pages.
+    assert float(done.stdout) < 20
