@@ -150,6 +150,7 @@ def _open(data: bytes, limits: Limits, formats: Sequence[ImageFormat]) -> tuple[
     header = header_segments(data)
     if any(segment.marker in REFUSED for segment in header):
         raise _undecodable(data)
+    sent = data
     data = without_endless_exif(data, header)
     try:
         # Not Image.open: that also warns of many pixels by a limit of its own, and opens other formats.
@@ -161,7 +162,7 @@ def _open(data: bytes, limits: Limits, formats: Sequence[ImageFormat]) -> tuple[
     width, height = image.size
     if width * height > limits.max_pixels:
         raise too_many_pixels(width, height, limits)
-    structure = read_structure(data)
+    structure = read_structure(data, header if data is sent else None)
     if structure is None:
         raise _undecodable(data)
     # Before libjpeg sees it: for lossless images it ignores the scale, and Pillow before 13 writes beyond its rows.

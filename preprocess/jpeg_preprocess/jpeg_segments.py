@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from jpeg_contract.image_errors import ImageError
@@ -163,14 +163,14 @@ class Structure(NamedTuple):
 
 def read_headers(data: bytes) -> tuple[Frame | None, Scan | None]:
     """Return the header of the first frame and that of the first scan; None for what is missing or cut short."""
-    frame, scan, _ = _read_headers(data)
+    frame, scan, _ = _read_headers(data, segments(data))
     return frame, scan
 
 
-def _read_headers(data: bytes) -> tuple[Frame | None, Scan | None, int]:
+def _read_headers(data: bytes, found: Iterable[Segment]) -> tuple[Frame | None, Scan | None, int]:
     """Return what `read_headers` does, and where the data of the first scan begins."""
     frame = None
-    for segment in segments(data):
+    for segment in found:
         if segment.marker in FRAMES:
             frame = frame or _frame(segment.marker, data[segment.body : segment.end])
         if segment.marker == START_OF_SCAN:
@@ -196,8 +196,12 @@ def read_scan(data: bytes, segment: Segment) -> Scan | None:
     return Scan(content[1:-3:2], first, last, approximation & 15)
 
 
-def read_structure(data: bytes) -> Structure | None:
+def read_structure(data: bytes, header: Sequence[Segment] | None = None) -> Structure | None:
     """Read the headers, and walk through the scans where there may be several or an end marker is not in sight.
+
+    Args:
+        data: The JPEG.
+        header: Its `header_segments`, where they are known.
 
     Returns:
         None if there is no frame before the first scan, no scan, or one is cut short.
@@ -205,7 +209,7 @@ def read_structure(data: bytes) -> Structure | None:
     Raises:
         ImageError: There are too many segments.
     """
-    frame, scan, begin = _read_headers(data)
+    frame, scan, begin = _read_headers(data, segments(data) if header is None else header)
     if frame is None or scan is None:
         return None
     # libjpeg ends a sequential image once it has all components.

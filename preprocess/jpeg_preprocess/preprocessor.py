@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A thread that helps costs some 40 us: not for less than decodes in 0.2 ms.
+_BYTES_PER_THREAD = 2**14
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -98,20 +101,30 @@ class Preprocessor:
         height, width = self.settings.geometry.crop_size
         pixels = np.zeros((len(images), height, width, 3), np.uint8)
         seconds = [0.0] * len(images)
+        errors: list[ImageError | None] = [None] * len(images)
+        # All threads take from it; the interpreter's lock makes each step one.
+        places = iter(range(len(images)))
 
-        def fill(index: int) -> ImageError | None:
-            begun = time.perf_counter()
-            error = self._decode_into(pixels[index], images[index])
-            seconds[index] = time.perf_counter() - begun
-            return error
+        def fill() -> None:
+            for place in places:
+                begun = time.perf_counter()
+                errors[place] = self._decode_into(pixels[place], images[place])
+                seconds[place] = time.perf_counter() - begun
 
-        if len(images) == 1:
-            return Decoded(pixels, [fill(0)], seconds)
-        return Decoded(pixels, list(self._pool.map(fill, range(len(images)))), seconds)
+        helpers = [self._pool.submit(fill) for _ in range(self._helpers(images))]
+        fill()
+        for helper in helpers:
+            helper.result()
+        return Decoded(pixels, errors, seconds)
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""
         self._pool.shutdown()
+
+    def _helpers(self, images: Sequence[Unwrapped]) -> int:
+        """Return how many threads help the calling one with a batch."""
+        size = sum(len(data) for data in images if isinstance(data, bytes))
+        return max(0, min(self.threads, len(images), size // _BYTES_PER_THREAD) - 1)
 
     def _decode_into(self, pixels: NDArray[np.uint8], data: Unwrapped) -> ImageError | None:
         if isinstance(data, ImageError):

@@ -1,4 +1,5 @@
 import base64
+import threading
 import zlib
 
 import numpy as np
@@ -40,6 +41,23 @@ def test_every_image_of_a_batch_is_the_same_alone(preprocess, kinds):
         assert str(error) == str(alone_error)
         assert (error is None) == (kind not in ("broken", "empty"))
         assert error is None or not image.any()
+
+
+@pytest.mark.parametrize(("side", "helped"), [(20, False), (600, True)])
+def test_several_threads_share_a_batch_that_is_worth_it(side, helped, preprocess, monkeypatch):
+    threads = set()
+    decode_into = Preprocessor._decode_into
+
+    def watched(self, pixels, data):
+        threads.add(threading.current_thread())
+        return decode_into(self, pixels, data)
+
+    monkeypatch.setattr(Preprocessor, "_decode_into", watched)
+    pixels, errors = preprocess([encode(noise(side, side))] * 6)
+    assert errors == [None] * 6
+    assert all(image.any() for image in pixels)
+    assert threading.current_thread() in threads
+    assert (len(threads) > 1) == helped
 
 
 def test_an_internal_fault_costs_one_image_and_is_hidden_from_the_client(preprocess, monkeypatch, caplog):
