@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from jpeg_serve import TritonServer
+from jpeg_serve.triton_metrics import with_histograms
 from prometheus_client.parser import text_string_to_metric_families
 
-# From the recording of a metric to its place in a scrape: the models gather for 0.1 s, and the rest is a busy machine.
+# From the recording of a metric to its place in a scrape: the models gather for 0.2 s, and the rest is a busy machine.
 SHOWN_WITHIN_S = 10.0
 QUIET_S = 0.5
 
 
 def _scrape(server: TritonServer) -> str:
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as answer:
-        text: str = answer.read().decode()
-    return text
+        # As jpeg-serve publishes them.
+        return with_histograms(answer.read().decode())
 
 
 def families(server: TritonServer) -> list[Any]:

@@ -6,11 +6,13 @@ https://prometheus.io/docs/practices/naming/: base units, and `_total` for what 
 
 from __future__ import annotations
 
+import bisect
 import collections
 import logging
+import math
 import queue
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -36,11 +38,8 @@ REFUSALS: Mapping[Refusal, str] = {
 }
 """What each refusal means."""
 
-# How long measurements are gathered before they are handed on: a batch a millisecond costs no more than ten a second.
-GATHER_S = 0.1
-# The most values that a histogram observes at once. With the pause, some 3,000 values a second and a third of a core
-# for each model; of more images than that, histograms show a sample, evenly taken. Counters are always exact.
-MOST_OBSERVED = 500
+# How long measurements are gathered before they are handed on: a batch a millisecond costs no more than five a second.
+GATHER_S = 0.2
 # How long an unloading model waits for its last measurements.
 _CLOSE_S = 2.0
 
@@ -168,19 +167,36 @@ class Measurements:
             self.observe(series, values)
 
 
-def sample(values: Sequence[float], most: int) -> Sequence[float]:
-    """At most `most` of the values, evenly spread; all of them if there are no more."""
-    return values if len(values) <= most else [values[index * len(values) // most] for index in range(most)]
-
-
-class Metric(Protocol):
+class Counter(Protocol):
     """The used part of what `pb_utils.MetricFamily.Metric` returns."""
 
     def increment(self, value: float) -> None:
-        """Add to a counter."""
+        """Add to it."""
 
-    def observe(self, value: float) -> None:
-        """Let a histogram observe a value."""
+
+class Histogram:
+    """A histogram of counters: one for each bucket, their sum and their count, under the names of Prometheus.
+
+    Triton has histograms, too, but takes each value in a message of its own; an update of these costs some messages,
+    however many values there are. `jpeg-serve` publishes them as the histograms that they are.
+
+    Args:
+        make: Makes a counter of this name and these further labels.
+        series: With buckets.
+    """
+
+    def __init__(self, make: Callable[[str, Mapping[str, str]], Counter], series: Series) -> None:
+        bounds = {**{f"{bound:.10g}": bound for bound in series.buckets}, "+Inf": math.inf}
+        self._buckets = [(bound, make(f"{series.name}_bucket", {"le": le})) for le, bound in bounds.items()]
+        self._sum, self._count = make(f"{series.name}_sum", {}), make(f"{series.name}_count", {})
+
+    def observe(self, values: Iterable[float]) -> None:
+        """Add values."""
+        ordered = sorted(values)
+        added = [(counter, bisect.bisect_right(ordered, bound)) for bound, counter in self._buckets]
+        for counter, amount in (*added, (self._sum, sum(ordered)), (self._count, len(ordered))):
+            if amount:
+                counter.increment(amount)
 
 
 class Metrics:
@@ -190,20 +206,18 @@ class Metrics:
     labels of every series. The instances of a model, and the model after a reload, share its series: Triton keeps one
     registry for all its workers.
 
-    Each update is a message to the server's process, 20 to 80 us (measured with Triton 2.51), and a histogram needs one
-    for every value. So a thread of its own sends them, and the models never wait.
+    Each update is a message to the server's process, 20 to 80 us (measured with Triton 2.51). So a thread of its own
+    gathers and sends them, and the models never wait.
 
     A server that cannot count, such as one older than 24.08, serves all the same: its log says what is missing.
     """
 
     def __init__(self, family: Any, series: Sequence[Series], args: Mapping[str, str]) -> None:
         self._families: dict[str, Any] = {}
-        self._metrics: dict[Series, Metric] = {}
+        self._counters: dict[Series, Counter] = {}
+        self._histograms: dict[Series, Histogram] = {}
         try:
-            # Both are kept: a metric whose family is collected as garbage can no longer be updated.
-            self._families, self._metrics = _register(
-                family, series, {"model": args["model_name"], "version": args["model_version"]}
-            )
+            self._register(family, series, {"model": args["model_name"], "version": args["model_version"]})
         except Exception as error:
             log.warning("%s has no metrics of its own, this Triton cannot keep them: %s", args["model_name"], error)
             return
@@ -214,12 +228,12 @@ class Metrics:
 
     def add(self, measured: Measurements) -> None:
         """Count; returns at once. The server shows it some tenths of a second later."""
-        if self._metrics:
+        if self._counters:
             self._waiting.put(measured)
 
     def close(self) -> None:
         """Send what is left, and end the thread."""
-        if self._metrics:
+        if self._counters:
             self._closing.set()
             self._waiting.put(None)
             self._thread.join(_CLOSE_S)
@@ -237,31 +251,31 @@ class Metrics:
             for measured in filter(None, gathered):
                 total.add(measured)
             try:
-                _send(self._metrics, total)
+                self._send(total)
             except Exception:
                 # Numbers are lost, answers are not.
                 log.exception("the metrics could not be updated")
 
+    def _send(self, measured: Measurements) -> None:
+        for series, number in measured.counts.items():
+            if number:
+                self._counters[series].increment(number)
+        for series, values in measured.observed.items():
+            self._histograms[series].observe(values)
 
-def _register(
-    family: Any, series: Sequence[Series], labels: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[Series, Metric]]:
-    families: dict[str, Any] = {}
-    metrics: dict[Series, Metric] = {}
-    for one in series:
-        if one.name not in families:
-            kind = family.HISTOGRAM if one.buckets else family.COUNTER
-            families[one.name] = family(name=one.name, description=one.description, kind=kind)
-        own = {**labels, "reason": one.reason} if one.reason else dict(labels)
-        made = families[one.name]
-        metrics[one] = made.Metric(labels=own, buckets=list(one.buckets)) if one.buckets else made.Metric(labels=own)
-    return families, metrics
+    def _register(self, family: Any, series: Iterable[Series], labels: Mapping[str, str]) -> None:
+        counters: dict[Series, Counter] = {}
+        for one in series:
 
+            def make(name: str, further: Mapping[str, str], description: str = one.description) -> Counter:
+                if name not in self._families:
+                    # Kept: a counter whose family is collected as garbage can no longer be updated.
+                    self._families[name] = family(name=name, description=description, kind=family.COUNTER)
+                counter: Counter = self._families[name].Metric(labels={**labels, **further})
+                return counter
 
-def _send(metrics: Mapping[Series, Metric], measured: Measurements) -> None:
-    for series, number in measured.counts.items():
-        if number:
-            metrics[series].increment(number)
-    for series, values in measured.observed.items():
-        for value in sample(values, MOST_OBSERVED):
-            metrics[series].observe(value)
+            if one.buckets:
+                self._histograms[one] = Histogram(make, one)
+            else:
+                counters[one] = make(one.name, {"reason": one.reason} if one.reason else {})
+        self._counters = counters  # all, or none

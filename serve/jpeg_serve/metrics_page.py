@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from jpeg_serve import ports
-from jpeg_serve.triton_metrics import merge, read_metrics
+from jpeg_serve.triton_metrics import merge, read_metrics, with_histograms
 
 if TYPE_CHECKING:
     from jpeg_serve.supervisor import Keeper
@@ -65,7 +65,7 @@ class MetricsPage:
 def render(keepers: Sequence[Keeper]) -> str:
     """Return the metrics of all servers that respond, and how often each was replaced.
 
-    A single server's metrics are as Triton publishes them; those of several have the label `server`.
+    Those of several have the label `server`.
     """
     texts: dict[str, str] = {}
     up: dict[int, bool] = {}
@@ -74,7 +74,7 @@ def render(keepers: Sequence[Keeper]) -> str:
         up[keeper.number] = keeper.is_ready
         if server is not None:
             with contextlib.suppress(OSError):  # it is starting, or its metrics are switched off
-                texts[str(keeper.number)] = read_metrics(server.metrics_address)
+                texts[str(keeper.number)] = with_histograms(read_metrics(server.metrics_address))
     theirs = merge(texts) if len(keepers) > 1 else "".join(texts.values())
     own = [
         "# HELP jpeg_server_up Whether the server serves",

@@ -12,33 +12,31 @@ from jpeg_contract.settings import PreprocessSettings
 from jpeg_preprocess import Preprocessor
 from jpeg_runtime import metrics
 from jpeg_runtime.metrics import Measurements, Metrics
+from jpeg_serve.triton_metrics import with_histograms
+from prometheus_client.parser import text_string_to_metric_families
 from support import encode, noise
 
 
 class Family:
-    """Triton's MetricFamily as far as a model uses it; the values stay here."""
+    """Triton's MetricFamily as far as a model uses it; the increments stay here."""
 
-    COUNTER, HISTOGRAM = "counter", "histogram"
+    COUNTER = "counter"
     values: dict[tuple[str, str], list[float]]
 
     def __init__(self, name, description, kind):
-        self.name, self.kind = name, kind
+        assert kind == "counter"
+        self.name = name
 
-    def Metric(self, labels, buckets=None):  # noqa: N802  # Triton's name
-        assert (self.kind == "histogram") == bool(buckets)
-        return Kept(self.values.setdefault((self.name, labels.get("reason", "")), []), self.kind)
+    def Metric(self, labels):  # noqa: N802  # Triton's name
+        return Kept(self.values.setdefault((self.name, labels.get("reason", labels.get("le", ""))), []))
 
 
 class Kept:
-    def __init__(self, values, kind):
-        self.values, self.kind = values, kind
+    def __init__(self, values):
+        self.values = values
 
     def increment(self, value):
-        assert self.kind == "counter"
-        self.values.append(value)
-
-    def observe(self, value):
-        assert self.kind == "histogram"
+        assert value > 0
         self.values.append(value)
 
 
@@ -95,8 +93,7 @@ def test_each_reason_belongs_to_one_model():
     assert not before & after
 
 
-def test_measurements_of_several_threads_arrive_once_and_complete(family, monkeypatch):
-    monkeypatch.setattr(metrics, "MOST_OBSERVED", 10_000)
+def test_measurements_of_several_threads_arrive_once_and_complete(family):
     registered = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
 
     def work():
@@ -114,13 +111,15 @@ def test_measurements_of_several_threads_arrive_once_and_complete(family, monkey
     assert sum(family.values["jpeg_images_decoded_total", ""]) == 800
     assert sum(family.values["jpeg_images_rejected_total", "empty"]) == 800
     assert family.values["jpeg_images_rejected_total", "corrupt"] == []
-    assert sorted(family.values["jpeg_image_size_bytes", ""]) == [0] * 800 + [2] * 800
-    assert family.values["jpeg_batch_images", ""] == [2] * 800
-    # Gathered: far fewer updates than batches.
-    assert len(family.values["jpeg_images_decoded_total", ""]) < 100
+    assert sum(family.values["jpeg_image_size_bytes_count", ""]) == 1600
+    assert sum(family.values["jpeg_image_size_bytes_sum", ""]) == 1600
+    assert sum(family.values["jpeg_batch_images_bucket", "1"]) == 0
+    assert sum(family.values["jpeg_batch_images_bucket", "2"]) == 800
+    # Gathered: far fewer updates than batches, and than images.
+    assert all(len(updates) < 100 for updates in family.values.values())
 
 
-def test_a_triton_without_histograms_costs_the_metrics_only(family, caplog):
+def test_a_triton_without_such_metrics_costs_the_metrics_only(family, caplog):
     class Old:
         COUNTER = "counter"
 
@@ -154,29 +153,28 @@ def test_a_failed_update_is_logged_and_the_next_one_counts(family, caplog, monke
     assert "the metrics could not be updated" in caplog.text
 
 
-@given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
-def test_a_sample_is_even_and_complete_if_it_can_be(values, most):
-    taken = metrics.sample(values, most)
-    assert len(taken) == min(len(values), most)
-    if len(values) <= most:
-        assert taken == values
-    else:
-        places = [index * len(values) // most for index in range(most)]
-        assert list(taken) == [values[place] for place in places]
-        assert max(later - sooner for sooner, later in zip(places, [*places[1:], len(values)], strict=True)) <= (
-            len(values) // most + 1
-        )
-
-
-def test_many_images_are_counted_exactly_and_sampled(family):
+@given(st.lists(st.integers(0, 2**26), min_size=1, max_size=50))
+def test_a_histogram_of_counters_is_that_of_its_values(sizes):
+    family = type("OfThisExample", (Family,), {"values": {}})
     made = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
-    many = 4 * metrics.MOST_OBSERVED
     measured = Measurements()
-    measured.decoded([b"x" * size for size in range(many)], [None] * many, [0.001] * many)
+    measured.observe(metrics.SIZE_BYTES, sizes)
     made.add(measured)
     made.close()
-    assert sum(family.values["jpeg_images_decoded_total", ""]) == many
-    sizes = family.values["jpeg_image_size_bytes", ""]
-    assert len(sizes) == metrics.MOST_OBSERVED
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > many - 10
+    text = "".join(
+        f"# HELP {name} Length\n# TYPE {name} counter\n{name}{labels} {sum(increments)}\n"
+        for (name, le), increments in reversed(family.values.items())
+        if name.startswith("jpeg_image_size_bytes")
+        for labels in [f'{{model="preprocess",le="{le}"}}' if le else '{model="preprocess"}']
+    )
+    other = '# HELP nv_energy Joules\n# TYPE nv_energy counter\nnv_energy{gpu="0"} 5\n'
+    energy, histogram = text_string_to_metric_families(with_histograms(text + other))
+    assert (energy.samples[0].value, histogram.type, histogram.name) == (5, "histogram", "jpeg_image_size_bytes")
+    found = {sample.labels.get("le", sample.name): sample.value for sample in histogram.samples}
+    ends = {**{f"{end:.0f}": end for end in metrics.SIZE_BYTES.buckets}, "+Inf": float("inf")}
+    assert list(found)[: len(ends)] == list(ends)
+    assert found == {
+        **{le: sum(size <= end for size in sizes) for le, end in ends.items()},
+        "jpeg_image_size_bytes_sum": sum(sizes),
+        "jpeg_image_size_bytes_count": len(sizes),
+    }
