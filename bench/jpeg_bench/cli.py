@@ -292,6 +292,125 @@ def cross_check(
 
 
 @app.command
+def growth(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    clients: ClientOptions = CLIENTS,
+    connections: PositiveIntegers = (1, 8, 64, 256, 1000, 2000),
+    instances: PositiveIntegers = (1, 2, 3, 4),
+    ensembles: PositiveIntegers = (1, 2, 4, 8),
+    results: Path | None = None,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Measure how the cost of an image grows with connections, instances and ensembles.
+
+    Args:
+        repository: Model repository.
+        photos: Photos.
+        time: Duration.
+        clients: Clients.
+        connections: Connections, each with one request at a time, separated by commas; over both protocols.
+        instances: Instances of preprocess and of the classifier, separated by commas.
+        ensembles: Ensembles of equal models in one server, which take turns, separated by commas.
+        results: JSON file to write; a plot with the suffix .png is written beside it. By default none.
+        output: Output.
+    """
+    from jpeg_bench.growth import run_growth
+    from jpeg_bench.plots import import_pyplot, plot_growth
+    from jpeg_bench.results import write_result
+    from jpeg_bench.summary import summarize_growth
+
+    if results is not None:
+        import_pyplot()  # fails before the measurement, not after it
+    with show_progress(COMMAND) as progress:
+        found = run_growth(
+            repository.model_repository,
+            photos.photos,
+            photos.photo_size,
+            clients.closed_loop(1, time.seconds),
+            progress,
+            connections=connections,
+            instances=instances,
+            ensembles=ensembles,
+        )
+    if results is not None:
+        write_result(results, found)
+        plot_growth(found, results.with_suffix(".png"))
+        note(COMMAND, f"written: {results} and {results.with_suffix('.png').name}")
+    _print(found, output, summarize_growth)
+
+
+@app.command
+def capacity(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    target: TargetOptions = TARGET,
+    photos: PhotoOptions = PHOTOS,
+    time: TimeOptions = TIME,
+    clients: ClientOptions = CLIENTS,
+    batch_size: PositiveInteger = 1,
+    concurrency: PositiveInteger = 64,
+    peak_fraction: PositiveNumbers = (0.3, 0.5, 0.7, 0.8),
+    check_fraction: PositiveNumbers = (0.6, 0.9),
+    measured: Path | None = None,
+    request_rate: PositiveNumbers = (),
+    p99_ms: Annotated[float | None, Parameter(validator=positive)] = None,
+    gateway_gigabits: Annotated[float, Parameter(validator=positive)] = 10.0,
+    results: Path | None = None,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Fit a model of one server to measurements, check it, and say how many servers a load needs.
+
+    Args:
+        repository: Model repository.
+        target: Server. Without --protocol, the first protocol whose address is known.
+        photos: Photos.
+        time: Duration.
+        clients: Clients.
+        batch_size: Images per request.
+        concurrency: Concurrent requests of the closed loop that finds the peak.
+        peak_fraction: Request rates that the model is fitted to, as fractions of the peak, separated by commas.
+        check_fraction: Request rates that its predictions are compared with, separated by commas.
+        measured: JSON file of an earlier run, instead of a measurement.
+        request_rate: Requests per second to plan servers for, separated by commas.
+        p99_ms: Limit of the 99th percentile of the latency in milliseconds for these plans. By default servers are
+            used to nine tenths of their peak.
+        gateway_gigabits: Gigabits per second that one gateway carries, for these plans.
+        results: JSON file to write. By default none.
+        output: Output.
+    """
+    from jpeg_bench.capacity import Capacity, plan
+    from jpeg_bench.capacity_run import measure_capacity
+    from jpeg_bench.load_point import prepare_and_check
+    from jpeg_bench.results import read_result, write_result
+    from jpeg_bench.summary import summarize_capacity
+
+    if measured is not None:
+        found = read_result(measured, "capacity")
+    else:
+        images = photos.read()
+        with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
+            requests = prepare_and_check(server, _protocols(target, server)[0], images.data, batch_size)
+            closed = clients.closed_loop(concurrency, time.seconds)
+            found = measure_capacity(
+                server, requests, closed, progress, fit_fractions=peak_fraction, check_fractions=check_fraction
+            )
+        found = {**_environment(images), **found}
+    if results is not None:
+        write_result(results, found)
+        note(COMMAND, f"written: {results}")
+    model = Capacity.from_json(found["capacity"])
+    images_per_request = found["batch_size"]
+    plans = [
+        plan(model, rate * images_per_request, p99_ms=p99_ms, gateway_gigabits=gateway_gigabits).to_json()
+        for rate in request_rate
+    ]
+    _print({**found, "plans": plans}, output, summarize_capacity)
+
+
+@app.command
 def plot(result: Path, /) -> None:
     """Plot a result of `sweep` to a file with the suffix .png beside it.
 

@@ -48,6 +48,41 @@ def plot_sweep(result: dict[str, Any], file: Path) -> None:
     save_figure(pyplot, figure, file)
 
 
+def plot_growth(result: dict[str, Any], file: Path) -> None:
+    """Plot throughput, latency and the CPU time per image against connections, instances and ensembles.
+
+    Args:
+        result: Result of `run_growth`.
+        file: PNG file to write.
+    """
+    pyplot = import_pyplot()
+    dimensions = ("connections", "instances", "ensembles")
+    figure, axes = pyplot.subplots(3, len(dimensions), figsize=(11, 8), sharex="col")
+    protocols: tuple[Protocol, ...] = ("grpc", "http")
+    for column, dimension in enumerate(dimensions):
+        for protocol in protocols:
+            points = [point for point in result[dimension] if point["protocol"] == protocol]
+            if not points:
+                continue
+            positions = [point[dimension] for point in points]
+            _plot_column(axes[:2, column], positions, points, protocol)
+            costs = [point["cpu_ms_per_image"] for point in points]
+            axes[2, column].plot(positions, costs, marker="o", color=PROTOCOL_COLOURS[protocol], label=protocol)
+        lower = axes[2, column]
+        lower.set_xlabel(dimension)
+        ticks = sorted({float(x) for line in lower.get_lines() for x in line.get_xdata()})
+        if dimension != "instances":
+            lower.set_xscale("log", base=2)
+        lower.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    for row, title in enumerate(("images/s", "latency, ms", "CPU time per image, ms")):
+        axes[row, 0].set_ylabel(title)
+        axes[row, 0].legend()
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.set_ylim(0)
+    save_figure(pyplot, figure, file)
+
+
 def import_pyplot() -> Any:
     """Import matplotlib.pyplot for use without a display. Raises ModuleNotFoundError if it is not installed."""
     import matplotlib as mpl

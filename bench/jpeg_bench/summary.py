@@ -81,3 +81,63 @@ def summarize_cross_checks(checks: Sequence[Mapping[str, Any]]) -> str:
         for tool, found in check["results"].items():
             rows.append([tool, *load, *(number(found[name]) for name in ("images_per_s", "p50_ms", "p99_ms"))])
     return text_table(("tool", "protocol", "batch size", "concurrency", "images/s", "p50 ms", "p99 ms"), rows)
+
+
+def summarize_growth(result: Mapping[str, Any]) -> str:
+    """Return a table of `run_growth`."""
+    rows = [
+        [
+            f"{point[dimension]} {dimension}",
+            point["protocol"],
+            *(number(point[name]) for name in ("images_per_s", "p50_ms", "p99_ms")),
+            number(point["cpu_ms_per_image"], 3),
+            number(point["pss_mib"]),
+            str(point["failures"]),
+        ]
+        for dimension in ("connections", "instances", "ensembles")
+        for point in result[dimension]
+    ]
+    header = ("", "protocol", "images/s", "p50 ms", "p99 ms", "CPU ms per image", "memory MiB", "failures")
+    return text_table(header, rows)
+
+
+def summarize_capacity(result: Mapping[str, Any]) -> str:
+    """Return the model of a server (`measure_capacity`), its checks, and the plans that it makes."""
+    model = result["capacity"]
+    lines = [
+        f"peak: {number(model['peak_images_per_s'])} images/s; u is the part of it that is used",
+        *(
+            f"{name}: {number(line['base'], 2)} + {number(line['slope'], 2)} u / (1 - u) ms"
+            for name, line in (("p50", model["p50_ms"]), ("p99", model["p99_ms"]))
+        ),
+    ]
+    if model["cores"]:
+        base, slope = model["cores"]["base"], 1e3 * model["cores"]["slope"]
+        lines.append(f"busy cores: {number(base, 3)} + {number(slope, 3)} ms x images/s")
+    rows = [
+        [
+            number(check["utilisation"], 2),
+            *(
+                f"{number(check['predicted'][name], 2)} / {number(check['measured'][name], 2)}"
+                for name in ("p50_ms", "p99_ms", "cores")
+            ),
+        ]
+        for check in result["checks"]
+    ]
+    if rows:
+        lines += ["", text_table(("check at u", "p50 ms predicted / measured", "p99 ms", "cores"), rows)]
+    plans = [
+        [
+            number(each["images_per_s"], 0),
+            str(each["servers"]),
+            *(number(each[name], 2) for name in ("utilisation", "p50_ms", "p99_ms")),
+            number(each["cores"]),
+            *(number(each[name], 2) for name in ("gigabits_in", "gigabits_out")),
+            str(each["gateways"]),
+        ]
+        for each in result["plans"]
+    ]
+    if plans:
+        header = ("images/s", "servers", "u", "p50 ms", "p99 ms", "cores", "Gbit/s in", "Gbit/s out", "gateways")
+        lines += ["", text_table(header, plans)]
+    return "\n".join(lines)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jpeg_contract.command_line import Progress
-from jpeg_contract.tensors import ENSEMBLE, POSTPROCESS
 
-from jpeg_bench.errors import BenchError
+from jpeg_bench.changed_repository import repository_with_instances
 from jpeg_bench.load import Load, Protocol
 from jpeg_bench.load_point import LoadPoint, measure_load, prepare_and_check
 from jpeg_bench.machine import describe_machine, package_versions
@@ -109,40 +105,6 @@ def sweep_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             for name in ("single", "concurrent")
         ),
     ]
-
-
-@contextmanager
-def repository_with_instances(repository: Path, count: int) -> Iterator[Path]:
-    """Copy a model repository, with this many instances of preprocess and of the classifier, until the block ends.
-
-    Args:
-        repository: Model repository.
-        count: Number of instances.
-
-    Raises:
-        BenchError: The repository has no ensemble.
-    """
-    from jpeg_contract.model_config import CONFIG, text_format
-    from jpeg_serve.models import read_models
-
-    models, problems = read_models(repository)
-    if ENSEMBLE not in models:
-        detail = f" ({problems[0]})" if problems else ""
-        raise BenchError(f"{repository} has no ensemble {ENSEMBLE}{detail}", reason="ensemble_missing")
-    names = [step.model_name for step in models[ENSEMBLE].config.ensemble_scheduling.step]
-    with tempfile.TemporaryDirectory() as folder:
-        changed = Path(folder) / "model_repository"
-        shutil.copytree(repository, changed, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        # jpeg-serve prefers the Python-based backends beside a model repository.
-        if (backends := repository.resolve().parent / "backends").is_dir():
-            (Path(folder) / "backends").symlink_to(backends)
-        for name in names:
-            if name != POSTPROCESS:
-                config = models[name].config
-                for group in config.instance_group:
-                    group.count = count
-                (changed / name / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
-        yield changed
 
 
 def _select(point: LoadPoint) -> dict[str, Any]:

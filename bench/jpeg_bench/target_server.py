@@ -50,12 +50,13 @@ class TargetServer:
 
 
 @contextmanager
-def start_server(repository: Path, model: str = ENSEMBLE) -> Iterator[TargetServer]:
+def start_server(repository: Path, model: str = ENSEMBLE, *, max_waiting: int = 0) -> Iterator[TargetServer]:
     """Run a tritonserver on free ports until the block ends.
 
     Args:
         repository: Model repository.
         model: Name of the ensemble.
+        max_waiting: See `ServerOptions`.
 
     Raises:
         BenchError: The server does not start.
@@ -64,7 +65,8 @@ def start_server(repository: Path, model: str = ENSEMBLE) -> Iterator[TargetServ
 
     # If the server fails, the error has the relevant lines of its log.
     with TemporaryFile() as log:
-        server = TritonServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0), log=log)
+        options = ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, max_waiting=max_waiting)
+        server = TritonServer(options, log=log)
         try:
             try:
                 begin = time.monotonic()

@@ -727,6 +727,8 @@ _BENCH = {
     "backend_unknown": ("The classifier's backend is none of this project.", "Name another repository."),
     "ensemble_missing": ("The repository has no ensemble.", "Set `--model-repository`."),
     "ceiling_failed": ("The limit of the machine cannot be measured.", "Read the message."),
+    "too_few_points": ("Too few loads were below the peak for a fit.", "Lower `--peak-fraction`, or repeat it."),
+    "latency_out_of_reach": ("An idle server takes longer than the limit.", "Raise `--p99-ms`."),
     "decode_timeout": ("No batch was decoded in time.", "Look at the machine's load."),
     "invalid_result_file": ("The file is not a result of this command.", "Give one that it wrote."),
     "not_grpc": ("The port does not speak gRPC.", "Give the gRPC port, usually 8001."),

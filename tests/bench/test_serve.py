@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from jpeg_bench import cli
+from jpeg_bench.capacity import Capacity
 from jpeg_bench.ceiling import arrangements, measure_single_image, measure_throughput
 from jpeg_bench.ceiling_worker import Arrangement
+from jpeg_bench.changed_repository import repository_with_ensembles, repository_with_instances
 from jpeg_bench.ensemble_requests import check_server, prepare_requests
 from jpeg_bench.errors import BenchError, InvalidOption
 from jpeg_bench.load import Load
@@ -20,8 +23,8 @@ from jpeg_bench.photos import read_photos
 from jpeg_bench.pipeline import read_pipeline
 from jpeg_bench.process_usage import read_usage, shm_bytes, shm_prefix
 from jpeg_bench.soak import PARTS, measure_soak
-from jpeg_bench.sweep import repository_with_instances
-from jpeg_bench.target_server import find_server
+from jpeg_bench.target_server import find_server, start_server
+from jpeg_contract.model_names import own_name
 from support import edit, photo
 
 SHORT: Any = {"warmup_s": 0.1, "seconds": 0.6}
@@ -216,3 +219,53 @@ def test_a_repository_with_more_instances(built_repository):
         assert "count: 3" not in (changed / "postprocess" / "config.pbtxt").read_text()
         assert (changed / "classifier_onnx" / "1" / "model.onnx").is_file()
     assert not changed.exists()
+
+
+def test_a_repository_with_more_ensembles(built_repository, photos):
+    with repository_with_ensembles(built_repository, 3) as (changed, names), start_server(changed) as server:
+        for name in names:
+            requests = prepare_and_check(replace(server, model=name), "grpc", photos, 2)
+            found = measure_load(server, requests, Load(concurrency=2, **SHORT))
+            assert found.models is not None
+            assert own_name(name, "preprocess") in found.models
+            assert set(names) & set(found.models) == {name}
+
+
+def test_the_growth_command(built_repository, tmp_path, capsys):
+    results = tmp_path / "growth.json"
+    arguments = ["growth", "--model-repository", str(built_repository), "--seconds", "0.5", "--photo-size", "64x64"]
+    arguments += ["--connections", "1,150", "--instances", "2", "--ensembles", "2", "--results", str(results)]
+    assert cli.main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
+    result = json.loads(results.read_text())
+    assert results.with_suffix(".png").stat().st_size > 10_000
+    points = [point for name in ("connections", "instances", "ensembles") for point in result[name]]
+    assert [point["failures"] for point in points] == [0] * 6
+    assert all(point["cpu_ms_per_image"] > 0 for point in points)
+    assert {(point["connections"], point["protocol"]) for point in result["connections"]} == {
+        (1, "grpc"),
+        (150, "grpc"),
+        (1, "http"),
+        (150, "http"),
+    }
+
+
+def test_the_capacity_command_on_a_running_server(url, tmp_path, capsys):
+    results = tmp_path / "capacity.json"
+    arguments = ["capacity", "--url", url, "--protocol", url.partition(":")[0], "--seconds", "1", "--concurrency", "8"]
+    arguments += ["--peak-fraction", "0.2,0.4", "--check-fraction", "0.3", "--json", "--results", str(results)]
+    assert cli.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = Capacity.from_json(found["capacity"])
+    assert model.peak_images_per_s == pytest.approx(found["peak"]["images_per_s"], rel=0.01)
+    assert len(found["checks"]) == 1
+    sizes = found["photos"]["mean_bytes"]
+    assert sizes < model.request_bytes < sizes + 2000
+    # Planned from the file, without a measurement.
+    rate = 10 * model.peak_images_per_s
+    assert cli.main(["capacity", "--measured", str(results), "--request-rate", f"{rate}", "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)["plans"]
+    assert planned["servers"] == 12
+    assert planned["gigabits_in"] == pytest.approx(rate * model.request_bytes * 8e-9, rel=0.01)
+    assert cli.main(["capacity", "--measured", str(results), "--request-rate", "5", "--p99-ms", "0.001"]) == 1
+    assert "[latency_out_of_reach]" in capsys.readouterr().err
