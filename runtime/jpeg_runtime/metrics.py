@@ -44,6 +44,8 @@ GATHER_S = 0.2
 _CLOSE_S = 2.0
 
 _DECODE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+# Of an image on a GPU (3 ms) as well as under overload on a few cores.
+_ANSWER_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _SIZE_BYTES = tuple(float(1024 * 2**power) for power in range(4, 16))  # 16 KiB to 32 MiB
 _BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -66,6 +68,11 @@ DECODE_SECONDS = Series(
     "jpeg_decode_duration_seconds",
     "Time to decode, resize and crop one image, or to find out that it cannot be decoded",
     _DECODE_SECONDS,
+)
+ANSWER_SECONDS = Series(
+    "jpeg_answer_duration_seconds",
+    "Time from the start of an image's batch in `preprocess` until its labels are ready",
+    _ANSWER_SECONDS,
 )
 SIZE_BYTES = Series("jpeg_image_size_bytes", "Length of one encoded image", _SIZE_BYTES)
 BATCH_IMAGES = Series("jpeg_batch_images", "Images that the model was handed at once", _BATCH_IMAGES)
@@ -106,6 +113,7 @@ POSTPROCESS_SERIES = (
     refused("bad_threshold"),
     refused("bad_shape"),
     refused("internal"),
+    ANSWER_SECONDS,
     BATCH_IMAGES,
 )
 
@@ -150,15 +158,22 @@ class Measurements:
         for error in errors:
             self.count(DECODED if error is None else rejected(error.reason))
 
-    def answered(self, failures: Sequence[bytes], errors: Sequence[bytes] | None) -> None:
+    def answered(
+        self, failures: Sequence[bytes], errors: Sequence[bytes] | None, seconds: Sequence[float] = ()
+    ) -> None:
         """Add a request of `postprocess`: messages from before it, and those it answers with.
 
-        errors: None if none of the images that came through to it could be answered.
+        Args:
+            failures: Of each image, empty if it came through to `postprocess`.
+            errors: The same after it; None if none of the images that came through could be answered.
+            seconds: How long each image took, from the start of `preprocess`; needed with `errors` only.
         """
         before = sum(map(bool, failures))
         after = len(failures) if errors is None else sum(map(bool, errors))
         self.count(ANSWERED, len(failures) - after)
         self.count(rejected("not_finite"), after - before)
+        if errors is not None:
+            self.observe(ANSWER_SECONDS, [each for each, error in zip(seconds, errors, strict=True) if not error])
 
     def add(self, other: Measurements) -> None:
         """Add others to these."""

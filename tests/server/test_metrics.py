@@ -3,6 +3,7 @@
 import random
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -12,6 +13,7 @@ import tritonclient.grpc as grpcclient
 from conftest import serve
 from jpeg_client import Client
 from jpeg_contract.image_errors import Reason
+from jpeg_runtime.metrics import ANSWER_SECONDS
 from jpeg_serve import state
 from jpeg_serve.management import Management
 from jpeg_serve.probe import COPIES
@@ -98,6 +100,7 @@ def test_every_series_is_zero_before_the_first_image(built_repository, tmp_path)
         "jpeg_decode_duration_seconds": "histogram",
         "jpeg_image_size_bytes": "histogram",
         "jpeg_batch_images": "histogram",
+        "jpeg_answer_duration_seconds": "histogram",
     }
 
 
@@ -128,6 +131,9 @@ def test_under_load_the_server_counts_what_the_clients_count(server):
         "jpeg_batch_images_sum{preprocess}": len(sent),
         "jpeg_batch_images_sum{postprocess}": sum(map(len, passed_on)),
         "jpeg_images_answered_total{postprocess}": sum(error == b"" for errors in results for error in errors or ()),
+        "jpeg_answer_duration_seconds_count{postprocess}": sum(
+            error == b"" for errors in results for error in errors or ()
+        ),
         "jpeg_images_rejected_total{postprocess,not_finite}": 0,
         "jpeg_images_rejected_total{preprocess,internal}": 0,
         "jpeg_requests_refused_total{preprocess,no_usable_image}": len(requests) - len(passed_on),
@@ -162,6 +168,34 @@ def test_histograms_put_each_value_in_its_bucket(server):
     assert seconds - before["jpeg_decode_duration_seconds_sum{preprocess}"] > 0.001  # a photo takes milliseconds
 
 
+def test_the_durations_of_answers_are_those_that_the_clients_are_told(server):
+    before = sums(server, "model", "le")
+    client = grpcclient.InferenceServerClient(server.grpc_address)
+    images = [GOOD["chelsea"], b"", GOOD["china"]]
+
+    def microseconds(_):
+        result = client.infer("jpeg_classifier", [image_tensor(images)])
+        told = np.rint(result.as_numpy("TIMES").astype(np.float64) * 1000).sum(axis=1)
+        return told[result.as_numpy("ERROR").ravel() == b""].tolist()
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        durations = [each / 1e6 for told in pool.map(microseconds, range(40)) for each in told]
+    elapsed = time.monotonic() - begun
+    client.close()
+    assert len(durations) == 80
+    assert all(0.001 < each < elapsed for each in durations)
+    wanted = {
+        f"jpeg_answer_duration_seconds_bucket{{postprocess,{end:.10g}}}": sum(each <= end for each in durations)
+        for end in ANSWER_SECONDS.buckets
+    }
+    wanted["jpeg_answer_duration_seconds_bucket{postprocess,+Inf}"] = 80
+    wanted["jpeg_answer_duration_seconds_count{postprocess}"] = 80
+    grown(server, before, wanted, "model", "le")
+    name = "jpeg_answer_duration_seconds_sum{postprocess}"
+    assert sums(server, "model")[name] - before[name] == pytest.approx(sum(durations))
+
+
 def test_images_that_the_classifier_spoils_are_counted(server):
     before = sums(server, "model", "reason")
     client = grpcclient.InferenceServerClient(server.grpc_address)
@@ -185,6 +219,7 @@ def test_images_that_the_classifier_spoils_are_counted(server):
     client.close()
     wanted = {
         "jpeg_images_answered_total{postprocess}": 1,
+        "jpeg_answer_duration_seconds_count{postprocess}": 1,
         "jpeg_images_rejected_total{postprocess,not_finite}": 2,
         "jpeg_requests_refused_total{postprocess,no_usable_image}": 1,
         "jpeg_batch_images_sum{postprocess}": 4,

@@ -1,5 +1,6 @@
 """The measurements of a batch; a failure to count never costs a response."""
 
+import itertools
 import threading
 from typing import get_args
 
@@ -82,8 +83,28 @@ def test_an_empty_batch_is_not_measured():
 )
 def test_an_image_is_counted_where_it_failed(failures, errors, answered, not_finite):
     measured = Measurements()
-    measured.answered(failures, errors)
+    measured.answered(failures, errors, [0.5] * len(failures))
     assert measured.counts == {metrics.ANSWERED: answered, metrics.rejected("not_finite"): not_finite}
+    assert measured.observed.get(metrics.ANSWER_SECONDS, []) == [0.5] * answered
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"", b"why"]), st.integers(0, 2**32 - 1))))
+def test_only_answered_images_have_a_duration(images):
+    errors, seconds = [error for error, _ in images], [microseconds / 1e6 for _, microseconds in images]
+    measured = Measurements()
+    measured.answered(errors, errors, seconds)
+    observed = measured.observed.get(metrics.ANSWER_SECONDS, [])
+    assert observed == [each for error, each in zip(errors, seconds, strict=True) if not error]
+    assert len(observed) == measured.counts[metrics.ANSWERED]
+
+
+def test_the_buckets_of_the_duration_suit_a_gpu_as_well_as_a_busy_cpu():
+    ends = metrics.ANSWER_SECONDS.buckets
+    assert (ends[0], ends[-1]) == (0.001, 10)
+    # A quantile is interpolated within a bucket: it is wrong by this factor at most, and by less where it matters.
+    assert all(1.25 < after / before <= 2.5 for before, after in itertools.pairwise(ends))
+    assert any(0.001 < end <= 0.003 for end in ends)
+    assert 1 in ends  # the limit of the alert JpegSlow
 
 
 def test_each_reason_belongs_to_one_model():

@@ -14,12 +14,12 @@ from jpeg_contract.image_errors import ImageError
 from jpeg_contract.inside import inside
 from jpeg_contract.labels import read_labels
 from jpeg_contract.settings import PostprocessSettings
-from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE, STAMP_LENGTH, TIMES
+from jpeg_contract.tensors import CHECKSUM, ERROR, INDEX, LABEL, OUTPUT, SCORE, TIMES
 from jpeg_postprocess import InvalidParameter, InvalidThreshold, Postprocessor, TopKRequest, TopKResponse, read_wanted
 from jpeg_runtime import metrics
 from jpeg_runtime.batching import NoBatchDimension, check_batched, run_batch
 from jpeg_runtime.client_errors import answers_every_request, failed
-from jpeg_runtime.step_times import read_stamps
+from jpeg_runtime.step_times import NO_STAMPS, StepTimes, read_stamps
 from jpeg_runtime.triton_log import log_to_triton
 from jpeg_runtime.worker import Worker
 from numpy.typing import NDArray
@@ -54,13 +54,16 @@ class TritonPythonModel:
         images = sum(len(each.decode_errors) for each in read)
         self._worker.take(images)
         measured.observe(metrics.BATCH_IMAGES, [images])
-        responses = [_respond(outcome, each, begun_ns, measured) for outcome, each in zip(outcomes, read, strict=True)]
+        steps = read_stamps([each.stamps for each in read], begun_ns, time.monotonic_ns())
+        responses = [
+            _respond(outcome, each.decode_errors, taken, measured)
+            for outcome, each, taken in zip(outcomes, read, steps, strict=True)
+        ]
         self._metrics.add(measured)
         return responses
 
     def _read(self, request: pb_utils.InferenceRequest) -> _Read:
         decode_errors: list[bytes] = []
-        stamps = np.zeros((0, STAMP_LENGTH), np.uint32)
         try:
             logits, stamps = _array(request, OUTPUT), _array(request, CHECKSUM)
             check_batched(OUTPUT, logits.shape, 1)
@@ -72,12 +75,12 @@ class TritonPythonModel:
                 classes=self._postprocessor.classes,
             )
         except Exception as error:
-            return _Read(error, decode_errors, stamps)
+            return _Read(error, decode_errors, NO_STAMPS)
         return _Read(TopKRequest(logits, decode_errors, *wanted), decode_errors, stamps)
 
 
 class _Read(NamedTuple):
-    """A request, or the exception that says what is wrong with it; and per image its decode error and stamp."""
+    """A request, or the exception that says what is wrong with it; and its images' decode errors and stamps."""
 
     request: TopKRequest | Exception
     decode_errors: list[bytes]
@@ -85,13 +88,12 @@ class _Read(NamedTuple):
 
 
 def _respond(
-    outcome: TopKResponse | Exception, read: _Read, begun_ns: int, measured: metrics.Measurements
+    outcome: TopKResponse | Exception, decode_errors: list[bytes], steps: StepTimes, measured: metrics.Measurements
 ) -> pb_utils.InferenceResponse:
-    decode_errors = read.decode_errors
     if isinstance(outcome, TopKResponse):
-        measured.answered(decode_errors, outcome.errors.ravel().tolist())
+        measured.answered(decode_errors, outcome.errors.ravel().tolist(), steps.seconds)
         tensors = {LABEL: outcome.labels, SCORE: outcome.scores, INDEX: outcome.indices, ERROR: outcome.errors}
-        tensors[CHECKSUM], tensors[TIMES] = read_stamps(read.stamps, begun_ns, time.monotonic_ns())
+        tensors[CHECKSUM], tensors[TIMES] = steps.checksums, steps.times
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
     if isinstance(outcome, InvalidParameter):
         measured.count(metrics.refused("bad_threshold" if isinstance(outcome, InvalidThreshold) else "bad_k"))
