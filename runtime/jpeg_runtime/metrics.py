@@ -63,6 +63,10 @@ class Series(NamedTuple):
 
 
 DECODED = Series("jpeg_images_decoded_total", "Images that were decoded")
+CLASSIFIER_WAIT_SECONDS = Series(
+    "jpeg_classifier_wait_seconds_total",
+    "Time that requests waited in `preprocess` until the classifier had room, before their images were decoded",
+)
 ANSWERED = Series("jpeg_images_answered_total", "Images that got labels")
 DECODE_SECONDS = Series(
     "jpeg_decode_duration_seconds",
@@ -101,6 +105,7 @@ PREPROCESS_SERIES = (
     refused("stopping"),
     refused("busy"),
     refused("late"),
+    CLASSIFIER_WAIT_SECONDS,
     DECODE_SECONDS,
     SIZE_BYTES,
     BATCH_IMAGES,
@@ -137,10 +142,10 @@ ROUTER_SERIES = (
 class Measurements:
     """Increments of counters, and values for histograms to observe."""
 
-    counts: collections.Counter[Series] = field(default_factory=collections.Counter)
+    counts: collections.defaultdict[Series, float] = field(default_factory=lambda: collections.defaultdict(float))
     observed: dict[Series, list[float]] = field(default_factory=dict)
 
-    def count(self, series: Series, number: int = 1) -> None:
+    def count(self, series: Series, number: float = 1) -> None:
         """Add to a counter."""
         self.counts[series] += number
 
@@ -177,7 +182,8 @@ class Measurements:
 
     def add(self, other: Measurements) -> None:
         """Add others to these."""
-        self.counts.update(other.counts)
+        for series, number in other.counts.items():
+            self.count(series, number)
         for series, values in other.observed.items():
             self.observe(series, values)
 

@@ -88,13 +88,19 @@ class Worker:
         """Count images that go on to the next step."""
         self._file.add_passed(images)
 
-    def wait_for_classifier(self) -> None:
+    def wait_for_classifier(self) -> float:
         """Wait while as many images wait for the classifier as it takes at once.
 
         So requests wait in front of the first step, where too many are refused before any work is done.
+
+        Returns:
+            How long it waited, in seconds: exactly 0 where the classifier has room at once.
         """
+        begun_s = 0.0
         while self._folder is not None and self._backlog.is_full(self._folder):
+            begun_s = begun_s or time.monotonic()
             time.sleep(_POLL_S)
+        return time.monotonic() - begun_s if begun_s else 0.0
 
     def close(self) -> None:
         """Withdraw from the run folder."""

@@ -97,6 +97,7 @@ def test_every_series_is_zero_before_the_first_image(built_repository, tmp_path)
         "jpeg_images_answered": "counter",
         "jpeg_images_rejected": "counter",
         "jpeg_requests_refused": "counter",
+        "jpeg_classifier_wait_seconds": "counter",
         "jpeg_decode_duration_seconds": "histogram",
         "jpeg_image_size_bytes": "histogram",
         "jpeg_batch_images": "histogram",
@@ -194,6 +195,29 @@ def test_the_durations_of_answers_are_those_that_the_clients_are_told(server):
     grown(server, before, wanted, "model", "le")
     name = "jpeg_answer_duration_seconds_sum{postprocess}"
     assert sums(server, "model")[name] - before[name] == pytest.approx(sum(durations))
+
+
+def test_waits_and_durations_add_up_to_what_clients_wait(server):
+    """With more images than the classifier takes at once, so that `preprocess` waits for it."""
+    requests, images = 12, 32
+    before = sums(server, "model")
+
+    def seconds(_):
+        begun = time.monotonic()
+        assert infer(server, [GOOD["chelsea"]] * images) == [b""] * images
+        return time.monotonic() - begun
+
+    with ThreadPoolExecutor(requests) as pool:
+        waited = sum(pool.map(seconds, range(requests)))
+    grown(server, before, {"jpeg_answer_duration_seconds_count{postprocess}": requests * images}, "model")
+    now = sums(server, "model")
+    growth = {name: value - before.get(name, 0.0) for name, value in now.items()}
+    queue = growth["nv_inference_queue_duration_us_total{preprocess}"] / 1e6
+    hold = growth["jpeg_classifier_wait_seconds_total{preprocess}"]
+    # All images of a request take the same time.
+    answer = growth["jpeg_answer_duration_seconds_sum{postprocess}"] / images
+    assert hold > 0
+    assert 0.8 * waited < queue + hold + answer < waited
 
 
 def test_images_that_the_classifier_spoils_are_counted(server):

@@ -114,7 +114,7 @@ def test_without_a_run_folder_a_worker_works_alone(monkeypatch):
     assert run_folder() is None
     worker = Worker("preprocess", "preprocess")
     assert worker.refusals(3)[0] == 0
-    worker.wait_for_classifier()
+    assert worker.wait_for_classifier() == 0
     with worker.batch():
         pass
     worker.close()
@@ -172,11 +172,11 @@ def test_the_first_step_waits_while_a_full_batch_waits_for_the_classifier(tmp_pa
         assert classifier.stdout is not None
         classifier.stdout.readline()
         worker = Worker("preprocess", "preprocess")
-        worker.wait_for_classifier()
+        assert worker.wait_for_classifier() == 0
         worker.pass_on(64)
         begun = time.monotonic()
-        worker.wait_for_classifier()
-        assert 0.5 < time.monotonic() - begun < 5
+        waited = worker.wait_for_classifier()
+        assert 0.5 < waited <= time.monotonic() - begun < 5
     finally:
         classifier.kill()
         classifier.communicate()

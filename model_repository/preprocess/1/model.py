@@ -58,7 +58,7 @@ class TritonPythonModel:
 
     def _respond(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         measured = metrics.Measurements()
-        self._worker.wait_for_classifier()
+        measured.count(metrics.CLASSIFIER_WAIT_SECONDS, len(requests) * self._worker.wait_for_classifier())
         now, begun_ns = time.time(), time.monotonic_ns()
         try:
             read = [_images(request, now) for request in requests]
