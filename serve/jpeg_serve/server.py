@@ -534,8 +534,6 @@ def _arguments(
         # The check refuses configs without tensors. Triton would start one more Python process for each model that it
         # loads, which has nothing to add, and wait for its end: a second of each start.
         "--disable-auto-complete-config",
-        # Quantiles of the request times, beside sums and counts.
-        "--metrics-config=summary_latencies=true",
         f"--exit-timeout-secs={options.drain_s}",
         f"--http-header-forward-pattern={FORWARDED_HEADER}",
         f"--grpc-header-forward-pattern={FORWARDED_HEADER}",
@@ -545,7 +543,7 @@ def _arguments(
     ]
     arguments += restriction_arguments(options.shared_memory_key_file)
     # These may be repeated, and each sets something else.
-    replaceable = options.names_of_triton - {"--backend-config", "--metrics-config", "--trace-config"}
+    replaceable = options.names_of_triton - {"--backend-config", "--trace-config"}
     return [argument for argument in arguments if argument.split("=")[0] not in replaceable] + list(options.triton)
 
 

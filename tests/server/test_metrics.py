@@ -17,7 +17,7 @@ from jpeg_runtime.metrics import ANSWER_SECONDS
 from jpeg_serve import state
 from jpeg_serve.management import Management
 from jpeg_serve.probe import COPIES
-from scrape import families, grown, sums
+from scrape import exported, families, grown, sums
 from support import edit, encode, noise, photo, run_module
 
 # A reload probes the server, with a request of one image and one of several.
@@ -315,6 +315,15 @@ def test_instances_versions_and_reloads_share_their_series(repository, tmp_path)
     log = (tmp_path / "triton.log").read_text()
     assert "metrics could not be updated" not in log
     assert "no metrics of its own" not in log
+
+
+@pytest.mark.parametrize(("options", "there"), [([], False), (["--metrics-config=summary_latencies=true"], True)])
+def test_summaries_which_cost_much_of_the_throughput_are_kept_on_request_only(
+    built_repository, tmp_path, options, there
+):
+    for server in serve(built_repository, tmp_path / "triton.log", triton=options):
+        classify_many(server, 1)
+        assert ("nv_inference_request_summary_us" in exported(server)) == there
 
 
 def test_a_server_without_metrics_serves(built_repository, tmp_path):
