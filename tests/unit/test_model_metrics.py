@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from typing import get_args
+from typing import ClassVar, get_args
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ class Family:
     """Triton's MetricFamily as far as a model uses it; the increments stay here."""
 
     COUNTER = "counter"
-    values: dict[tuple[str, str], list[float]]
+    values: ClassVar[dict[tuple[str, str], list[float]]]
 
     def __init__(self, name, description, kind):
         assert kind == "counter"
@@ -176,15 +176,17 @@ def test_a_failed_update_is_logged_and_the_next_one_counts(family, caplog, monke
 
 @given(st.lists(st.integers(0, 2**26), min_size=1, max_size=50))
 def test_a_histogram_of_counters_is_that_of_its_values(sizes):
-    family = type("OfThisExample", (Family,), {"values": {}})
-    made = Metrics(family, metrics.PREPROCESS_SERIES, args_of("preprocess"))
+    class OfThisExample(Family):
+        values: ClassVar[dict[tuple[str, str], list[float]]] = {}
+
+    made = Metrics(OfThisExample, metrics.PREPROCESS_SERIES, args_of("preprocess"))
     measured = Measurements()
     measured.observe(metrics.SIZE_BYTES, sizes)
     made.add(measured)
     made.close()
     text = "".join(
         f"# HELP {name} Length\n# TYPE {name} counter\n{name}{labels} {sum(increments)}\n"
-        for (name, le), increments in reversed(family.values.items())
+        for (name, le), increments in reversed(OfThisExample.values.items())
         if name.startswith("jpeg_image_size_bytes")
         for labels in [f'{{model="preprocess",le="{le}"}}' if le else '{model="preprocess"}']
     )

@@ -69,11 +69,21 @@ def test_a_worker_publishes_its_state(tmp_path):
 
 def test_a_reader_of_the_run_folder_misses_no_change(tmp_path):
     choose = random.Random(5)
-    reader, files = RunFolderReader(tmp_path), []
+    reader = RunFolderReader(tmp_path)
+    files: list[WorkerFile] = []
+
+    def close_one():
+        if files:
+            files.pop(choose.randrange(len(files))).close()
+
+    def pass_on():
+        if files:
+            choose.choice(files).add_passed(3)
+
     changes = [
         lambda: files.append(WorkerFile(tmp_path, "preprocess", f"model{len(files)}")),
-        lambda: files and files.pop(choose.randrange(len(files))).close(),
-        lambda: files and choose.choice(files).add_passed(3),
+        close_one,
+        pass_on,
         lambda: write_ensembles(tmp_path, {"jpeg_classifier": [f"model{choose.randrange(9)}"]}),
         lambda: write_excess(tmp_path, "preprocess", choose.randrange(99), choose.randrange(99)),
         lambda: start_draining(tmp_path, choose.randrange(99)),
