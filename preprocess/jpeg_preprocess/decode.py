@@ -7,24 +7,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jpeg_contract.geometry import Geometry, Size
+from jpeg_contract.exif import is_sideways
+from jpeg_contract.geometry import SCALED_MARGIN, Geometry, Size
 from jpeg_contract.image_errors import ImageError
-from jpeg_contract.settings import DEFAULT_FORMATS, Decoder, ImageFormat, Limits
-from PIL import ExifTags, Image
-from PIL.JpegImagePlugin import JpegImageFile
-
-from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
-from jpeg_preprocess.decoded import (
-    TRANSPOSE,
-    DecodedImage,
-    from_end,
-    is_sideways,
-    too_many_bytes,
-    too_many_pixels,
-    turned,
-)
-from jpeg_preprocess.jpeg_segments import (
-    ARITHMETIC,
+from jpeg_contract.jpeg_segments import (
     JPEG_LS_FRAME,
     REFUSED,
     START,
@@ -36,14 +22,21 @@ from jpeg_preprocess.jpeg_segments import (
     read_structure,
     segments,
 )
+from jpeg_contract.settings import DEFAULT_FORMATS, Decoder, ImageFormat, Limits
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from jpeg_preprocess.decode_cost import DecodeCost, estimate, refusal
+from jpeg_preprocess.decoded import (
+    TRANSPOSE,
+    DecodedImage,
+    from_end,
+    too_many_bytes,
+    too_many_pixels,
+    turned,
+)
 from jpeg_preprocess.other_formats import not_an_image
 from jpeg_preprocess.repair import ended, without_applications, without_endless_exif
-
-# With 1, the mean difference of a pixel passes 2 counts on some photos (measured, docs/preprocessing.md).
-SCALED_MARGIN = 2
-
-# Baseline, extended and progressive.
-DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 def scale(geometry: Geometry, decoder: Decoder, width: int, height: int) -> int:
@@ -231,16 +224,7 @@ def _unsupported(data: bytes, frame: Frame | None) -> str | None:
     if frame is None:
         is_ls = any(segment.marker == JPEG_LS_FRAME for segment in segments(data))
         return "it is a JPEG-LS" if is_ls else None
-    if frame.precision != 8:
-        return f"its samples have {frame.precision} bits"
-    if frame.marker in ARITHMETIC:
-        # libjpeg may have been built without, and takes any bytes for arithmetic code.
-        return "it is coded arithmetically"
-    if frame.marker not in DECODED_FRAMES:
-        return "it is lossless or hierarchical"
-    if frame.width and not frame.height:
-        return "its header leaves its height open"
-    return None if len(frame.factors) in (0, 1, 3, 4) else f"it has {len(frame.factors)} components"
+    return frame.unsupported
 
 
 def _orientation(image: JpegImageFile) -> int:

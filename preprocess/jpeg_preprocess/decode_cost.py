@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.jpeg_segments import Structure, read_structure
 from jpeg_contract.settings import Limits
-
-from jpeg_preprocess.jpeg_segments import Structure, read_structure
 
 _S_PER_BYTE = 12e-9
 _S_PER_BYTE_PROGRESSIVE = 45e-9

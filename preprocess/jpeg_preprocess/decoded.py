@@ -49,11 +49,6 @@ class DecodedImage:
     from_end: tuple[bool, bool] = (False, False)
 
 
-def is_sideways(orientation: int) -> bool:
-    """Whether the rows of an image with this EXIF orientation are columns as it is stored."""
-    return LIES[orientation][0]
-
-
 def from_end(orientation: int) -> tuple[bool, bool]:
     """Return DecodedImage's `from_end` of an image with this EXIF orientation."""
     swapped, from_right, from_bottom = LIES[orientation]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jpeg_contract.exif import EXIF, read_orientation
+
 _START = b"\xff\xd8"
 _SOF0, _SOS, _APP1, _APP14, _FILL = 0xC0, 0xDA, 0xE1, 0xEE, 0xFF
 _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # TEM, RST0 to RST7, SOI, EOI: no length follows them. None of them belongs into a header.
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
-_EXIF = b"Exif\0\0"
-_ORIENTATION_TAG, _SHORT = 0x0112, 3
 # Component identifiers by which libjpeg-turbo takes three components for RGB, although nothing says so (jdapimin.c).
 _RGB_IDENTIFIERS = b"RGB"
 # Adobe's marker says by this that three components are YCbCr, as everybody takes them to be.
@@ -57,9 +57,9 @@ def read_plain(data: bytes) -> PlainJpeg | None:
                 return PlainJpeg(*frame, orientation or 1) if frame is not None and whole else None
             if marker == _SOF0:
                 frame = _frame(data, body, end) if frame is None else None
-            elif marker == _APP1 and data[body : body + 6] == _EXIF:
+            elif marker == _APP1 and data[body : body + 6] == EXIF:
                 # Several of them are one to Pillow.
-                orientation = _orientation(data[body + 6 : end]) if orientation is None else 0
+                orientation = read_orientation(data[body + 6 : end]) if orientation is None else 0
             if end < body or _is_unusual(data, marker, body) or orientation == 0 or (marker == _SOF0 and not frame):
                 return None
             position = end
@@ -91,22 +91,3 @@ def _one_whole_scan(data: bytes, body: int, end: int, components: int) -> bool:
     # From the back, where it is found at once: inside a scan, FF is followed by 00 or by the number of a restart.
     is_whole = data[body] == components and end - body == 4 + 2 * components
     return is_whole and data.rfind(b"\xff\xd9", end) >= 0
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation in EXIF data, 1 if there is none; 0 if the data is not as the standard has it."""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
-    if order is None:
-        return 0
-
-    def number(at: int, length: int) -> int:
-        if at + length > len(exif):
-            raise IndexError
-        return int.from_bytes(exif[at : at + length], "little" if order == "little" else "big")
-
-    first = number(4, 4)
-    for entry in range(first + 2, first + 2 + 12 * number(first, 2), 12):
-        if number(entry, 2) == _ORIENTATION_TAG:
-            value = number(entry + 8, 2)
-            return value if number(entry + 2, 2) == _SHORT and number(entry + 4, 4) == 1 and 1 <= value <= 8 else 0
-    return 1

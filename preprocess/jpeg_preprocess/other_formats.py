@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.jpeg_segments import END, START
 from jpeg_contract.settings import DEFAULT_FORMATS, ImageFormat
 
 from jpeg_preprocess.formats.signatures import image_format
-from jpeg_preprocess.jpeg_segments import END, START
 
 _BASE64 = "base64 inside of base64: encode the JPEG once"
 _AS_TEXT = "a JPEG that was treated as text: read and send it as binary data"

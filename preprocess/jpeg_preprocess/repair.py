@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from jpeg_preprocess.jpeg_segments import (
+from jpeg_contract.jpeg_segments import (
     APP0,
     APP1,
     APP14,

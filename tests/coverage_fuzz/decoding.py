@@ -15,9 +15,9 @@ import numpy as np
 from jpeg_contract.checksum import checksum
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError, Reason
+from jpeg_contract.jpeg_segments import START
 from jpeg_contract.settings import Decoder, Limits, PreprocessSettings
 from jpeg_preprocess import Preprocessed, Preprocessor, Refused, preprocess_requests, resize_and_crop, unwrap
-from jpeg_preprocess.jpeg_segments import START
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile

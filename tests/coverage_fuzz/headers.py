@@ -7,12 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jpeg_contract.image_errors import ImageError
-from jpeg_contract.settings import Limits
-from jpeg_preprocess.admission import DecodeLater, RequestTooLong, admit
-from jpeg_preprocess.decode import OpenedJpeg, open_jpeg, scale
-from jpeg_preprocess.decode_cost import NOTHING, DecodeCost, decode_cost, estimate
-from jpeg_preprocess.jpeg_header import read_plain
-from jpeg_preprocess.jpeg_segments import (
+from jpeg_contract.jpeg_segments import (
     APP1,
     REFUSED,
     START,
@@ -21,6 +16,11 @@ from jpeg_preprocess.jpeg_segments import (
     read_structure,
     segments,
 )
+from jpeg_contract.settings import Limits
+from jpeg_preprocess.admission import DecodeLater, RequestTooLong, admit
+from jpeg_preprocess.decode import OpenedJpeg, open_jpeg, scale
+from jpeg_preprocess.decode_cost import NOTHING, DecodeCost, decode_cost, estimate
+from jpeg_preprocess.jpeg_header import read_plain
 from jpeg_preprocess.other_formats import looks_like
 from jpeg_preprocess.repair import ended, without_applications, without_endless_exif
 from PIL import ExifTags, Image

@@ -12,12 +12,12 @@ from corpus.generated import exif_block
 from corpus.surgery import SOF, all_parts, find, insert, patched, with_frame, without
 from jpeg_contract.geometry import Geometry
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.jpeg_segments import MOST_BYTES_BETWEEN, MOST_SEGMENTS, header_segments, read_structure
 from jpeg_contract.settings import Limits, PreprocessSettings
 from jpeg_preprocess import Preprocessor
 from jpeg_preprocess.decode import open_jpeg
 from jpeg_preprocess.decode_cost import NOTHING
 from jpeg_preprocess.jpeg_header import read_plain
-from jpeg_preprocess.jpeg_segments import MOST_BYTES_BETWEEN, MOST_SEGMENTS, header_segments, read_structure
 from jpeg_preprocess.repair import without_endless_exif
 from support import encode, noise
 

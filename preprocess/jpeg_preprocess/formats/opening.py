@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jpeg_contract.geometry import Rgb
 from jpeg_contract.image_errors import ImageError
+from jpeg_contract.jpeg_segments import START
 from jpeg_contract.parameters import SettingsError
 from jpeg_contract.remedies import missing_package
 from jpeg_contract.settings import HEIC_PACKAGES, ImageFormat, PreprocessSettings
@@ -31,7 +32,6 @@ from jpeg_preprocess.formats.quiet_tiff import silence_libtiff
 from jpeg_preprocess.formats.signatures import image_format
 from jpeg_preprocess.formats.tiff import exif_orientation, read_tiff
 from jpeg_preprocess.formats.webp import read_webp
-from jpeg_preprocess.jpeg_segments import START
 
 # One thread for each image, as of all other formats: a worker decodes several at a time.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from jpeg_contract.jpeg_segments import START
 from jpeg_contract.settings import ImageFormat
-
-from jpeg_preprocess.jpeg_segments import START
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

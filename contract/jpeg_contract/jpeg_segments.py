@@ -19,6 +19,8 @@ JPEG_LS_FRAME = 0xF7
 REFUSED = frozenset({0xC8, *range(0xF0, 0xFE)})
 """JPG and JPG0 to JPG13: libjpeg refuses them in a header, and Pillow takes what is inside of them for segments."""
 ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+DECODED_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended and progressive."""
 
 MOST_SEGMENTS = 10_000
 """Of one file. EXIF, ICC and XMP data of the largest photos take some hundreds, 64 scans with their tables as many."""
@@ -74,6 +76,20 @@ class Frame(NamedTuple):
             return 0
         most = max(x for x, _ in self.factors) * max(y for _, y in self.factors)
         return self.width * self.height * sum(x * y for x, y in self.factors) // max(1, most)
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why an image with this header is not decoded; None if it is."""
+        if self.precision != 8:
+            return f"its samples have {self.precision} bits"
+        if self.marker in ARITHMETIC:
+            # libjpeg may have been built without, and takes any bytes for arithmetic code.
+            return "it is coded arithmetically"
+        if self.marker not in DECODED_FRAMES:
+            return "it is lossless or hierarchical"
+        if self.width and not self.height:
+            return "its header leaves its height open"
+        return None if len(self.factors) in (0, 1, 3, 4) else f"it has {len(self.factors)} components"
 
 
 def segments(data: bytes) -> Iterator[Segment]:
