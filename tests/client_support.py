@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jpeg_client import AsyncClient, Classified, Client, Prediction
@@ -31,6 +32,7 @@ def streamed(
     *,
     timeout_s: float = 30,
     see: Callable[[Classified], None] = lambda _: None,
+    client_options: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> list[Classified]:
     """What `classify_stream` yields.
@@ -41,6 +43,7 @@ def streamed(
         images: To classify.
         timeout_s: Of the client.
         see: Gets each result when it comes.
+        client_options: Of the client.
         options: Of `classify_stream`.
     """
     results = []
@@ -50,13 +53,13 @@ def streamed(
         results.append(each)
 
     if kind == "sync":
-        with Client(url, timeout_s=timeout_s) as client:
+        with Client(url, timeout_s=timeout_s, **client_options) as client:
             for each in client.classify_stream(images, **options):
                 keep(each)
         return results
 
     async def collect() -> None:
-        async with AsyncClient(url, timeout_s=timeout_s) as client:
+        async with AsyncClient(url, timeout_s=timeout_s, **client_options) as client:
             async for each in client.classify_stream(images, **options):
                 keep(each)
 

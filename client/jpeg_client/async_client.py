@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -27,6 +28,7 @@ from jpeg_client.requests import Request, classification, needs_batch_limit, sen
 from jpeg_client.responses import EnsembleOutputs
 from jpeg_client.retries import MAX_LOST, call_with_retries_async
 from jpeg_client.settings import ClientSettings
+from jpeg_client.shrink import Shrinker
 from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.task_stream import TaskStream
 from jpeg_client.top_k import TopK
@@ -104,9 +106,10 @@ class AsyncClient(ClientSettings):
         """Classify one image, or several: see `Client.classify`."""
         top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
+        name = model or self.model
         # In a thread: it reads files.
-        encoded = await asyncio.to_thread(read_images, images)
-        predictions = await self._send(encoded, top_k, limit_s, model or self.model)
+        encoded = await asyncio.to_thread(read_images, images, await self._shrinker(name, limit_s))
+        predictions = await self._send(encoded, top_k, limit_s, name)
         return predictions[0] if is_image(images) else predictions
 
     def classify_stream(
@@ -142,7 +145,8 @@ class AsyncClient(ClientSettings):
         async def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
             return await self._send(encoded, top_k, limit_s, name, gate=gate)
 
-        return aiter(TaskStream(classify, images, results, concurrency, batch_size))
+        shrinker = partial(self._shrinker, name, limit_s)
+        return aiter(TaskStream(classify, images, results, concurrency, batch_size, shrinker=shrinker))
 
     async def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
         """Describe an ensemble and its classifier. Raises the errors of `Client.classify`."""
@@ -185,6 +189,12 @@ class AsyncClient(ClientSettings):
 
         limit = await self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
         return await send_plan_async(classification(encoded, limit, is_stream=gate is not None), send)
+
+    async def _shrinker(self, model: str, timeout_s: float) -> Shrinker | None:
+        """Return what makes photos smaller for a model; None without `shrink`."""
+        if not self.shrink:
+            return None
+        return await send_plan_async(self._shrinkers.plan(model), lambda name: self._config(name, timeout_s))
 
     async def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

@@ -90,7 +90,7 @@ class Server:
     certificate_key: Path | None = None
     timeout_s: PositiveSeconds = DEFAULT_TIMEOUT_S
 
-    def open(self, *, retry: bool = True) -> Client:
+    def open(self, *, retry: bool = True, shrink: bool = False) -> Client:
         """Open a client.
 
         Raises:
@@ -116,6 +116,7 @@ class Server:
             timeout_s=self.timeout_s,
             model=self.model,
             retry=retry,
+            shrink=shrink,
         )
 
 
@@ -161,6 +162,7 @@ def classify(
     sort_by: Placement = "link",
     concurrency: PositiveInteger = DEFAULT_CONCURRENCY,
     batch_size: PositiveInteger = DEFAULT_BATCH_SIZE,
+    shrink: bool = False,
     quiet: Annotated[bool, Parameter(name=("--quiet", "-q"))] = False,
 ) -> int:
     """Classify images, write a row for each, and return the exit status.
@@ -180,6 +182,7 @@ def classify(
         sort_by: How: symbolic links, or copies.
         concurrency: Requests at a time.
         batch_size: Images per request, within the server's limit.
+        shrink: Make large photos smaller before they are sent, for slow networks. Scores change a little.
         quiet: No progress and no summary on standard error.
     """
     if not paths and not files_from:
@@ -207,7 +210,7 @@ def classify(
     counted = Inputs(paths, files_from, null)
     summary = Summary(None if quiet or _reads_once(inputs) else counted.__iter__)
     try:
-        with server.open() as client, _opened(client, to, form, k, resume=resume) as rows:
+        with server.open(shrink=shrink) as client, _opened(client, to, form, k, resume=resume) as rows:
             inputs.formats = counted.formats = _formats_of(client)
             with summary:
                 Run(client, inputs, rows, place, k, threshold, concurrency, batch_size, in_order=to is None).classify(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar, overload
 
 from jpeg_client.address import Address
@@ -23,6 +24,7 @@ from jpeg_client.images import Image, is_image, read_images
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import Request, classification, needs_batch_limit, send_plan
 from jpeg_client.responses import EnsembleOutputs
+from jpeg_client.shrink import Shrinker
 from jpeg_client.streams import Order, Results, checked_number
 from jpeg_client.thread_stream import ThreadStream
 from jpeg_client.top_k import TopK
@@ -63,6 +65,8 @@ class Client(BlockingClient):
             own. A stream repeats a lost request image by image all the same.
         send_deadline: Let the server drop a request that it has not begun when `timeout_s` is over. For clocks that
             agree: a server whose clock is ahead by more than that refuses every request.
+        shrink: Make large photos smaller before they are sent, to twice the size to which the server resizes them: for
+            slow networks. Requires Pillow (extra `images`). Labels hardly change; docs/client.md has the numbers.
 
     Raises:
         ValueError: The URL, timeout, key, a header or a file is invalid, or the key would travel unencrypted.
@@ -148,8 +152,9 @@ class Client(BlockingClient):
         """
         top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
-        encoded = read_images(images)
-        predictions = self._send(encoded, top_k, limit_s, model or self.model)
+        name = model or self.model
+        encoded = read_images(images, self._shrinker(name, limit_s))
+        predictions = self._send(encoded, top_k, limit_s, name)
         return predictions[0] if is_image(images) else predictions
 
     def classify_stream(
@@ -196,7 +201,8 @@ class Client(BlockingClient):
         def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
             return self._send(encoded, top_k, limit_s, name, gate=gate)
 
-        return iter(ThreadStream(classify, images, results, concurrency, batch_size))
+        shrinker = partial(self._shrinker, name, limit_s)
+        return iter(ThreadStream(classify, images, results, concurrency, batch_size, shrinker=shrinker))
 
     def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
         """Describe an ensemble and its classifier. Raises the errors of `classify`."""
@@ -239,6 +245,12 @@ class Client(BlockingClient):
 
         limit = self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
         return send_plan(classification(encoded, limit, is_stream=gate is not None), send)
+
+    def _shrinker(self, model: str, timeout_s: float) -> Shrinker | None:
+        """Return what makes photos smaller for a model; None without `shrink`."""
+        if not self.shrink:
+            return None
+        return send_plan(self._shrinkers.plan(model), lambda name: self._config(name, timeout_s))
 
     def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

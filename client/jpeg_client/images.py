@@ -11,6 +11,7 @@ from jpeg_contract.errors import ReasonedError
 from jpeg_client.errors import InvalidArgument
 from jpeg_client.packages import require_package
 from jpeg_client.prediction import Prediction
+from jpeg_client.shrink import SHRUNK_OPTIONS, Shrinker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,34 +45,43 @@ def is_image(images: object) -> TypeGuard[Image]:
     return hasattr(images, "read") or _is_array(images) or _is_pillow(images)
 
 
-def read_image(image: Image) -> bytes | Prediction:
+def read_image(image: Image, shrinker: Shrinker | None = None) -> bytes | Prediction:
     """Return the encoded bytes of an image, or the prediction that holds its error.
+
+    Args:
+        image: The image.
+        shrinker: Makes photos smaller; None encodes arrays and Pillow's images at their size, and changes nothing else.
 
     Raises:
         TypeError: It is no image, or a file in text mode.
         InvalidArgument: A package that reads or encodes it is not installed.
     """
     try:
-        return _encoded(image)
+        return _encoded(image, shrinker)
     except ImageProblem as problem:
         return Prediction.failed(str(problem), problem.reason)
 
 
-def read_images(images: Any) -> list[bytes | Prediction]:
+def read_images(images: Any, shrinker: Shrinker | None = None) -> list[bytes | Prediction]:
     """Read one image or several; see `read_image`."""
     several = not is_image(images) and hasattr(images, "__iter__")
-    return [read_image(image) for image in (images if several else [images])]
+    return [read_image(image, shrinker) for image in (images if several else [images])]
 
 
-def _encoded(image: Any) -> bytes:
+def _encoded(image: Any, shrinker: Shrinker | None) -> bytes:
+    if _is_array(image):
+        return _array(image, shrinker)
+    if _is_pillow(image):
+        return _pillow(image, shrinker)
+    data = _data(image)
+    return data if shrinker is None else shrinker.shrink(data)
+
+
+def _data(image: Any) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
     if isinstance(image, (str, os.PathLike)):
         return _file(os.fspath(image))
-    if _is_array(image):
-        return _array(image)
-    if _is_pillow(image):
-        return _pillow(image)
     if not hasattr(image, "read"):
         raise TypeError(
             "an image must be a path, bytes, an open file, an array or an image of Pillow, but is "
@@ -112,7 +122,7 @@ def _is_pillow(image: object) -> TypeGuard[PIL.Image.Image]:
     return hasattr(image, "save") and hasattr(image, "getexif")
 
 
-def _array(array: NDArray[Any]) -> bytes:
+def _array(array: NDArray[Any], shrinker: Shrinker | None) -> bytes:
     require_package("PIL", "images")
     import numpy as np
     import PIL.Image
@@ -123,23 +133,27 @@ def _array(array: NDArray[Any]) -> bytes:
             f"{array.dtype}",
             reason="invalid_array",
         )
-    return _jpeg(PIL.Image.fromarray(np.ascontiguousarray(array)))
+    return _jpeg(PIL.Image.fromarray(np.ascontiguousarray(array)), shrinker)
 
 
-def _pillow(image: PIL.Image.Image) -> bytes:
+def _pillow(image: PIL.Image.Image, shrinker: Shrinker | None) -> bytes:
     from PIL import ImageOps
 
     try:
         # The server turns a file as its EXIF orientation says; the encoded copy has none.
-        return _jpeg(ImageOps.exif_transpose(image).convert("RGB"))
+        return _jpeg(ImageOps.exif_transpose(image).convert("RGB"), shrinker)
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a file that it opened, and cannot read
         raise ImageProblem(f"the image cannot be read: {error}", reason="invalid_image") from error
 
 
-def _jpeg(image: PIL.Image.Image) -> bytes:
+def _jpeg(image: PIL.Image.Image, shrinker: Shrinker | None) -> bytes:
     stream = io.BytesIO()
+    small = None if shrinker is None else shrinker.shrink_pixels(image)
     try:
-        image.save(stream, "JPEG", **JPEG_OPTIONS)
+        if small is None:
+            image.save(stream, "JPEG", **JPEG_OPTIONS)
+        else:
+            small.save(stream, "JPEG", **SHRUNK_OPTIONS)
     except OSError as error:  # more than 65,535 pixels in a row or column
         raise ImageProblem(f"the image cannot be a JPEG: {error}", reason="invalid_image") from error
     return stream.getvalue()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -50,6 +51,10 @@ class Request:
 
 
 Plan = Generator[Request, EnsembleOutputs, list[Prediction]]
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_Found = TypeVar("_Found")
 
 
 def needs_batch_limit(images: Sequence[bytes | Prediction]) -> bool:
@@ -174,8 +179,8 @@ def predictions_of(outputs: EnsembleOutputs) -> list[Prediction]:
     return predictions
 
 
-def send_plan(plan: Plan, send: Callable[[Request], EnsembleOutputs]) -> list[Prediction]:
-    """Send the requests of a plan one after the other, and return its predictions."""
+def send_plan(plan: Generator[_Request, _Response, _Found], send: Callable[[_Request], _Response]) -> _Found:
+    """Send the requests of a plan one after the other, and return what it finds, such as predictions."""
     try:
         request = next(plan)
         while True:
@@ -186,11 +191,14 @@ def send_plan(plan: Plan, send: Callable[[Request], EnsembleOutputs]) -> list[Pr
             else:
                 request = plan.send(outputs)
     except StopIteration as done:
-        return list(done.value)
+        found: _Found = done.value
+        return found
 
 
-async def send_plan_async(plan: Plan, send: Callable[[Request], Awaitable[EnsembleOutputs]]) -> list[Prediction]:
-    """Send the requests of a plan one after the other, and return its predictions."""
+async def send_plan_async(
+    plan: Generator[_Request, _Response, _Found], send: Callable[[_Request], Awaitable[_Response]]
+) -> _Found:
+    """Send the requests of a plan one after the other, and return what it finds, such as predictions."""
     try:
         request = next(plan)
         while True:
@@ -201,4 +209,5 @@ async def send_plan_async(plan: Plan, send: Callable[[Request], Awaitable[Ensemb
             else:
                 request = plan.send(outputs)
     except StopIteration as done:
-        return list(done.value)
+        found: _Found = done.value
+        return found

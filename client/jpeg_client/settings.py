@@ -12,6 +12,8 @@ from jpeg_client.address import Address
 from jpeg_client.credentials import Credentials
 from jpeg_client.defaults import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from jpeg_client.errors import InvalidArgument
+from jpeg_client.packages import require_package
+from jpeg_client.shrink import Shrinkers
 
 MAX_TIMEOUT_S = 86_400
 
@@ -24,6 +26,7 @@ class ClientSettings(ABC):
         timeout_s: Time limit per request in seconds.
         model: Name of the ensemble.
         retry: Whether requests are retried.
+        shrink: Whether large photos are made smaller before they are sent.
     """
 
     def __init__(
@@ -39,8 +42,12 @@ class ClientSettings(ABC):
         model: str = ENSEMBLE,
         retry: bool = True,
         send_deadline: bool = False,
+        shrink: bool = False,
     ) -> None:
         self.url, self.timeout_s, self.model, self.retry = url, checked_timeout(timeout_s), model, retry
+        self.shrink = shrink
+        if shrink:
+            require_package("PIL", "images")
         address = Address.parse(url)
         credentials = Credentials.checked(
             address,
@@ -51,6 +58,7 @@ class ClientSettings(ABC):
             certificate_key=certificate_key,
         )
         self._batch_sizes: dict[str, int] = {}
+        self._shrinkers = Shrinkers()
         self._sends_deadline = send_deadline
         self._open(address, credentials)
 

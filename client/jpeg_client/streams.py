@@ -9,6 +9,7 @@ from jpeg_client.errors import InvalidArgument, ServerUnavailable
 from jpeg_client.images import read_image
 from jpeg_client.prediction import Classified, Prediction
 from jpeg_client.requests import MAX_REQUEST_BYTES
+from jpeg_client.shrink import Shrinker
 
 Order = Literal["input", "completion"]
 
@@ -36,18 +37,21 @@ def taken_images(concurrency: int, batch_size: int) -> int:
     return 4 * concurrency * batch_size
 
 
-def read_parts(items: Sequence[tuple[int, Any]]) -> Iterator[tuple[list[tuple[int, Any]], list[bytes | Prediction]]]:
+def read_parts(
+    items: Sequence[tuple[int, Any]], shrinker: Shrinker | None = None
+) -> Iterator[tuple[list[tuple[int, Any]], list[bytes | Prediction]]]:
     """Read the images of a request, in parts that fit into one, so that large images do not fill the memory.
 
     Args:
         items: Index and image of each.
+        shrinker: See `read_image`.
     """
     part: list[tuple[int, Any]] = []
     encoded: list[bytes | Prediction] = []
     size = 0
     for item in items:
         part.append(item)
-        encoded.append(image := read_image(item[1]))
+        encoded.append(image := read_image(item[1], shrinker))
         size += len(image) if isinstance(image, bytes) else 0
         if size > MAX_REQUEST_BYTES // 2:
             yield part, encoded

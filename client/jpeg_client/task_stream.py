@@ -8,6 +8,7 @@ from typing import Any
 
 from jpeg_client.images import Image
 from jpeg_client.prediction import Classified, Prediction
+from jpeg_client.shrink import Shrinker
 from jpeg_client.streams import Results, read_parts, taken_images
 
 _Item = tuple[int, Any]
@@ -23,6 +24,7 @@ class TaskStream:
         results: Puts them in order.
         concurrency: Requests at a time.
         batch_size: Images per request.
+        shrinker: Returns what makes photos smaller, before each request.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class TaskStream:
         results: Results,
         concurrency: int,
         batch_size: int,
+        *,
+        shrinker: Callable[[], Awaitable[Shrinker | None]],
     ) -> None:
         self._classify, self._images, self._results = classify, images, results
-        self._concurrency, self._batch_size = concurrency, batch_size
+        self._concurrency, self._batch_size, self._shrinker = concurrency, batch_size, shrinker
         self._free = asyncio.Semaphore(taken_images(concurrency, batch_size))
         self._source: asyncio.Queue[_Item | None] = asyncio.Queue()  # None is the end
         self._answered: asyncio.Queue[_Answered | BaseException | None] = asyncio.Queue()  # None is a task's end
@@ -88,7 +92,7 @@ class TaskStream:
     async def _send(self) -> None:
         try:
             while items := await self._next_items():
-                parts = read_parts(items)
+                parts = read_parts(items, await self._shrinker())
                 while (part := await asyncio.to_thread(next, parts, None)) is not None:
                     self._answered.put_nowait((part[0], await self._classify(part[1])))
         except Exception as error:

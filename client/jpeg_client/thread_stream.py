@@ -9,6 +9,7 @@ from typing import Any
 
 from jpeg_client.images import Image
 from jpeg_client.prediction import Classified, Prediction
+from jpeg_client.shrink import Shrinker
 from jpeg_client.streams import Results, read_parts, taken_images
 
 _Item = tuple[int, Any]
@@ -27,6 +28,7 @@ class ThreadStream:
         results: Puts them in order.
         concurrency: Requests at a time.
         batch_size: Images per request.
+        shrinker: Returns what makes photos smaller, before each request.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class ThreadStream:
         results: Results,
         concurrency: int,
         batch_size: int,
+        *,
+        shrinker: Callable[[], Shrinker | None],
     ) -> None:
         self._classify, self._images, self._results = classify, images, results
-        self._concurrency, self._batch_size = concurrency, batch_size
+        self._concurrency, self._batch_size, self._shrinker = concurrency, batch_size, shrinker
         self._free = threading.Semaphore(taken_images(concurrency, batch_size))
         self._source: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()  # None is the end
         self._answered: queue.SimpleQueue[_Answered | BaseException | None] = (
@@ -97,7 +101,7 @@ class ThreadStream:
     def _send(self) -> None:
         try:
             while items := self._next_items():
-                for part, encoded in read_parts(items):
+                for part, encoded in read_parts(items, self._shrinker()):
                     self._answered.put((part, self._classify(encoded)))
         except BaseException as error:
             self._answered.put(error)

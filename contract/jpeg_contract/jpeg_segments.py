@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jpeg_contract.image_errors import ImageError
 
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN, TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
-APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
+APP0, APP1, APP14, COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
 START, END = b"\xff\xd8\xff", bytes((0xFF, END_OF_IMAGE))
 """The first bytes of a JPEG, with those of any second marker, and its last ones."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -202,6 +202,11 @@ _CONNECTION = {
         "Nothing is at this path.",
         "Check the address; the gateway opens inference, health and metadata only.",
     ),
+    "resize_unknown": (
+        "`shrink`: the server's config does not state how images are resized, or in a way that this client is too old "
+        "for.",
+        "Update the client, or leave out `shrink`.",
+    ),
     "not_an_ensemble": (
         "The model is not an ensemble of this project: no step makes the labels.",
         "Name the ensemble, `jpeg_classifier` by default.",

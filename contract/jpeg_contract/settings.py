@@ -161,9 +161,17 @@ class PreprocessSettings:
         return cls.from_parameters(parameters_of(model_config))
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, str]) -> PreprocessSettings:
-        """Read names and texts. Raises SettingsError."""
-        read = read_parameters(PreprocessParameters, parameters)
+    def from_parameters(cls, parameters: Mapping[str, str], *, strict_names: bool = True) -> PreprocessSettings:
+        """Read names and texts.
+
+        Args:
+            parameters: Names to texts.
+            strict_names: Refuse a name that is unknown.
+
+        Raises:
+            SettingsError: A parameter is missing or invalid, or unknown.
+        """
+        read = read_parameters(PreprocessParameters, parameters, strict_names=strict_names)
         try:
             geometry = Geometry(
                 resize_size=_size(read.resize_size) if "," in read.resize_size else int(read.resize_size),

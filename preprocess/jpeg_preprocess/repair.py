@@ -10,6 +10,7 @@ from jpeg_contract.jpeg_segments import (
     APP0,
     APP1,
     APP14,
+    COMMENT,
     END,
     END_OF_IMAGE,
     PROGRESSIVE,
@@ -30,7 +31,7 @@ _MOST_EXIF_BYTES = 2**22
 # By their number in TIFF 6.0: BYTE, ASCII, SHORT, LONG, SBYTE, UNDEFINED, SSHORT, SLONG, FLOAT, IFD; all others have 8.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
 # DHT, DQT, DNL, DRI, COM and the applications': these and further scans may follow a scan.
-_BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, 0xFE, START_OF_SCAN, *_APPLICATION})
+_BETWEEN_SCANS = frozenset({0xC4, 0xDB, 0xDC, 0xDD, COMMENT, START_OF_SCAN, *_APPLICATION})
 # Fixed, without markers and stuffed bytes, and longer than what a decoder reads ahead.
 _ARBITRARY = bytes(byte for byte in random.Random(1).randbytes(300) if byte != 0xFF)  # noqa: S311 - not a secret
 

@@ -266,4 +266,4 @@ def test_help_states_the_default_of_every_option():
     panel = done.stdout.partition("Parameters")[2].replace("│", "")
     options = [" ".join(part.split()) for part in panel.partition("╰")[0].split("\n --")[1:]]
     for option in options:
-        assert re.search("default|^(json|resume|null|quiet|sort-into|files-from) ", option), option
+        assert re.search("default|^(json|resume|null|quiet|shrink|sort-into|files-from) ", option), option
