@@ -46,6 +46,7 @@ from jpeg_bench.options import (
 
 if TYPE_CHECKING:
     from jpeg_bench.load import Protocol
+    from jpeg_bench.load_point import LoadPoint
     from jpeg_bench.photos import Photos
     from jpeg_bench.target_server import TargetServer
 
@@ -137,6 +138,13 @@ def serve(
 
     images = photos.read()
     points: list[dict[str, Any]] = []
+
+    def add(point: LoadPoint) -> None:
+        points.append(point.to_json())
+        # Requests of several photos have several sizes.
+        if point.batch_size == 1 and len(photos.photo_size) > 1:
+            points[-1]["by_size"] = point.samples.by_group(images.groups)
+
     with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
         for protocol in _protocols(target, server):
             for size in batch_size:
@@ -147,11 +155,11 @@ def serve(
                     progress(f"{protocol}, batch size {size}, {load}")
                     point = measure_load(server, requests, load)
                     peak = max(peak, point.result.requests_per_s)
-                    points.append(point.to_json())
+                    add(point)
                 for rate in (*request_rate, *(fraction * peak for fraction in peak_fraction)):
                     load = clients.open_loop(rate, open_loop.request_distribution, time.seconds)
                     progress(f"{protocol}, batch size {size}, {load}")
-                    points.append(measure_load(server, requests, load).to_json())
+                    add(measure_load(server, requests, load))
     result = {**_environment(images), "start_s": server.start_s, "idle": server.idle, "points": points}
     _print(result, output, lambda found: summarize_points(found["points"]))
 
@@ -185,12 +193,42 @@ def sweep(
         import_pyplot()  # fails before the measurement, not after it
     with show_progress(COMMAND) as progress:
         load = clients.closed_loop(1, time.seconds)
-        found = run_sweep(repository.model_repository, photos.photos, photos.photo_size, load, progress)
+        found = run_sweep(repository.model_repository, photos, load, progress)
     if results is not None:
         write_result(results, found)
         plot_sweep(found, results.with_suffix(".png"))
         note(COMMAND, f"written: {results} and {results.with_suffix('.png').name}")
     _print(found, output, lambda result: summarize_points(sweep_points(result)))
+
+
+@app.command
+def shrink(
+    *,
+    repository: RepositoryOptions = REPOSITORY,
+    target: TargetOptions = TARGET,
+    photos: PhotoOptions = PHOTOS,
+    uplink_mbit: PositiveNumbers = (5.0, 20.0, 100.0),
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Measure what the client's shrink saves, and what it costs in labels: each photo whole and shrunk.
+
+    Args:
+        repository: Model repository.
+        target: Server.
+        photos: Photos, best your own; smaller than about 1 megapixel, they are sent as they are.
+        uplink_mbit: Speeds of the network in Mbit/s, separated by commas, for which photos per second are computed.
+        output: Output.
+    """
+    from jpeg_bench.shrink_cost import measure_shrinking
+    from jpeg_bench.summary import summarize_shrinking
+
+    images = photos.read()
+    with show_progress(COMMAND) as progress, _open_server(repository, target) as server:
+        protocol = _protocols(target, server)[0]
+        url = f"{protocol}://{server.address(protocol)}"
+        found = measure_shrinking(url, server.model, images, uplink_mbit, progress)
+    environment = {name: value for name, value in _environment(images).items() if name != "photos"}
+    _print({**environment, **found}, output, summarize_shrinking)
 
 
 @app.command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from jpeg_bench.recorder import MAX_FAILURE_MESSAGES, Recorder, Records
 from jpeg_bench.worker_processes import run_together
 
 _TRANSFER_TIMEOUT_S = 60.0
+
+_PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 
 CLIENT_LIMIT = 0.8
 """CPU share of a client process from which on it may limit the throughput."""
@@ -69,6 +72,22 @@ class LoadSamples:
         inside = (self.scheduled >= self.begin) & (self.scheduled < self.end)
         latencies: NDArray[np.float64] = (self.completed[inside] - self.scheduled[inside]) * 1e3
         return latencies
+
+    def by_group(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return requests, p50, p90 and p99 in milliseconds of each group of requests; see `latencies_ms`.
+
+        Args:
+            groups: Name of the group of each prepared request, such as the size of its photo.
+        """
+        names = np.array(groups)[self.request]
+        found = {}
+        for name in dict.fromkeys(groups):
+            chosen = names == name
+            part = replace(self, scheduled=self.scheduled[chosen], completed=self.completed[chosen])
+            latencies = part.latencies_ms()
+            percentiles = np.percentile(latencies, (50, 90, 99)).round(3).tolist() if latencies.size else [None] * 3
+            found[name] = {"requests": int(latencies.size), **dict(zip(_PERCENTILES, percentiles, strict=True))}
+        return found
 
     def throughput(self) -> tuple[float, float]:
         """Return images and requests per second.

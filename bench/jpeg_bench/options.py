@@ -13,8 +13,9 @@ from jpeg_contract.remedies import DEFAULT_REPOSITORY
 from jpeg_contract.resources import PHOTOS as PROJECT_PHOTOS
 from jpeg_contract.tensors import ENSEMBLE
 
+from jpeg_bench.errors import InvalidOption
 from jpeg_bench.load import Load, Protocol, RequestDistribution
-from jpeg_bench.photos import Photos, read_photos
+from jpeg_bench.photos import Encoding, Photos, mix_photos, read_photos
 
 
 def _parts(tokens: Sequence[Any]) -> list[str]:
@@ -37,11 +38,14 @@ def comma_separated(kind: Any, tokens: Sequence[Any]) -> Any:
     return cyclopts.convert(kind, _parts(tokens))
 
 
-def _image_size(_kind: Any, tokens: Sequence[Any]) -> tuple[int, int]:
-    width, _, height = tokens[0].value.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"{tokens[0].value!r} is not WIDTHxHEIGHT in pixels")
-    return int(width), int(height)
+def _image_sizes(_kind: Any, tokens: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+    sizes = []
+    for part in _parts(tokens):
+        width, _, height = part.partition("x")
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            raise ValueError(f"{part!r} is not WIDTHxHEIGHT in pixels")
+        sizes.append((int(width), int(height)))
+    return tuple(sizes)
 
 
 def _not_negative(_kind: Any, value: float) -> None:
@@ -97,15 +101,34 @@ class PhotoOptions:
 
     Attributes:
         photos: Folder of JPEGs.
-        photo_size: WIDTHxHEIGHT to resize the photos to, encoded with quality 90. By default they are unchanged.
+        photo_size: WIDTHxHEIGHT to resize the photos to, encoded with quality 90; several sizes, separated by commas,
+            are mixed. By default they are unchanged.
+        grain: Noise of up to so many counts that is added to resized photos: 8 for the bytes of a phone's photos.
+        progressive: Encode resized photos as progressive JPEGs.
     """
 
     photos: Annotated[Path, Parameter(show_default="photos of this project")] = PROJECT_PHOTOS
-    photo_size: Annotated[tuple[int, int] | None, Parameter(converter=_image_size, n_tokens=1)] = None
+    photo_size: Annotated[tuple[tuple[int, int], ...], Parameter(converter=_image_sizes, n_tokens=1)] = ()
+    grain: Annotated[int, Parameter(validator=_not_negative)] = 0
+    progressive: bool = False
+
+    @property
+    def encoding(self) -> Encoding:
+        """How resized photos are encoded."""
+        return Encoding(self.grain, self.progressive)
 
     def read(self) -> Photos:
-        """Read the photos. Raises BenchError if there are none."""
-        return read_photos(self.photos, self.photo_size)
+        """Read the photos.
+
+        Raises:
+            BenchError: There are none.
+            InvalidOption: An option needs --photo-size.
+        """
+        if not self.photo_size:
+            if self.encoding != Encoding():
+                raise InvalidOption("--grain and --progressive change resized photos: add --photo-size WIDTHxHEIGHT")
+            return read_photos(self.photos)
+        return mix_photos([read_photos(self.photos, size, self.encoding) for size in self.photo_size])
 
 
 @Parameter(name="*")

@@ -6,11 +6,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jpeg_contract.resources import PHOTOS
 
 from jpeg_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -33,6 +36,11 @@ class Photos:
     sizes: tuple[tuple[int, int], ...]
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The size of each as text."""
+        return tuple(f"{width}x{height}" for width, height in self.sizes)
+
+    @property
     def mean_bytes(self) -> int:
         """Mean length of an encoded image."""
         return round(sum(map(len, self.data)) / len(self.data))
@@ -42,18 +50,33 @@ class Photos:
         return {
             "count": len(self.data),
             "mean_bytes": self.mean_bytes,
-            "sizes": [f"{width}x{height}" for width, height in self.sizes],
+            "sizes": list(self.groups),
             "names": list(self.names),
         }
 
 
-def read_photos(folder: Path = PHOTOS, size: tuple[int, int] | None = None) -> Photos:
+@dataclass(frozen=True)
+class Encoding:
+    """How resized photos are encoded.
+
+    Attributes:
+        grain: Noise that is added, of up to so many counts in all channels. Enlarged photos lack the grain of a camera,
+            and with it most of the bytes that a decoder has to read.
+        progressive: Whether they are progressive.
+    """
+
+    grain: int = 0
+    progressive: bool = False
+
+
+def read_photos(folder: Path = PHOTOS, size: tuple[int, int] | None = None, encoding: Encoding | None = None) -> Photos:
     """Read the JPEGs of a folder, without its subfolders.
 
     Args:
         folder: The folder.
         size: (width, height) in pixels to resize all photos to, centre-cropped and encoded again with quality 90 and
             4:2:0 subsampling. None leaves them unchanged.
+        encoding: Of resized photos; None is baseline without grain.
 
     Raises:
         BenchError: The folder does not exist or holds no JPEG.
@@ -63,8 +86,23 @@ def read_photos(folder: Path = PHOTOS, size: tuple[int, int] | None = None) -> P
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise BenchError(f"{folder} has no files with the suffix {', '.join(SUFFIXES)}", reason="photos_missing")
-    data = [file.read_bytes() if size is None else _resize(file, size) for file in files]
+    data = [file.read_bytes() if size is None else _resize(file, size, encoding or Encoding()) for file in files]
     return Photos(tuple(file.name for file in files), tuple(data), tuple(_size(image) for image in data))
+
+
+def mix_photos(parts: Sequence[Photos]) -> Photos:
+    """Return the photos of several sizes in rotation: the first of each, the second of each.
+
+    Args:
+        parts: Of equal length.
+    """
+    photos = [photo for same in zip(*map(_each, parts), strict=True) for photo in same]
+    names, data, sizes = zip(*photos, strict=True)
+    return Photos(names, data, sizes)
+
+
+def _each(photos: Photos) -> list[tuple[str, bytes, tuple[int, int]]]:
+    return list(zip(photos.names, photos.data, photos.sizes, strict=True))
 
 
 def rotate_batches(photos: Sequence[bytes], batch_size: int) -> list[list[bytes]]:
@@ -85,11 +123,21 @@ def _size(data: bytes) -> tuple[int, int]:
         return width, height
 
 
-def _resize(file: Path, size: tuple[int, int]) -> bytes:
+def _resize(file: Path, size: tuple[int, int], encoding: Encoding) -> bytes:
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
         fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    if encoding.grain:
+        fitted = _grainy(fitted, encoding.grain)
     stream = io.BytesIO()
-    fitted.save(stream, "JPEG", quality=_QUALITY, subsampling=_SUBSAMPLING)
+    fitted.save(stream, "JPEG", quality=_QUALITY, subsampling=_SUBSAMPLING, progressive=encoding.progressive)
     return stream.getvalue()
+
+
+def _grainy(image: Image.Image, grain: int) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(-grain, grain + 1, (image.height, image.width, 1), np.int16)
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))

@@ -41,7 +41,54 @@ def summarize_points(points: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     header = ["batch size", "concurrency", "images/s", "p50 ms", "p99 ms", "failures", "client-limited"]
-    return text_table(["protocol", *(["variant"] if variants else []), *header], rows)
+    table = text_table(["protocol", *(["variant"] if variants else []), *header], rows)
+    return f"{table}\n\n{summarize_sizes(points)}" if any("by_size" in point for point in points) else table
+
+
+def summarize_sizes(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of the latency by the size of the photos, of those load points that have several."""
+    rows = [
+        [
+            point["protocol"],
+            str(point["concurrency"]) if "concurrency" in point else f"{point['request_rate']:.1f}/s",
+            size,
+            str(found["requests"]),
+            *(number(found[name]) for name in ("p50_ms", "p90_ms", "p99_ms")),
+        ]
+        for point in points
+        for size, found in point.get("by_size", {}).items()
+    ]
+    return text_table(("protocol", "concurrency", "size", "requests", "p50 ms", "p90 ms", "p99 ms"), rows)
+
+
+def summarize_shrinking(result: Mapping[str, Any]) -> str:
+    """Return tables of `measure_shrinking`: each photo, and how many per second a network takes."""
+    photos = [
+        [
+            each["name"],
+            each["size"],
+            number(each["whole_bytes"] / 1e3, 0),
+            number(each["shrunk_bytes"] / 1e3, 0),
+            number(each["shrink_ms"]),
+            f"{each['label']} {each['score']:.3f}",
+            f"{each['shrunk_label']} {each['shrunk_score']:.3f}",
+            number(each["score_difference"], 3),
+        ]
+        for each in result["photos"]
+    ]
+    header = ("photo", "size", "kB", "shrunk kB", "ms", "label", "shrunk label", "largest difference")
+    uplinks = [
+        [f"{each['mbit_per_s']:g} Mbit/s", number(each["whole_per_s"], 2), number(each["shrunk_per_s"], 2)]
+        for each in result["uplinks"]
+    ]
+    difference = result["score_difference"]
+    summary = (
+        f"{result['labels_changed']} of {result['count']} labels change; the largest difference of a score is "
+        f"{difference['max']:.3f}, {difference['mean']:.3f} on average"
+    )
+    return "\n".join(
+        [text_table(header, photos), summary, text_table(("network", "photos/s", "shrunk photos/s"), uplinks)]
+    )
 
 
 def summarize_ceiling(result: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from jpeg_bench.changed_repository import repository_with_instances
 from jpeg_bench.load import Load, Protocol
 from jpeg_bench.load_point import LoadPoint, measure_load, prepare_and_check
 from jpeg_bench.machine import describe_machine, package_versions
+from jpeg_bench.options import PhotoOptions
 from jpeg_bench.photos import read_photos
 from jpeg_bench.pipeline import read_pipeline
 from jpeg_bench.target_server import TargetServer, start_server
@@ -25,15 +26,12 @@ _CONCURRENCY = 32
 _CONCURRENT_IMAGES = 64
 
 
-def run_sweep(
-    repository: Path, folder: Path, size: tuple[int, int] | None, load: Load, progress: Progress
-) -> dict[str, Any]:
+def run_sweep(repository: Path, options: PhotoOptions, load: Load, progress: Progress) -> dict[str, Any]:
     """Measure along each of the four dimensions over gRPC, and concurrency also over HTTP.
 
     Args:
         repository: Model repository.
-        folder: Folder of JPEGs.
-        size: (width, height) in pixels to resize the photos to, except along image size; None leaves them unchanged.
+        options: The photos; along image size, other sizes.
         load: Duration, warm-up and client processes of each measurement; its concurrency is replaced.
         progress: Called before each measurement.
 
@@ -54,7 +52,7 @@ def run_sweep(
         requests = prepare_and_check(server, protocol, photos, batch_size)
         return _select(measure_load(server, requests, replace(load, concurrency=concurrency)))
 
-    photos = read_photos(folder, size).data
+    photos = options.read().data
     max_batch_size = read_pipeline(repository).max_batch_size
     protocols: tuple[Protocol, ...] = ("grpc", "http")
     result: dict[str, Any] = {
@@ -76,7 +74,7 @@ def run_sweep(
             if size <= max_batch_size
         ]
         for width, height in IMAGE_SIZES:
-            resized = read_photos(folder, (width, height))
+            resized = read_photos(options.photos, (width, height), options.encoding)
             point = measure(server, resized.data, _CONCURRENCY, subject=f", images of {width}x{height}")
             image = {
                 "size": f"{width}x{height}",

@@ -108,7 +108,7 @@ class AsyncClient(ClientSettings):
         limit_s = self._timeout(timeout_s)
         name = model or self.model
         # In a thread: it reads files.
-        encoded = await asyncio.to_thread(read_images, images, await self._shrinker(name, limit_s))
+        encoded = await asyncio.to_thread(read_images, images, await self.shrinker(timeout_s=limit_s, model=name))
         predictions = await self._send(encoded, top_k, limit_s, name)
         return predictions[0] if is_image(images) else predictions
 
@@ -145,7 +145,7 @@ class AsyncClient(ClientSettings):
         async def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
             return await self._send(encoded, top_k, limit_s, name, gate=gate)
 
-        shrinker = partial(self._shrinker, name, limit_s)
+        shrinker = partial(self.shrinker, timeout_s=limit_s, model=name)
         return aiter(TaskStream(classify, images, results, concurrency, batch_size, shrinker=shrinker))
 
     async def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
@@ -166,6 +166,15 @@ class AsyncClient(ClientSettings):
         """Return the version of Triton. Raises the errors of `Client.classify`."""
         metadata = await self._call(lambda left_s: self._transport.metadata(None, left_s), self._timeout(timeout_s))
         return str(metadata["version"])
+
+    async def shrinker(self, *, timeout_s: float | None = None, model: str | None = None) -> Shrinker | None:
+        """Return what makes photos smaller for an ensemble: see `Client.shrinker`."""
+        if not self.shrink:
+            return None
+        limit_s = self._timeout(timeout_s)
+        return await send_plan_async(
+            self._shrinkers.plan(model or self.model), lambda name: self._config(name, limit_s)
+        )
 
     async def _send(
         self,
@@ -189,12 +198,6 @@ class AsyncClient(ClientSettings):
 
         limit = await self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
         return await send_plan_async(classification(encoded, limit, is_stream=gate is not None), send)
-
-    async def _shrinker(self, model: str, timeout_s: float) -> Shrinker | None:
-        """Return what makes photos smaller for a model; None without `shrink`."""
-        if not self.shrink:
-            return None
-        return await send_plan_async(self._shrinkers.plan(model), lambda name: self._config(name, timeout_s))
 
     async def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

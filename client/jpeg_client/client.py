@@ -153,7 +153,7 @@ class Client(BlockingClient):
         top_k = TopK(k, threshold)
         limit_s = self._timeout(timeout_s)
         name = model or self.model
-        encoded = read_images(images, self._shrinker(name, limit_s))
+        encoded = read_images(images, self.shrinker(timeout_s=limit_s, model=name))
         predictions = self._send(encoded, top_k, limit_s, name)
         return predictions[0] if is_image(images) else predictions
 
@@ -201,7 +201,7 @@ class Client(BlockingClient):
         def classify(encoded: Sequence[bytes | Prediction]) -> list[Prediction]:
             return self._send(encoded, top_k, limit_s, name, gate=gate)
 
-        shrinker = partial(self._shrinker, name, limit_s)
+        shrinker = partial(self.shrinker, timeout_s=limit_s, model=name)
         return iter(ThreadStream(classify, images, results, concurrency, batch_size, shrinker=shrinker))
 
     def describe(self, *, timeout_s: float | None = None, model: str | None = None) -> ModelDescription:
@@ -222,6 +222,13 @@ class Client(BlockingClient):
         """Return the version of Triton. Raises the errors of `classify`."""
         metadata = self._call(lambda left_s: self._transport.metadata(None, left_s), self._timeout(timeout_s))
         return str(metadata["version"])
+
+    def shrinker(self, *, timeout_s: float | None = None, model: str | None = None) -> Shrinker | None:
+        """Return what makes photos smaller for an ensemble; None without `shrink`. Raises the errors of `classify`."""
+        if not self.shrink:
+            return None
+        limit_s = self._timeout(timeout_s)
+        return send_plan(self._shrinkers.plan(model or self.model), lambda name: self._config(name, limit_s))
 
     def _send(
         self,
@@ -245,12 +252,6 @@ class Client(BlockingClient):
 
         limit = self._batch_limit(model, timeout_s) if needs_batch_limit(encoded) else 1
         return send_plan(classification(encoded, limit, is_stream=gate is not None), send)
-
-    def _shrinker(self, model: str, timeout_s: float) -> Shrinker | None:
-        """Return what makes photos smaller for a model; None without `shrink`."""
-        if not self.shrink:
-            return None
-        return send_plan(self._shrinkers.plan(model), lambda name: self._config(name, timeout_s))
 
     def _batch_limit(self, model: str, timeout_s: float) -> int:
         """Return the images per request of a model, read once."""

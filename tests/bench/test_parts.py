@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from jpeg_bench.http_response import (
 )
 from jpeg_bench.load import Load, PreparedRequest
 from jpeg_bench.load_generator import LoadSamples
+from jpeg_bench.options import PhotoOptions
 from jpeg_bench.photos import read_photos, rotate_batches
 from jpeg_bench.process_usage import ProcessUsage, Usage, process_tree, pss_mib, read_usage
 from jpeg_bench.send_schedule import send_times
@@ -70,6 +72,19 @@ def test_percentiles_are_over_all_latencies():
     assert found.max_ms == pytest.approx(100)
     # It completed during the measurement, and counts as a response.
     assert found.requests == 101
+
+
+def test_the_latency_of_each_size():
+    found = replace(
+        samples([11.0, 12.0, 13.0, 9.0], [11.1, 12.3, 13.3, 10.5]),
+        request=np.array([0, 1, 2, 1]),
+        images=np.ones(4, np.int64),
+    ).by_group(["small", "large", "large", "none"])
+    assert found == {
+        "small": {"requests": 1, "p50_ms": 100.0, "p90_ms": 100.0, "p99_ms": 100.0},
+        "large": {"requests": 2, "p50_ms": 300.0, "p90_ms": 300.0, "p99_ms": 300.0},
+        "none": {"requests": 0, "p50_ms": None, "p90_ms": None, "p99_ms": None},
+    }
 
 
 def test_requests_that_complete_late_count_for_latency_only():
@@ -322,6 +337,24 @@ def test_photos_unchanged_and_resized(tmp_path):
         assert raised.value.reason == "photos_missing"
 
 
+def test_photos_of_several_sizes_are_mixed_with_the_bytes_of_a_camera():
+    sizes = ((400, 300), (80, 60))
+    smooth, grainy, progressive = (
+        PhotoOptions(photo_size=sizes, grain=grain, progressive=is_progressive).read()
+        for grain, is_progressive in ((0, False), (8, False), (8, True))
+    )
+    for found in (smooth, grainy, progressive):
+        assert found.groups == ("400x300", "80x60") * 4
+        assert found.names[:2] == ("chelsea.jpg", "chelsea.jpg")
+    assert len(grainy.data[0]) > 1.3 * len(smooth.data[0])
+    pixels = [np.asarray(Image.open(io.BytesIO(each.data[0]))) for each in (grainy, progressive)]
+    assert (pixels[0] == pixels[1]).all()
+    assert b"\xff\xc2" in progressive.data[0]
+    assert PhotoOptions().read() == read_photos()
+    with pytest.raises(InvalidOption, match="photo-size"):
+        PhotoOptions(progressive=True).read()
+
+
 def test_batches_begin_with_different_photos():
     assert rotate_batches([b"a", b"b", b"c"], 2) == [[b"a", b"b"], [b"b", b"c"], [b"c", b"a"]]
     assert rotate_batches([b"a", b"b"], 3) == [[b"a", b"b", b"a"], [b"b", b"a", b"b"]]
@@ -363,6 +396,10 @@ def test_a_table_is_aligned():
         (["serve", "--concurrency", "0"], "invalid_call"),
         (["serve", "--batch-size", "1,x"], "invalid_call"),
         (["serve", "--photo-size", "500"], "invalid_call"),
+        (["serve", "--photo-size", "500x375,0x1"], "invalid_call"),
+        (["serve", "--progressive"], "invalid_option"),
+        (["shrink", "--grain", "8"], "invalid_option"),
+        (["shrink", "--uplink-mbit", "0"], "invalid_call"),
         (["serve", "--protocol", "grpc,ftp"], "invalid_call"),
         (["serve", "--seconds", "0"], "invalid_call"),
         (["serve", "--warmup-s", "-1"], "invalid_call"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from dataclasses import replace
 from typing import Any
@@ -135,6 +136,36 @@ def test_the_command_on_a_running_server(url, capsys):
     assert "concurrency 2" in output.err
     assert cli.main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_the_latency_of_each_size_in_a_mix(url, capsys):
+    short = ["--protocol", url.partition(":")[0], "--warmup-s", "0.1", "--seconds", "0.6", "--concurrency", "2"]
+    sizes = ["--photo-size", "500x375,1000x750", "--progressive"]
+    assert cli.main(["serve", "--url", url, *short, *sizes, "--batch-size", "1,2", "--json"]) == 0
+    single, batches = json.loads(capsys.readouterr().out)["points"]
+    assert {*single["by_size"]} == {"500x375", "1000x750"}
+    # Requests of several photos have several sizes.
+    assert "by_size" not in batches
+    assert cli.main(["serve", "--url", url, *short, *sizes, "--batch-size", "1"]) == 0
+    assert re.search(r"^(grpc|http) +2 +1000x750 ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_shrink_command_on_a_running_server(url, capsys):
+    arguments = ["shrink", "--url", url, "--photo-size", "2400x1800,300x200", "--grain", "8", "--uplink-mbit", "8"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    large, small = found["photos"][:2]
+    assert large["whole_bytes"] > 8 * large["shrunk_bytes"]
+    assert large["label"] == large["shrunk_label"] == "Egyptian cat"
+    assert 0 < large["score_difference"] < 0.2
+    # It is sent as it is.
+    assert (small["shrunk_bytes"], small["score_difference"]) == (small["whole_bytes"], 0)
+    assert (found["count"], found["labels_changed"]) == (8, 0)
+    (uplink,) = found["uplinks"]
+    assert uplink["whole_per_s"] == pytest.approx(1e6 / found["whole_bytes"], rel=0.01)
+    assert uplink["shrunk_per_s"] > 3 * uplink["whole_per_s"]
+    assert cli.main(arguments) == 0
+    assert "0 of 8 labels change" in capsys.readouterr().out
 
 
 def test_the_soak_command_on_a_running_server(url, capsys):

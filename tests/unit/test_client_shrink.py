@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from corpus.generated import cases
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jpeg_client import AsyncClient, Client, InvalidArgument, JpegClientError
@@ -142,6 +143,26 @@ BROKEN = dict(broken_photos())
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_ordinary_jpeg_is_sent_as_it_is(name: str) -> None:
     assert shrinker().shrink(BROKEN[name]) is BROKEN[name]
+
+
+# Pillow's, about EXIF data that the server reads; as there, they are nobody's.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_shrinks_is_what_the_server_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MIN_BYTES", 0)
+    tiny = Geometry(8, (8, 8))
+    preprocess = Preprocessor(PreprocessSettings(tiny))
+    count = 0
+    for case in cases():
+        small = shrinker(tiny).shrink(case.data)
+        if small is case.data:
+            continue
+        decoded_pixels = preprocess.decode([case.data, small])
+        assert decoded_pixels.errors == [None, None], case.name
+        count += 1
+        if case.name != "wrapped-crlf":  # its data is damaged: noise, which no two sizes have in common
+            one, other = decoded_pixels.pixels.astype(int)
+            assert np.abs(one - other).mean() < 8, case.name
+    assert count > 300, "most are small or broken"
 
 
 def test_what_is_too_large_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
