@@ -365,8 +365,7 @@ def growth(
     with show_progress(COMMAND) as progress:
         found = run_growth(
             repository.model_repository,
-            photos.photos,
-            photos.photo_size,
+            photos,
             clients.closed_loop(1, time.seconds),
             progress,
             connections=connections,

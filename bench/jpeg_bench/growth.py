@@ -14,7 +14,7 @@ from jpeg_bench.changed_repository import repository_with_ensembles, repository_
 from jpeg_bench.load import Load, Protocol
 from jpeg_bench.load_point import measure_load, prepare_and_check
 from jpeg_bench.machine import describe_machine, package_versions
-from jpeg_bench.photos import read_photos
+from jpeg_bench.options import PhotoOptions
 from jpeg_bench.target_server import TargetServer, start_server
 
 CONNECTIONS = (1, 8, 64, 256, 1000, 2000)
@@ -27,8 +27,7 @@ _OTHER_FILES = 256
 
 def run_growth(
     repository: Path,
-    folder: Path,
-    size: tuple[int, int] | None,
+    options: PhotoOptions,
     load: Load,
     progress: Progress,
     *,
@@ -40,8 +39,7 @@ def run_growth(
 
     Args:
         repository: Model repository.
-        folder: Folder of JPEGs.
-        size: (width, height) in pixels to resize the photos to; None leaves them unchanged.
+        options: The photos.
         load: Duration, warm-up and client processes of each measurement; its concurrency is replaced.
         progress: Called before each measurement.
         connections: Numbers of connections, over each protocol.
@@ -55,7 +53,7 @@ def run_growth(
     Raises:
         BenchError: The server cannot be measured.
     """
-    photos = read_photos(folder, size).data
+    photos = options.read().data
     most = max((*connections, _CONCURRENCY))
     _allow_files(most + _OTHER_FILES)
 
