@@ -1,6 +1,7 @@
 """Networks of timm: its own geometry, checkpoints as training scripts write them, labels, and errors offline."""
 
 import argparse
+import datetime
 from typing import Any
 
 import huggingface_hub.constants
@@ -75,17 +76,25 @@ def test_a_transformer_in_another_size_and_in_both_precisions(tmp_path):
     assert next(network.network.parameters()).dtype == torch.float32
 
 
+class Member:
+    """Pickled as Python 3.11.2 pickles the members of an enumeration."""
+
+    def __reduce__(self):
+        return getattr, (datetime.timezone, "utc")
+
+
 @pytest.mark.parametrize(
     ("around", "name"),
     [
         (lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1), "epoch": 3, "best": np.float64(0.5)}, "m.pth"),
+        (lambda s: {"state_dict": s, "zone": Member()}, "m.pth"),
         (lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s}, "m.pth, state_dict_ema"),
         (lambda s: {"model_ema": {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}}}, None),
         (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()}, "m.pth"),
         (lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}}, "m.pth"),
         (lambda s: {"state_dict": {"loss.weight": torch.ones(4), **{f"net.{k}": v for k, v in s.items()}}}, None),
     ],
-    ids=["timm", "timm ema", "torchvision ema", "compiled", "lightning", "lightning with a loss"],
+    ids=["timm", "an enumeration", "timm ema", "torchvision ema", "compiled", "lightning", "lightning with a loss"],
 )
 def test_checkpoints_as_training_scripts_write_them(trained, checkpoint, tmp_path, around, name):
     recipe = write_recipe(tmp_path, {**SMALL, "checkpoint": "mine.pth"})

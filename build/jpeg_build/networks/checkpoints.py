@@ -31,6 +31,10 @@ _PREFIXES = ("module.", "_orig_mod.")
 # What training scripts save beside a state dict.
 _BESIDE = ("argparse.Namespace", "pathlib.", "numpy.", "omegaconf.", "collections.", "datetime.", "typing.Any")
 
+# By which some releases of Python, such as 3.11.2, pickle the members of an enumeration. A stand-in takes its place, so
+# it is not called.
+_MEMBER = "builtins.getattr"
+
 
 class Inert:
     """Stands for an object in a pickle: takes what a pickle puts into it, and does nothing."""
@@ -65,7 +69,7 @@ def load_inert(path: Path, allowed: Callable[[str], bool], remedy: str) -> Any:
     except Exception:
         # Of the format before PyTorch 1.6, or with PyTorch before 2.6. Loading it reports what is not harmless.
         found = []
-    if refused := [name for name in found if not allowed(name)]:
+    if refused := [name for name in found if name != _MEMBER and not allowed(name)]:
         raise NetworkError(
             f"{path}: is not a file of weights only: it names {', '.join(sorted(refused)[:5])}, which could run code: "
             f"{remedy}",
