@@ -13,8 +13,6 @@ from jpeg_bench.load import Load, PreparedRequest
 from jpeg_bench.load_point import LoadPoint, measure_load
 from jpeg_bench.target_server import TargetServer
 
-_COMPARED = ("p50_ms", "p99_ms", "cores")
-
 
 def measure_capacity(
     server: TargetServer,
@@ -86,8 +84,6 @@ def _compare(capacity: Capacity, point: LoadPoint) -> dict[str, Any]:
         "measured": measured,
         "predicted": predicted,
         "predicted_over_measured": {
-            name: round(predicted[name] / measured[name], 3)  # type: ignore[operator]
-            for name in _COMPARED
-            if predicted[name] and measured[name]
+            name: round(value / found, 3) for name, found in measured.items() if found and (value := predicted[name])
         },
     }

@@ -185,7 +185,6 @@ def sweep(
         output: Output.
     """
     from jpeg_bench.plots import import_pyplot, plot_sweep
-    from jpeg_bench.results import write_result
     from jpeg_bench.summary import summarize_points
     from jpeg_bench.sweep import run_sweep, sweep_points
 
@@ -195,9 +194,7 @@ def sweep(
         load = clients.closed_loop(1, time.seconds)
         found = run_sweep(repository.model_repository, photos, load, progress)
     if results is not None:
-        write_result(results, found)
-        plot_sweep(found, results.with_suffix(".png"))
-        note(COMMAND, f"written: {results} and {results.with_suffix('.png').name}")
+        _write(results, found, plot_sweep)
     _print(found, output, lambda result: summarize_points(sweep_points(result)))
 
 
@@ -357,7 +354,6 @@ def growth(
     """
     from jpeg_bench.growth import run_growth
     from jpeg_bench.plots import import_pyplot, plot_growth
-    from jpeg_bench.results import write_result
     from jpeg_bench.summary import summarize_growth
 
     if results is not None:
@@ -373,9 +369,7 @@ def growth(
             ensembles=ensembles,
         )
     if results is not None:
-        write_result(results, found)
-        plot_growth(found, results.with_suffix(".png"))
-        note(COMMAND, f"written: {results} and {results.with_suffix('.png').name}")
+        _write(results, found, plot_growth)
     _print(found, output, summarize_growth)
 
 
@@ -477,6 +471,15 @@ def _environment(photos: Photos) -> dict[str, Any]:
     from jpeg_bench.machine import describe_machine, package_versions
 
     return {"machine": describe_machine(), "versions": package_versions(), "photos": photos.to_json()}
+
+
+def _write(file: Path, result: dict[str, Any], plot: Callable[[dict[str, Any], Path], None]) -> None:
+    """Write a result, and its plot beside it."""
+    from jpeg_bench.results import write_result
+
+    write_result(file, result)
+    plot(result, file.with_suffix(".png"))
+    note(COMMAND, f"written: {file} and {file.with_suffix('.png').name}")
 
 
 def _print(result: dict[str, Any], output: OutputOptions, summarize: Callable[[dict[str, Any]], str]) -> None:

@@ -32,12 +32,7 @@ def plot_sweep(result: dict[str, Any], file: Path) -> None:
     _plot_column(axes[:, 3], [point["instances"] for point in points], [point["concurrent"] for point in points])
     titles = ("concurrency", "images per request", "megapixels per image", "instances per model")
     for column, title in enumerate(titles):
-        lower = axes[1, column]
-        lower.set_xlabel(title)
-        ticks = sorted({float(x) for line in lower.get_lines() for x in line.get_xdata()})
-        if title != "instances per model":
-            lower.set_xscale("log", base=2)
-        lower.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        _label_positions(axes[1, column], title, digits=2, is_linear=title == "instances per model")
     axes[0, 0].set_ylabel("images/s")
     axes[1, 0].set_ylabel("latency, ms")
     for axis in axes.flat:
@@ -68,12 +63,7 @@ def plot_growth(result: dict[str, Any], file: Path) -> None:
             _plot_column(axes[:2, column], positions, points, protocol)
             costs = [point["cpu_ms_per_image"] for point in points]
             axes[2, column].plot(positions, costs, marker="o", color=PROTOCOL_COLOURS[protocol], label=protocol)
-        lower = axes[2, column]
-        lower.set_xlabel(dimension)
-        ticks = sorted({float(x) for line in lower.get_lines() for x in line.get_xdata()})
-        if dimension != "instances":
-            lower.set_xscale("log", base=2)
-        lower.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+        _label_positions(axes[2, column], dimension, digits=4, is_linear=dimension == "instances")
     for row, title in enumerate(("images/s", "latency, ms", "CPU time per image, ms")):
         axes[row, 0].set_ylabel(title)
         axes[row, 0].legend()
@@ -108,6 +98,15 @@ def save_figure(pyplot: Any, figure: Any, file: Path) -> None:
     figure.savefig(temporary, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
     temporary.replace(file)
+
+
+def _label_positions(axis: Any, title: str, *, digits: int, is_linear: bool) -> None:
+    """Label each position of an axis that has points, on a logarithmic scale unless it is linear."""
+    axis.set_xlabel(title)
+    ticks = sorted({float(x) for line in axis.get_lines() for x in line.get_xdata()})
+    if not is_linear:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{tick:.{digits}g}" for tick in ticks])
 
 
 def _plot_column(

@@ -11,6 +11,19 @@ EXIF = b"Exif\0\0"
 UPRIGHT = 1
 """The orientation of an image that is stored as it is shown."""
 
+# How an upright image lies in the stored one, for each EXIF orientation: whether its rows run along the stored columns,
+# and whether it begins at the stored image's last column and last row.
+LIES = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
 _ORIENTATION, _SHORT = 0x0112, 3
 _ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
@@ -49,4 +62,4 @@ def orientation_segment(orientation: int) -> bytes:
 
 def is_sideways(orientation: int) -> bool:
     """Whether the rows of an image with this EXIF orientation are columns as it is stored."""
-    return orientation >= 5
+    return LIES[orientation][0]

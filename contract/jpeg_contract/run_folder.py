@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,6 +22,7 @@ VARIABLE = "JPEG_SERVE_RUN"
 """Environment variable with the folder's path."""
 
 Role = Literal["preprocess", "router", "classifier", "postprocess"]
+_ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 
 _DRAINING = "draining"
 _EXCESS = "excess"
@@ -133,7 +134,7 @@ def read_workers(folder: Path) -> Iterator[WorkerState]:
 def _read_name(name: str) -> tuple[int, Role, str] | None:
     """Return process id, role and model of a worker's file; None if it is of another version."""
     pid, role, model = name.removesuffix(_SUFFIX).split(".", 2)
-    return (int(pid), role, model) if role in get_args(Role) else None  # type: ignore[return-value]
+    return (int(pid), _ROLES[role], model) if role in _ROLES else None
 
 
 def _state(name: tuple[int, Role, str], fields: memoryview) -> WorkerState:
@@ -191,8 +192,12 @@ def draining_limit(folder: Path) -> int | None:
 
 def begun_requests(folder: Path) -> dict[str, int]:
     """Return how many requests each first step has begun since the server started, by its model."""
+    return _begun_requests(read_workers(folder))
+
+
+def _begun_requests(states: Iterable[WorkerState]) -> dict[str, int]:
     begun: dict[str, int] = {}
-    for state in read_workers(folder):
+    for state in states:
         if state.role == "preprocess":
             begun[state.model] = begun.get(state.model, 0) + state.begun
     return begun
@@ -220,6 +225,10 @@ class RunFolderReader:
         """See `read_workers`."""
         self._look()
         return [_state(name, fields) for name, fields in self._workers]
+
+    def begun_requests(self) -> dict[str, int]:
+        """See `begun_requests`."""
+        return _begun_requests(self.workers())
 
     def ensembles(self) -> dict[str, list[str]]:
         """See `read_ensembles`."""

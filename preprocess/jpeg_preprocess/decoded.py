@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jpeg_contract.exif import LIES
 from jpeg_contract.geometry import Size
 from jpeg_contract.image_errors import ImageError
 from jpeg_contract.settings import Limits
@@ -19,19 +20,6 @@ TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """How an EXIF orientation is undone."""
-
-# How an upright image lies in the stored one, for each EXIF orientation: whether its rows run along the stored columns,
-# and whether it begins at the stored image's last column and last row.
-LIES = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from jpeg_contract.exif import LIES
 from jpeg_contract.geometry import Geometry, Size
 from numpy.typing import NDArray
-
-from jpeg_preprocess.decoded import LIES
 
 WINDOW = np.dtype(
     [

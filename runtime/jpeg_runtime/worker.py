@@ -67,10 +67,8 @@ class Worker:
         if self._folder is None:
             return 0, ""
         limit = self._folder.draining_limit()
-        if limit is not None:
-            begun = sum(state.begun for state in self._folder.workers() if state.role == "preprocess")
-            if begun >= limit:
-                return requests, STOPPING
+        if limit is not None and sum(self._folder.begun_requests().values()) >= limit:
+            return requests, STOPPING
         reading, excess = self._folder.excess(self.name)
         if reading != self._reading:
             # Each of the workers refuses its share.

@@ -169,19 +169,19 @@ def test_histograms_put_each_value_in_its_bucket(server):
     assert seconds - before["jpeg_decode_duration_seconds_sum{preprocess}"] > 0.001  # a photo takes milliseconds
 
 
-def test_the_durations_of_answers_are_those_that_the_clients_are_told(server):
+def test_the_durations_of_answers_are_those_that_the_clients_get(server):
     before = sums(server, "model", "le")
     client = grpcclient.InferenceServerClient(server.grpc_address)
     images = [GOOD["chelsea"], b"", GOOD["china"]]
 
     def microseconds(_):
         result = client.infer("jpeg_classifier", [image_tensor(images)])
-        told = np.rint(result.as_numpy("TIMES").astype(np.float64) * 1000).sum(axis=1)
-        return told[result.as_numpy("ERROR").ravel() == b""].tolist()
+        sums_of_steps = np.rint(result.as_numpy("TIMES").astype(np.float64) * 1000).sum(axis=1)
+        return sums_of_steps[result.as_numpy("ERROR").ravel() == b""].tolist()
 
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        durations = [each / 1e6 for told in pool.map(microseconds, range(40)) for each in told]
+        durations = [each / 1e6 for response in pool.map(microseconds, range(40)) for each in response]
     elapsed = time.monotonic() - begun
     client.close()
     assert len(durations) == 80

@@ -228,19 +228,20 @@ def test_a_shrinker_is_read_from_the_config() -> None:
 
 
 def _committed_parameters() -> dict[str, Any]:
-    return config(**PreprocessSettings(PLAIN).to_parameters())["parameters"]  # type: ignore[no-any-return]
+    parameters: dict[str, Any] = config(**PreprocessSettings(PLAIN).to_parameters())["parameters"]
+    return parameters
 
 
 def test_the_sizes_are_read_again_since_a_model_may_get_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = [100.0], list[str]()
     monkeypatch.setattr("jpeg_client.shrink.time.monotonic", lambda: now[0])
-    models: dict[str, Any] = {"jpeg_classifier": ENSEMBLE, "preprocess": config()}
+    models: dict[str, Mapping[str, Any]] = {"jpeg_classifier": ENSEMBLE, "preprocess": config()}
 
     def fetch(model: str) -> Mapping[str, Any]:
         asked.append(model)
         if model not in models:
             raise JpegClientError("gone", reason="server_unavailable")
-        return models[model]  # type: ignore[no-any-return]
+        return models[model]
 
     shrinkers = Shrinkers()
 
