@@ -24,6 +24,7 @@ from jpeg_serve import TritonServer
 from jpeg_serve.ports import free_port
 from PIL import Image
 from support import ROOT, encode, photo, run
+from tls_context import trusting
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.http import InferenceServerClient
 
@@ -106,7 +107,7 @@ class Endpoint:
 
     def tls(self) -> ssl.SSLContext:
         """Return a context that trusts the gateway's certificate and no other."""
-        return ssl.create_default_context(cafile=str(self.certificate))
+        return trusting(self.certificate)
 
     def connection(self) -> http.client.HTTPSConnection:
         """Open an HTTP/1.1 connection; the caller closes it."""

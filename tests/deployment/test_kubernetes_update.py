@@ -12,7 +12,6 @@ import contextlib
 import http.client
 import itertools
 import signal
-import ssl
 import threading
 import time
 from collections import Counter
@@ -185,8 +184,9 @@ def over_http(address: str, gateway: Gateway | None) -> Callable[[Load], None]:
     def connect() -> http.client.HTTPConnection:
         if gateway is None:
             return http.client.HTTPConnection(address, timeout=20)
-        tls = ssl.create_default_context(cafile=str(gateway.endpoint.certificate))
-        return http.client.HTTPSConnection("localhost", int(address.split(":")[1]), timeout=20, context=tls)
+        return http.client.HTTPSConnection(
+            "localhost", int(address.split(":")[1]), timeout=20, context=gateway.endpoint.tls()
+        )
 
     def run(load: Load) -> None:
         while load.running:

@@ -6,7 +6,6 @@ import base64
 import http.client
 import io
 import socket
-import ssl
 import struct
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import grpc
+from tls_context import trusting
 
 # A server that has no response after this time has lost the request.
 RESPONSE_LIMIT_S = 15.0
@@ -196,7 +196,7 @@ class Sender:
             # nginx ends a connection after some requests: gRPC repeats those that it has not looked at.
             options = (*_CHANNEL_OPTIONS, ("grpc.enable_retries", 1))
             self._channel = grpc.secure_channel(grpc_address, credentials, options=options)
-            self._tls = ssl.create_default_context(cafile=str(access.certificate))
+            self._tls = trusting(access.certificate)
             self._http_key = f"\r\nX-Api-Key: {access.key}\r\n".encode()
             self._grpc_key = (("x-api-key", access.key),)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="fuzz-send")
