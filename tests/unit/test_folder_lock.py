@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from jpeg_build.errors import BuildError, RepositoryError
-from jpeg_build.folder_lock import FolderLock
+from jpeg_contract.folder_lock import FolderLock
 
 LOCK = FolderLock(".lock", RepositoryError, busy="wait for the other one", busy_reason="repository_busy")
 
@@ -13,7 +13,7 @@ HOLD = """\
 import sys
 from pathlib import Path
 from jpeg_build.errors import BuildError
-from jpeg_build.folder_lock import FolderLock
+from jpeg_contract.folder_lock import FolderLock
 
 with FolderLock(".lock", BuildError, busy="", busy_reason="busy").hold(Path(sys.argv[1])):
     print("held", flush=True)

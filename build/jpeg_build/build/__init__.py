@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jpeg_contract.command_line import Progress
 from jpeg_contract.report import Report
+from jpeg_contract.staging import PREFIX
 
 from jpeg_build.build.artefact import stage_artefact
 from jpeg_build.build.candidates import fastest, make_checked
@@ -49,7 +50,7 @@ def build(request: Request, progress: Progress) -> Built:
     with tree.staging(request.repository) as folder:
         emitter(form).require_tools(request.options)
         inputs = prepare_inputs(request, progress)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=tree.STAGING) as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=PREFIX) as scratch:
             speeds: dict[str, float | None] | None = None
             if precision == AUTO:
                 chosen, speeds = fastest(request, inputs, Path(scratch), progress)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from jpeg_contract.command_line import Progress
+from jpeg_contract.folder_lock import FolderLock
 from jpeg_contract.forms import FORMS, ClassifierForm
 from jpeg_contract.model_names import ModelNames
 from jpeg_contract.settings import Decoder
@@ -33,7 +34,6 @@ from jpeg_build.evaluate.results import (
     pairs,
 )
 from jpeg_build.evaluate.runs import FRAMEWORK_DECODER, Gathered, Runner, open_decoders, runs_of
-from jpeg_build.folder_lock import FolderLock
 from jpeg_build.networks.load import load_network
 from jpeg_build.recipe.recipe import Recipe
 

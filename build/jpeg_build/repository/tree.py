@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jpeg_contract.folder_lock import FolderLock
 from jpeg_contract.model_config import CONFIG, ConfigError, ModelConfig, read
 from jpeg_contract.model_names import is_preprocess
 from jpeg_contract.resources import resource
+from jpeg_contract.staging import REPOSITORY_LOCK, Staging
 from jpeg_contract.tensors import POSTPROCESS, PREPROCESS
 
 import jpeg_build
 from jpeg_build.errors import RepositoryError
-from jpeg_build.folder_lock import FolderLock
 from jpeg_build.repository import configs
 
 SOURCES = resource(jpeg_build.__file__, "models", "model_repository")
@@ -33,32 +30,26 @@ from jpeg_runtime.router import TritonPythonModel
 __all__ = ["TritonPythonModel"]
 '''
 
-_LOCK = FolderLock(
-    ".jpeg-build.lock",
+_STAGING = Staging(
+    FolderLock(
+        REPOSITORY_LOCK,
+        RepositoryError,
+        busy="another jpeg-build is at work there; try again when it is done",
+        busy_reason="repository_busy",
+    ),
     RepositoryError,
-    busy="another jpeg-build is at work there; try again when it is done",
-    busy_reason="repository_busy",
 )
-STAGING = ".staging-"
 
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """Make a folder to build in, on the repository's own file system, so that renames out of it are atomic.
-
-    One build at a time: a second one is refused at once. Leftovers of a killed build are removed.
+    """Make a folder to build in: see `jpeg_contract.staging`.
 
     Raises:
         RepositoryError: The repository cannot be written, or another build holds it.
     """
-    with _LOCK.hold(repository):
-        for left in repository.glob(f"{STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=repository))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with _STAGING.folder(repository) as folder:
+        yield folder
 
 
 def read_config(repository: Path, model: str) -> ModelConfig | None:
@@ -179,63 +170,9 @@ def differs_from_source(path: Path, model: str) -> bool:
 
 
 def place(folder: Path, repository: Path) -> None:
-    """Rename every file of `folder` to its place in the repository; if one fails, restore what was there.
-
-    A SavedModel is a folder and replaced as a whole: files that only the old one had are removed.
+    """Rename every file of `folder` to its place in the repository, all or none: see `jpeg_contract.staging`.
 
     Raises:
         RepositoryError: The repository cannot be written; it is as it was.
     """
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    wholes = [path.relative_to(folder) for path in folder.rglob("*.savedmodel")]
-    old = {path.relative_to(repository) for whole in wholes for path in (repository / whole).rglob("*")}
-    gone = sorted(file for file in old - set(files) if (repository / file).is_file())
-    kept = Path(tempfile.mkdtemp(prefix=STAGING, dir=repository))
-    done: list[Path] = []
-    try:
-        with _signals_held():
-            try:
-                for file in [*files, *gone]:
-                    target = repository / file
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    if target.exists():
-                        (kept / file).parent.mkdir(parents=True, exist_ok=True)
-                        # A link, not a move: there is never a moment without the old or the new file.
-                        os.link(target, kept / file)
-                    done.append(file)
-                    if file in gone:
-                        target.unlink()
-                    else:
-                        (folder / file).replace(target)
-            except BaseException:
-                for file in done:
-                    if (kept / file).exists():
-                        (kept / file).replace(repository / file)
-                    elif not (folder / file).exists():
-                        (repository / file).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise RepositoryError(
-            f"{repository}: cannot be written: {error.strerror}; what was there is untouched"
-        ) from error
-    finally:
-        shutil.rmtree(kept, ignore_errors=True)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the block, some renames, is done. No effect in other threads than the main one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    before = {
-        each: signal.signal(each, lambda number, _: received.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        for number in received:
-            signal.raise_signal(number)
+    _STAGING.place(folder, repository)

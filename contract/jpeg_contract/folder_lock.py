@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jpeg_build.errors import BuildError
+from jpeg_contract.errors import ReasonedError
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FolderLock:
     """
 
     file: str
-    error: type[BuildError]
+    error: type[ReasonedError]
     busy: str
     busy_reason: str
     unwritable_reason: str | None = None
@@ -35,7 +35,7 @@ class FolderLock:
         """Hold a folder, which is made if it is not there; never wait for it.
 
         Raises:
-            BuildError: Of class `error`: the folder cannot be written, or another process holds it.
+            ReasonedError: Of class `error`: the folder cannot be written, or another process holds it.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
