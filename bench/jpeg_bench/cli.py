@@ -22,9 +22,10 @@ from jpeg_contract.command_line import (
 )
 from jpeg_contract.command_line import progress as show_progress
 from jpeg_contract.errors import ReasonedError
+from jpeg_contract.tensors import ENSEMBLE
 
 from jpeg_bench.cross_check import Tool
-from jpeg_bench.errors import InvalidOption
+from jpeg_bench.errors import BenchError, InvalidOption
 from jpeg_bench.options import (
     CLIENTS,
     OPEN_LOOP,
@@ -34,11 +35,13 @@ from jpeg_bench.options import (
     TARGET,
     TIME,
     ClientOptions,
+    Goal,
     OpenLoopOptions,
     OutputOptions,
     PhotoOptions,
     PositiveIntegers,
     PositiveNumbers,
+    Protocols,
     RepositoryOptions,
     TargetOptions,
     TimeOptions,
@@ -51,6 +54,15 @@ if TYPE_CHECKING:
     from jpeg_bench.target_server import TargetServer
 
 COMMAND = "jpeg-bench"
+
+_LEAST_BUDGET_S = 10.0
+
+
+def _budget(_kind: Any, value: float) -> None:
+    # Less would be over before anything is compared.
+    if not _LEAST_BUDGET_S <= value < float("inf"):
+        raise ValueError(f"{value:g} s is too short: give at least {_LEAST_BUDGET_S:g}")
+
 
 app = make_app(
     COMMAND,
@@ -279,6 +291,73 @@ def soak(
         found = measure_soak(server, requests, load)
     result = {**_environment(images), "start_s": server.start_s, "idle": server.idle, "peak": peak, "soak": found}
     _print(result, output, lambda each: summarize_soak(each["soak"]))
+
+
+@app.command
+def tune(
+    *,
+    goal: Annotated[Goal, Parameter(name="--for")] = "throughput",
+    repository: RepositoryOptions = REPOSITORY,
+    model: str = ENSEMBLE,
+    protocol: Protocols = ("grpc",),
+    batch_size: PositiveIntegers = (1,),
+    concurrency: PositiveIntegers = (),
+    p99_ms: Annotated[float | None, Parameter(validator=positive)] = None,
+    photos: PhotoOptions = PHOTOS,
+    budget_s: Annotated[float, Parameter(validator=_budget)] = 300.0,
+    trial_s: PositiveSeconds = 1.0,
+    client_processes: PositiveInteger | None = None,
+    write: bool = False,
+    output: OutputOptions = OUTPUT,
+) -> None:
+    """Find the settings with which this machine serves a repository fastest, in copies of it.
+
+    Tuned are the instances, queue delays and decoder threads of its models, the decoder where a GPU offers another one
+    with the same labels, and the number of servers (`jpeg-serve --servers`).
+
+    Args:
+        goal: What is to become better: images per second, or the median latency of a request.
+        repository: Model repository.
+        model: Name of the ensemble.
+        protocol: Protocols of the load, separated by commas.
+        batch_size: Images per request, separated by commas: each is a part of the load, and all count the same.
+        concurrency: Concurrent requests, separated by commas. By default 1 for latency, and for throughput as many as
+            saturate the server.
+        p99_ms: Bound of the 99th percentile of the latency, in milliseconds.
+        photos: Photos.
+        budget_s: Time limit for everything, in seconds.
+        trial_s: Duration of each measurement in seconds.
+        client_processes: Client processes, doubled if one uses 80 % of a CPU. By default a quarter of the CPUs.
+        write: Write the choice into the configs of the repository; their comments stay.
+        output: Output.
+    """
+    from jpeg_bench.tune import TuneOptions, summarize_tuned
+    from jpeg_bench.tune import tune as find_settings
+
+    options = TuneOptions(
+        repository=repository.model_repository,
+        ensemble=model,
+        goal=goal,
+        protocols=protocol,
+        batch_sizes=batch_size,
+        concurrencies=concurrency,
+        p99_limit_ms=p99_ms,
+        budget_s=budget_s,
+        seconds=trial_s,
+        processes=ClientOptions(client_processes=client_processes).processes,
+    )
+    images = photos.read()
+    with show_progress(COMMAND) as progress:
+        found = find_settings(options, images.data, progress)
+    result = {**_environment(images), **found.to_json()}
+    if write and result["within_limits"]:
+        result["written"] = [str(file) for file in found.tunable.write(found.outcome.choice)]
+    _print(result, output, summarize_tuned)
+    if write and not result["within_limits"]:
+        raise BenchError(
+            "nothing was written: no setting that was tried is without failures and within --p99-ms",
+            reason="limits_missed",
+        )
 
 
 @app.command(name="cross-check")

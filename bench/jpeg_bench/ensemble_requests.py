@@ -50,6 +50,21 @@ def check_server(requests: Sequence[PreparedRequest]) -> None:
         check_response(request, _send_once(request))
 
 
+def best_labels(requests: Sequence[PreparedRequest]) -> list[bytes]:
+    """Send each request once, check its response, and return the best label of each image, request by request.
+
+    Raises:
+        BenchError: No server responds, a request fails, or an image has no label.
+    """
+    labels = []
+    for request in requests:
+        response = _send_once(request)
+        check_response(request, response)
+        tensors = _parse_grpc(response) if request.protocol == "grpc" else _parse_http(response)
+        labels += [bytes(row[0]) for row in tensors[LABEL].reshape(request.images, -1)]
+    return labels
+
+
 def check_response(request: PreparedRequest, response: bytes) -> None:
     """Check a response of the ensemble.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jpeg_contract.command_line import Parameter, PositiveInteger, PositiveSeconds, cyclopts, positive
 from jpeg_contract.cpus import usable_cpus
@@ -64,6 +64,9 @@ _NAMES = Parameter(converter=comma_separated, show_default=joined)
 PositiveIntegers = Annotated[tuple[int, ...], Parameter(converter=_integers, show_default=joined, validator=positive)]
 PositiveNumbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, show_default=joined, validator=positive)]
 Protocols = Annotated[tuple[Protocol, ...], _NAMES]
+
+Goal = Literal["throughput", "latency"]
+"""`throughput`: most images per second. `latency`: the smallest median latency of a request."""
 
 
 @Parameter(name="*")

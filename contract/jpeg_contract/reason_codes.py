@@ -703,7 +703,7 @@ _BUILDS = {
 
 _REPOSITORY = {
     "invalid_repository": ("The model repository cannot be read or written.", "Correct what the message names."),
-    "repository_busy": ("Another jpeg-build works in this repository.", "Try again when it is done."),
+    "repository_busy": ("A jpeg-build or `jpeg-bench tune` works in this repository.", "Try again when it is done."),
     "model_exists": ("A model of this name exists.", "Remove it with `jpeg-build remove`, or choose another name."),
     "in_use": ("Other models use this one.", "Remove them first."),
     "pixels_differ": (
@@ -731,6 +731,15 @@ _BENCH = {
     "address_unknown": ("The server's address for a protocol is unknown.", "Set `--url`."),
     "backend_unknown": ("The classifier's backend is none of this project.", "Name another repository."),
     "ensemble_missing": ("The repository has no ensemble.", "Set `--model-repository`."),
+    "candidate_failed": (
+        "Settings that `jpeg-bench tune` tried cannot be served or measured.",
+        "Nothing, if others could; otherwise read the message: it is the server's.",
+    ),
+    "config_changed": ("A config was edited while it was tuned.", "Tune again."),
+    "limits_missed": (
+        "`jpeg-bench tune` found no settings without failures and within `--p99-ms`.",
+        "Raise the limit, or lower `--concurrency`.",
+    ),
     "ceiling_failed": ("The limit of the machine cannot be measured.", "Read the message."),
     "too_few_points": ("Too few loads were below the peak for a fit.", "Lower `--peak-fraction`, or repeat it."),
     "latency_out_of_reach": ("An idle server takes longer than the limit.", "Raise `--p99-ms`."),

@@ -24,7 +24,7 @@ def test_a_documented_command_has_its_options(line: str) -> None:
     command, *arguments = shlex.split(line.removeprefix(program), comments=True)
     done = run_module(PROGRAMS[program], command, "--help", cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    known = set(re.findall(r"--[a-z][a-z-]*", done.stdout))
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", done.stdout))
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 
