@@ -41,10 +41,10 @@ def leftovers() -> list[Path]:
 def test_the_command(repository, capsys):
     before, here = texts(repository), leftovers()
     begun = time.monotonic()
-    options = ["--budget-s", "20", "--trial-s", "0.3", "--concurrency", "8", "--photo-size", "64x64"]
+    options = ["--budget-s", "30", "--trial-s", "0.3", "--concurrency", "8", "--photo-size", "64x64"]
     assert cli.main(["tune", "--model-repository", str(repository), *options, "--write", "--json"]) == 0
     # The imports and the photos are not part of the budget.
-    assert time.monotonic() - begun < 23
+    assert time.monotonic() - begun < 33
     output = capsys.readouterr()
     result = json.loads(output.out)
     assert result["before"]["images_per_s"] > 0
@@ -113,5 +113,7 @@ def test_a_candidate_that_does_not_start_is_reported(repository, monkeypatch):
         # Without memory for two, each is started for its turn.
         servers.side_by_side = False
         assert servers.compare(start, works) > 0
-        assert len(servers.trials[start]) == 3
-        assert len(servers.trials[works]) == 2
+        # A pair that other programs disturb is measured again.
+        again = servers.disturbed
+        assert 3 <= len(servers.trials[start]) <= 3 + again
+        assert 2 <= len(servers.trials[works]) <= 2 + again
