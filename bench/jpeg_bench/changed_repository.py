@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from jpeg_bench.errors import BenchError
 if TYPE_CHECKING:
     from jpeg_contract.model_config import ModelConfig
 
+# Smaller files are copied, so that nothing that a server does in the copy can reach the user's.
+_LINKED_BYTES = 1 << 20
+
 
 @contextmanager
 def repository_with_instances(repository: Path, count: int) -> Iterator[Path]:
@@ -30,7 +34,7 @@ def repository_with_instances(repository: Path, count: int) -> Iterator[Path]:
         BenchError: The repository has no ensemble.
     """
     configs = _configs(repository)
-    with _copied(repository) as changed:
+    with copied(repository) as changed:
         for name, config in configs.items():
             if name not in (ENSEMBLE, POSTPROCESS):
                 for group in config.instance_group:
@@ -55,7 +59,7 @@ def repository_with_ensembles(repository: Path, count: int) -> Iterator[tuple[Pa
     """
     configs = _configs(repository)
     names = [ENSEMBLE, *(f"copy{number}" for number in range(2, count + 1))]
-    with _copied(repository) as changed:
+    with copied(repository) as changed:
         for ensemble in names[1:]:
             for name, config in configs.items():
                 copy = type(config)()
@@ -82,10 +86,12 @@ def _configs(repository: Path) -> dict[str, ModelConfig]:
 
 
 @contextmanager
-def _copied(repository: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
+def copied(repository: Path) -> Iterator[Path]:
+    """Copy a model repository until the block ends. Artefacts are linked, not copied."""
+    with tempfile.TemporaryDirectory(prefix=".jpeg-bench-", dir=_folder_for_links(repository)) as folder:
         changed = Path(folder) / "model_repository"
-        shutil.copytree(repository, changed, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(repository, changed, ignore=ignored, copy_function=_link_or_copy)
         # jpeg-serve prefers the Python-based backends beside a model repository.
         if (backends := repository.resolve().parent / "backends").is_dir():
             (Path(folder) / "backends").symlink_to(backends)
@@ -96,3 +102,24 @@ def _write(folder: Path, config: ModelConfig) -> None:
     from jpeg_contract.model_config import CONFIG, text_format
 
     (folder / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _folder_for_links(repository: Path) -> Path | None:
+    """Return a folder on the file system of the repository, where files can be linked; None for the usual one."""
+    beside = repository.resolve().parent
+    usual = Path(tempfile.gettempdir())
+    other = usual.stat().st_dev != repository.stat().st_dev
+    return beside if other and os.access(beside, os.W_OK) else None
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Link a large file, or copy it."""
+    if Path(source).stat().st_size >= _LINKED_BYTES:
+        try:
+            # The content of a link, as a copy would have: the check refuses links out of a version's folder.
+            os.link(os.path.realpath(source), target)
+        except OSError:
+            pass  # another file system
+        else:
+            return target
+    return str(shutil.copy2(source, target))

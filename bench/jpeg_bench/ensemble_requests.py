@@ -65,6 +65,21 @@ def best_labels(requests: Sequence[PreparedRequest]) -> list[bytes]:
     return labels
 
 
+def check_responses(requests: Sequence[PreparedRequest], responses: Mapping[int, Sequence[bytes]]) -> None:
+    """Check responses of the ensemble.
+
+    Args:
+        requests: The requests.
+        responses: Of some requests, by their index.
+
+    Raises:
+        BenchError: An image has no label.
+    """
+    for index, each in responses.items():
+        for response in each:
+            check_response(requests[index], response)
+
+
 def check_response(request: PreparedRequest, response: bytes) -> None:
     """Check a response of the ensemble.
 

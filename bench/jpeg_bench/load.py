@@ -11,6 +11,9 @@ Protocol = Literal["http", "grpc"]
 RequestDistribution = Literal["poisson", "constant"]
 """Intervals between the requests of an open loop: exponentially distributed, or constant."""
 
+MOST_CLIENT_PROCESSES = 16
+"""Where measurements are repeated with twice as many client processes, because those limit them, the bound."""
+
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jpeg_bench.ensemble_requests import check_response, check_server, prepare_requests
+from jpeg_bench.ensemble_requests import check_responses, check_server, prepare_requests
 from jpeg_bench.errors import BenchError
 from jpeg_bench.gpu_usage import watch_gpus
-from jpeg_bench.load import Load, LoadResult, PreparedRequest, Protocol
+from jpeg_bench.load import MOST_CLIENT_PROCESSES, Load, LoadResult, PreparedRequest, Protocol
 from jpeg_bench.load_generator import LoadSamples, sample_load
 from jpeg_bench.process_usage import Usage, read_usage
 from jpeg_bench.recorder import clock
 from jpeg_bench.target_server import TargetServer
 from jpeg_bench.triton_statistics import ModelCounters, differences, fetch_statistics
-
-_MAX_CLIENT_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,9 @@ def measure_load(server: TargetServer, requests: Sequence[PreparedRequest], load
         BenchError: All requests failed, or an image in a last response has no label.
     """
     point = _measure(server, requests, load)
-    if point.result.client_limited and load.client_processes < _MAX_CLIENT_PROCESSES:
+    if point.result.client_limited and load.client_processes < MOST_CLIENT_PROCESSES:
         point = _measure(server, requests, replace(load, client_processes=2 * load.client_processes))
-    for request, responses in point.samples.responses.items():
-        for response in responses:
-            check_response(requests[request], response)
+    check_responses(requests, point.samples.responses)
     if not point.result.requests and point.result.failures:
         raise BenchError(
             f"{requests[0].protocol}://{requests[0].address}: all requests failed: {point.result.failure_messages[0]}",

@@ -14,7 +14,7 @@ from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.remedies import DEFAULT_REPOSITORY, reload_command
 from jpeg_contract.tensors import ENSEMBLE
 
-from jpeg_bench.load import Protocol
+from jpeg_bench.load import MOST_CLIENT_PROCESSES, Protocol
 from jpeg_bench.options import Goal
 from jpeg_bench.summary import number, text_table
 from jpeg_bench.tune_search import Comparison, Costs, Outcome, Point, search
@@ -26,8 +26,6 @@ _FIRST_IMAGES_PER_CPU, _MOST_IMAGES_PER_CPU = 8, 64
 _SATURATED = 1.05
 # Of the budget: to end the servers.
 _END_S = 2.0
-# A client process may use so much of a CPU; otherwise there are twice as many.
-_MOST_CLIENT_PROCESSES = 16
 # The clients' processes start in about this time.
 _CLIENT_START_S = 0.7
 
@@ -183,7 +181,7 @@ def _first_concurrency(batch_size: int) -> int:
 
 def _enough_clients(servers: Servers, trials: list[Trial]) -> list[Trial]:
     """Double the client processes until none of them limits the throughput."""
-    while any(trial.client_limited for trial in trials) and servers.processes < _MOST_CLIENT_PROCESSES:
+    while any(trial.client_limited for trial in trials) and servers.processes < MOST_CLIENT_PROCESSES:
         servers.processes *= 2
         trials = servers.measure_first(servers.tunable.start)
     return trials

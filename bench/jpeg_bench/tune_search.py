@@ -252,7 +252,9 @@ class _Search:
     def _descend(self, moves: Sequence[Move]) -> bool:
         """Make each move as long as it helps, first those that did best before; return whether one helped."""
         order = sorted(range(len(moves)), key=lambda place: -self.promise.get(_key(moves[place]), 1.0))
-        return any([self._repeat(moves[place]) for place in order])  # noqa: C419  # all of them
+        # All of them are made, also after one that helped.
+        helped = [self._repeat(moves[place]) for place in order]
+        return any(helped)
 
     def _repeat(self, move: Move) -> bool:
         """Make a move as long as it helps; return whether it did."""

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 from jpeg_contract.cpus import usable_cpus
 from jpeg_contract.errors import ReasonedError
 
-from jpeg_bench.ensemble_requests import best_labels, check_response, prepare_requests
+from jpeg_bench.ensemble_requests import best_labels, check_responses, prepare_requests
 from jpeg_bench.errors import BenchError
 from jpeg_bench.load import Load, PreparedRequest, Protocol
 from jpeg_bench.load_generator import sample_load
@@ -298,7 +298,9 @@ class Servers:
         begun = time.monotonic()
         with ExitStack() as stack:
             try:
-                supervisor = self._supervisor(point, stack)
+                # An error has the lines of it that matter.
+                log = stack.enter_context(TemporaryFile())
+                supervisor = self._supervisor(point, stack, log)
                 requests = self._prepare(supervisor)
                 labels = [best_labels(each) for each in requests]
             except ReasonedError as error:
@@ -313,7 +315,7 @@ class Servers:
         self._served[point] = served
         return served
 
-    def _supervisor(self, point: Point, stack: ExitStack) -> Supervisor:
+    def _supervisor(self, point: Point, stack: ExitStack, log: BinaryIO) -> Supervisor:
         from jpeg_serve.machine import backends_folder, this_machine
         from jpeg_serve.models import read_models, served_models
         from jpeg_serve.options import ServerOptions
@@ -335,8 +337,6 @@ class Servers:
         machine = this_machine(backends=backends_folder(repository, None))
         devices = place_servers(self.tunable.servers(point), served_models(models, options.load), machine)
         check_placement(devices, options)
-        # An error has the lines that matter.
-        log = stack.enter_context(TemporaryFile())  # noqa: SIM115  # the stack closes it
         supervisor = Supervisor(options, devices, progress=lambda _: None, log=log)
         stack.callback(_end, supervisor)
         supervisor.start()
@@ -384,9 +384,7 @@ def _trial(requests: Sequence[PreparedRequest], load: Load) -> Trial:
     samples = sample_load(requests, load, read_at_edges)
     cores = usages[1].cpu_cores_since(usages[0], load.seconds)
     result = samples.result()
-    for request, responses in samples.responses.items():
-        for response in responses:
-            check_response(requests[request], response)
+    check_responses(requests, samples.responses)
     if not result.requests:
         cause = f": {result.failure_messages[0]}" if result.failure_messages else ""
         raise BenchError(f"no request succeeded{cause}", reason="request_failed")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +13,9 @@ from jpeg_contract.remedies import DEFAULT_REPOSITORY
 from jpeg_contract.settings import Decoder, PreprocessSettings
 from jpeg_contract.staging import REPOSITORY_LOCK, Staging
 from jpeg_contract.tensors import LABEL, PIXELS
+from jpeg_contract.versions import installed_version
 
+from jpeg_bench.changed_repository import copied
 from jpeg_bench.errors import BenchError
 from jpeg_bench.tune_search import Knob, Move, Point, Space, Value
 
@@ -43,8 +41,6 @@ _FEWEST_DECODERS = 2
 _LEAST_LIMIT, _CLASSIFIER_LIMIT = 4, 8
 # What `decoder: gpu` needs, as the extra gpu-decode brings it.
 _GPU_DECODER_PACKAGES = ("cupy", "nvidia.nvimgcodec")
-# Smaller files are copied, so that nothing that a server does in the copy can reach the user's.
-_LINKED_BYTES = 1 << 20
 
 _STAGING = Staging(
     FolderLock(
@@ -135,16 +131,10 @@ class Tunable:
 
     @contextmanager
     def copy(self, point: Point) -> Iterator[Path]:
-        """Copy the repository with the values of a point until the block ends. Artefacts are linked, not copied."""
+        """Copy the repository with the values of a point until the block ends."""
         from jpeg_contract.model_config import CONFIG
 
-        with tempfile.TemporaryDirectory(prefix=".jpeg-bench-tune-", dir=_folder_for_links(self.repository)) as folder:
-            copy = Path(folder) / "model_repository"
-            ignored = shutil.ignore_patterns("__pycache__", ".*")
-            shutil.copytree(self.repository, copy, ignore=ignored, copy_function=_link_or_copy)
-            # jpeg-serve prefers the Python-based backends beside a model repository.
-            if (backends := self.repository.resolve().parent / "backends").is_dir():
-                (Path(folder) / "backends").symlink_to(backends)
+        with copied(self.repository) as copy:
             for model, text in self.texts(point).items():
                 (copy / model / CONFIG).write_text(text, encoding="utf-8")
             yield copy
@@ -412,10 +402,7 @@ def _decoders(present: Decoder, *, has_gpu: bool) -> tuple[Decoder, ...]:
 
 def _has_gpu_decoder() -> bool:
     """Whether the packages of `decoder: gpu` are installed."""
-    try:
-        return all(importlib.util.find_spec(package) is not None for package in _GPU_DECODER_PACKAGES)
-    except ModuleNotFoundError:
-        return False
+    return all(installed_version(package) is not None for package in _GPU_DECODER_PACKAGES)
 
 
 def _servers(cpus: Cpus, default: int) -> tuple[int, ...]:
@@ -433,24 +420,3 @@ def _nearest(values: Sequence[Value], wanted: Value) -> Value:
     if isinstance(wanted, str):
         return wanted
     return min(values, key=lambda value: abs(int(value) - wanted))
-
-
-def _folder_for_links(repository: Path) -> Path | None:
-    """Return a folder on the file system of the repository, where files can be linked; None for the usual one."""
-    beside = repository.resolve().parent
-    usual = Path(tempfile.gettempdir())
-    other = usual.stat().st_dev != repository.stat().st_dev
-    return beside if other and os.access(beside, os.W_OK) else None
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    """Link a large file, or copy it."""
-    if Path(source).stat().st_size >= _LINKED_BYTES:
-        try:
-            # The content of a link, as a copy would have: the check refuses links out of a version's folder.
-            os.link(os.path.realpath(source), target)
-        except OSError:
-            pass  # another file system
-        else:
-            return target
-    return str(shutil.copy2(source, target))

@@ -20,6 +20,7 @@ _TOKEN = re.compile(
     r"""(?P<skipped>\s+|\#[^\n]*)|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<word>[^\s{}<>\[\]:,;"'\#]+)|(?P<mark>.)""",
     re.VERBOSE | re.DOTALL,
 )
+_INDENT = re.compile(r"[ \t]*")
 _OPEN, _CLOSE = {"{": "}", "<": ">"}, {"}", ">"}
 
 
@@ -152,9 +153,9 @@ def _set_in(text: str, message: _Field, name: str, value: str) -> str:
         return (
             f"{text[: message.begin]} {name}: {value}{inside.rstrip() and ' ' + inside.strip()} {text[message.end :]}"
         )
-    line = text.rfind("\n", 0, message.begin) + 1
-    indent = text[line : len(text[:line]) + len(text[line:]) - len(text[line:].lstrip(" \t"))]
-    return f"{text[: message.begin]}\n{indent}  {name}: {value}{text[message.begin :]}"
+    indent = _INDENT.match(text, text.rfind("\n", 0, message.begin) + 1)
+    assert indent is not None
+    return f"{text[: message.begin]}\n{indent[0]}  {name}: {value}{text[message.begin :]}"
 
 
 def _set_parameter(text: str, name: str, value: str) -> str:

@@ -21,7 +21,7 @@ from jpeg_bench.tune_settings import read_tunable
 from jpeg_contract.model_config import parse
 from support import copy_committed_repository
 
-COPIES = "*.jpeg-bench-tune-*"
+COPIES = ".jpeg-bench-*"
 
 
 @pytest.fixture
