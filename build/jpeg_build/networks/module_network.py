@@ -8,7 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -64,14 +66,26 @@ def draft(module: str) -> Draft:
     )
 
 
+class _SourceLoader(SourceFileLoader):
+    """Runs the file as it is.
+
+    Python takes its bytecode from before if the file has the same size and was written in the same second; the
+    network's hash would then be that of code that did not run.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _made(recipe: Recipe, source: ModuleSource) -> nn.Module:
     """Import the file and call its function."""
     private = f"_jpeg_build_module_{source.sha256[:16]}"
-    spec = importlib.util.spec_from_file_location(private, source.file)
-    assert spec is not None and spec.loader is not None
+    loader = _SourceLoader(private, str(source.file))
+    spec = importlib.util.spec_from_loader(private, loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module  # Exporters and copy.deepcopy look classes up there.
-    loader = spec.loader
     _run(source.file, lambda: loader.exec_module(module))
     function = getattr(module, source.function, None)
     if not callable(function):
