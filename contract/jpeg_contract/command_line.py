@@ -146,13 +146,21 @@ def _end_as_interrupted() -> Any:
 
 def fail(command: str, message: str, status: int, *, reason: str | None = None) -> int:
     """Print an error to stderr and return the exit status. reason: its code, in brackets at the end."""
-    print(f"{command}: error: {message}{f' [{reason}]' if reason else ''}", file=sys.stderr, flush=True)
+    _tell(f"{command}: error: {message}{f' [{reason}]' if reason else ''}")
     return status
 
 
 def note(command: str, message: str) -> None:
     """Print a line for the user to stderr."""
-    print(f"{command}: {message}", file=sys.stderr, flush=True)
+    _tell(f"{command}: {message}")
+
+
+def _tell(line: str) -> None:
+    """Print a line to stderr, behind what was printed to stdout before: both may go to one file or pipe."""
+    # A full disk or a closed pipe is reported when the command ends.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
 
 
 def print_json(result: object) -> None:
