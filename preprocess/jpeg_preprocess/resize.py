@@ -1,8 +1,9 @@
-"""Resize and centre crop of a decoded image on the CPU, through Pillow."""
+"""Resize and centre crop of a decoded image on the CPU."""
 
 from __future__ import annotations
 
 import numpy as np
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from jpeg_contract.geometry import Geometry, Size
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +16,8 @@ _RESAMPLING = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+
+_BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
 
 # A thin image becomes huge when its shorter side is enlarged: beyond this, only the crop is computed.
 MAX_RESIZED_PIXELS = 2**24
@@ -86,12 +89,30 @@ def _resized(
     begin_x, begin_y, end_x, end_y = content
     scale_x, scale_y = (end_x - begin_x) / new_size[0], (end_y - begin_y) / new_size[1]
     box = (begin_x + left * scale_x, begin_y + top * scale_y, begin_x + right * scale_x, begin_y + bottom * scale_y)
+    size = (right - left, bottom - top)
     if geometry.interpolation == "bilinear" and not geometry.antialias:
-        return _bilinear_without_antialias(image, (right - left, bottom - top), box)
+        return _bilinear_without_antialias(image, size, box)
     # Resize and crop in one pass compute only what the crop needs: half the time. Rounding may have put the edge a
-    # hair outside, which Pillow refuses.
+    # hair outside, which is refused.
     inside = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
-    return image.resize((right - left, bottom - top), resampling, box=inside)
+    return (
+        _bilinear(image, size, inside)
+        if geometry.interpolation == "bilinear"
+        else image.resize(size, resampling, box=inside)
+    )
+
+
+def _bilinear(image: Image.Image, size: Size, box: Box) -> Image.Image:
+    """Resize a part with antialias: to within 1 count as Pillow does, in a quarter of its time.
+
+    With the filters that overshoot, this library and Pillow differ by far more: it resizes columns first, and clips
+    what is between.
+    """
+    left, top, right, bottom = box
+    resized = Image.new("RGB", size)
+    part = CropBox(left, top, right - left, bottom - top)
+    Resizer().resize_pil(image, resized, ResizeOptions(_BILINEAR, use_alpha=False, crop_box=part))
+    return resized
 
 
 def _bilinear_without_antialias(image: Image.Image, size: Size, box: Box) -> Image.Image:

@@ -196,7 +196,7 @@ def test_a_group_that_cannot_be_decoded_on_the_gpu_costs_no_other_its_pixels(gpu
     ],
     ids=["crop", "letterbox", "padded", "crop rounded down", "letterbox in a box"],
 )
-def test_the_kernel_is_within_a_count_of_pillow(interpolation, size, shape):
+def test_the_kernel_is_within_a_count_of_the_cpu(interpolation, size, shape):
     import cupy
 
     geometry = Geometry(crop_size=(224, 224), interpolation=interpolation, **shape)
@@ -206,6 +206,7 @@ def test_the_kernel_is_within_a_count_of_pillow(interpolation, size, shape):
     windows = np.array([window(geometry, stored.data.ptr, size[0] * 3, size, 1)], WINDOW)
     DeviceResizer(cupy, geometry)(windows, result)
     difference = np.abs(result.get()[0].astype(int) - resize_and_crop(geometry, image))
-    # Two where both passes round a half, which float32 and Pillow's fixed point see on different sides.
+    # Two where both passes round a half, which float32 and the CPU's fixed point see on different sides; that one is
+    # coarser with bilinear.
     assert difference.max() <= 2
-    assert (difference == 2).mean() < 1e-4
+    assert (difference == 2).mean() < (1e-2 if interpolation == "bilinear" else 1e-4)

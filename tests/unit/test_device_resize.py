@@ -66,7 +66,10 @@ def test_the_crop_is_the_one_of_the_cpu(width, height):
     crop_height, crop_width = GEOMETRY.crop_size
     box = (left, top, min(left + crop_width * scale_x, width), min(top + crop_height * scale_y, height))
     resized = image.resize((crop_width, crop_height), Image.Resampling.BILINEAR, box=box)
-    np.testing.assert_array_equal(np.asarray(resized), resize_and_crop(GEOMETRY, image))
+    difference = np.abs(np.asarray(resized).astype(int) - resize_and_crop(GEOMETRY, image))
+    # It is not Pillow that resizes there. Another crop of this noise would differ by some 80 counts.
+    assert difference.max() <= 2
+    assert (difference == 2).mean() < 0.005
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 8), st.sampled_from(["even", "down"]))
