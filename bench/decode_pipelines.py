@@ -244,7 +244,7 @@ def _dali(batches: Iterator[list[bytes]], batch: int, device: str, threads: int)
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        return fn.crop(resized, crop=GEOMETRY.crop_size, dtype=types.UINT8)
+        return fn.crop(resized, crop=GEOMETRY.crop_size, rounding="truncate", dtype=types.UINT8)
 
     made = pipeline()
     made.build()

@@ -16,7 +16,7 @@ compile serve.txt pyproject.toml --extra serve --constraints requirements/dev.tx
 compile client.txt pyproject.toml --extra client --constraints requirements/dev.txt
 compile web.txt pyproject.toml --extra web --constraints requirements/dev.txt
 # The server images need these only: of Triton's wheel they use the server, none of its Python API.
-image=(cykooz-resizer cyclopts attrs docstring-parser rich rich-rst markdown-it-py mdurl pygments docutils msgspec platformdirs numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
+image=(cykooz-resizer isal cyclopts attrs docstring-parser rich rich-rst markdown-it-py mdurl pygments docutils msgspec platformdirs numpy pillow tritonclient grpcio protobuf typing-extensions python-rapidjson ml-dtypes packaging)
 # jpeg-web, over gRPC only.
 web=(annotated-doc annotated-types anyio click fastapi fastapi-offline h11 idna opentelemetry-api prometheus-client pydantic pydantic-core python-multipart sniffio stamina starlette tenacity typing-inspection uvicorn)
 printf '%s\n' "${image[@]}" "${web[@]}" nvidia-pytriton onnxruntime openvino |

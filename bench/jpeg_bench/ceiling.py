@@ -151,13 +151,13 @@ def arrangements(pipeline: Pipeline, part: Part, batch_sizes: Sequence[int] = ()
     sizes = [size for size in batch_sizes or _CPU_BATCHES if size <= pipeline.max_batch_size]
     if not sizes:
         raise InvalidOption(f"every batch size exceeds max_batch_size, which is {pipeline.max_batch_size}")
-    found = [Arrangement(part, "workers", 1, cpus, size) for size in sizes]
+    found = [Arrangement(part, "workers", 1, cpus, batch=size) for size in sizes]
     if part == "decode" and cpus > 1:
         # Whether the interpreter's lock limits the decoder: processes do not share it.
-        found += [Arrangement(part, "workers", cpus, 1, size) for size in sizes]
+        found += [Arrangement(part, "workers", cpus, 1, batch=size) for size in sizes]
     if part == "both":
         # One more thread computes while another waits for memory or for the interpreter's lock.
-        found.append(Arrangement(part, "workers", 1, cpus + 1, max(sizes)))
+        found.append(Arrangement(part, "workers", 1, cpus + 1, batch=max(sizes)))
     found += [Arrangement(part, "sequential", batch=max(size, cpus)) for size in sorted({sizes[0], sizes[-1]})]
     if part == "both":
         found.append(Arrangement(part, "pipelined", batch=max(sizes)))
@@ -174,18 +174,26 @@ def _gpu_arrangements(pipeline: Pipeline, part: Part, sizes: Sequence[int], cpus
             ("host", 2, sizes[-1:]),
         )
         return [
-            Arrangement(part, "workers", 1, threads, size, memory)
+            Arrangement(part, "workers", 1, threads, batch=size, pixels=memory)
             for memory, threads, batches in places
             for size in batches
         ]
     if part == "decode" and not pipeline.decodes_on_gpu:
-        return [Arrangement(part, "workers", *spread, 8) for spread in ((1, cpus), (cpus, 1))]
+        return [Arrangement(part, "workers", *spread, batch=8) for spread in ((1, cpus), (cpus, 1))]
     if part == "decode":
         spreads = ((1, 1), (2, 2), (4, 1), (4, 2))
-        return [Arrangement(part, "workers", *spread, size) for spread in spreads for size in largest]
+        return [Arrangement(part, "workers", *spread, batch=size) for spread in spreads for size in largest]
     if not pipeline.decodes_on_gpu:
         return [Arrangement(part, "pipelined", batch=size) for size in largest]
-    return [Arrangement(part, "workers", 1, threads, size) for threads in (2, 4) for size in largest]
+    spread = ((1, 1), (2, 1), (2, 2), (3, 2))
+    return [
+        *(Arrangement(part, "workers", 1, threads, batch=size) for threads in (2, 4) for size in largest),
+        *(
+            Arrangement(part, "pipelined", threads=decoders, classifiers=classifiers, batch=size)
+            for decoders, classifiers in spread
+            for size in largest
+        ),
+    ]
 
 
 def measure_throughput(

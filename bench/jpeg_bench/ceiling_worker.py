@@ -13,7 +13,7 @@ import numpy as np
 
 from jpeg_bench.errors import BenchError
 from jpeg_bench.photos import rotate_batches
-from jpeg_bench.pipeline import Decode, Pipeline, Pixels
+from jpeg_bench.pipeline import Classify, Decode, Pipeline, Pixels
 from jpeg_bench.recorder import clock
 
 Part = Literal["decode", "classifier", "both"]
@@ -39,9 +39,10 @@ class Arrangement:
         part: Stages to run.
         style: "workers": each thread processes batches of its own with a single-threaded decoder and classifier.
             "sequential": one batch at a time; all CPUs decode it, then all CPUs classify it.
-            "pipelined": like "sequential", but the next batch is decoded meanwhile.
+            "pipelined": threads that decode hand batches to threads that classify; each takes all CPUs.
         processes: Number of processes, for "workers".
-        threads: Threads per process, for "workers".
+        threads: Threads per process, for "workers"; threads that decode, for "pipelined".
+        classifiers: Threads that classify, for "pipelined".
         batch: Images per batch.
         pixels: Memory that holds the input of the classifier alone.
     """
@@ -50,11 +51,16 @@ class Arrangement:
     style: Literal["workers", "sequential", "pipelined"] = "workers"
     processes: int = 1
     threads: int = 1
+    classifiers: int = 1
     batch: int = 1
     pixels: Memory = "host"
 
     def __str__(self) -> str:
-        spread = f"{self.processes} x {self.threads} " if self.style == "workers" else ""
+        spread = {
+            "workers": f"{self.processes} x {self.threads} ",
+            "pipelined": f"{self.threads} to {self.classifiers} ",
+            "sequential": "",
+        }[self.style]
         memory = ", pixels on the GPU" if self.pixels == "device" else ""
         return f"{self.part}, {spread}{self.style}, batch {self.batch}{memory}"
 
@@ -87,7 +93,7 @@ def prepare_worker(
         Function that works from a start time on, and returns the number of images during the measurement. A batch on
         an edge of the measurement counts with its fraction inside.
     """
-    steps, producer = _open(pipeline, list(photos), arrangement, index)
+    steps, producers = _open(pipeline, list(photos), arrangement, index)
     for step in steps:
         step()  # frameworks initialise in their first run
 
@@ -110,21 +116,21 @@ def prepare_worker(
             except Exception as error:
                 failures.append(error)
 
-        def produce() -> None:
+        def produce(producer: Producer) -> None:
             try:
-                if producer is not None:
-                    producer(stop)
+                producer(stop)
             except Exception as error:
                 failures.append(error)
 
-        background = threading.Thread(target=produce)
+        background = [threading.Thread(target=produce, args=(producer,)) for producer in producers]
         threads = [threading.Thread(target=work, args=(number,)) for number in range(len(steps))]
-        for thread in (background, *threads):
+        for thread in (*background, *threads):
             thread.start()
         for thread in threads:
             thread.join()
         stop.set()
-        background.join()
+        for thread in background:
+            thread.join()
         if failures:
             raise failures[0]
         return sum(batches) * arrangement.batch
@@ -165,11 +171,11 @@ def prepare_single_image(pipeline: Pipeline, photos: Sequence[bytes], seconds: f
 
 def _open(
     pipeline: Pipeline, photos: list[bytes], arrangement: Arrangement, index: int
-) -> tuple[list[Step], Producer | None]:
-    """Return a step for each thread, and the producer of a pipelined arrangement."""
+) -> tuple[list[Step], list[Producer]]:
+    """Return a step for each thread, and the producers of a pipelined arrangement."""
     batches = rotate_batches(photos, arrangement.batch)
     if arrangement.style == "pipelined":
-        return _open_pipelined(pipeline, batches)
+        return _open_pipelined(pipeline, batches, arrangement)
     workers = arrangement.style == "workers"
     cpus = 1 if workers and not pipeline.classifier_on_gpu else None
     steps = []
@@ -186,7 +192,7 @@ def _open(
             steps.append(_chain(itertools.cycle(pixels), classify))
         else:
             steps.append(_chain(inputs, decode, classify, pipeline.open_postprocessor()))
-    return steps, None
+    return steps, []
 
 
 def _chain(inputs: Iterator[Any], *functions: Callable[[Any], Any]) -> Step:
@@ -198,32 +204,43 @@ def _chain(inputs: Iterator[Any], *functions: Callable[[Any], Any]) -> Step:
     return step
 
 
-def _open_pipelined(pipeline: Pipeline, batches: list[list[bytes]]) -> tuple[list[Step], Producer]:
-    decode = pipeline.open_decoder()
-    classify = pipeline.open_classifier(max_batch_size=len(batches[0]))
-    postprocess = pipeline.open_postprocessor()
-    inputs = itertools.cycle(batches)
-    decoded: queue.Queue[Pixels] = queue.Queue(maxsize=2)
-    decoded.put(decode(next(inputs)))
+def _open_pipelined(
+    pipeline: Pipeline, batches: list[list[bytes]], arrangement: Arrangement
+) -> tuple[list[Step], list[Producer]]:
+    inputs = itertools.cycle(batches)  # the interpreter's lock makes each step one
+    decoders = [pipeline.open_decoder() for _ in range(arrangement.threads)]
+    decoded: queue.Queue[Pixels] = queue.Queue(maxsize=2 * arrangement.classifiers)
 
-    def produce(stop: threading.Event) -> None:
-        while not stop.is_set():
-            pixels = decode(next(inputs))
+    def producer(decode: Decode) -> Producer:
+        def produce(stop: threading.Event) -> None:
             while not stop.is_set():
-                try:
-                    decoded.put(pixels, timeout=0.1)
-                    break
-                except queue.Full:
-                    pass
+                pixels = decode(next(inputs))
+                while not stop.is_set():
+                    try:
+                        decoded.put(pixels, timeout=0.1)
+                        break
+                    except queue.Full:
+                        pass
 
-    def step() -> None:
-        try:
-            pixels = decoded.get(timeout=_DECODE_TIMEOUT_S)
-        except queue.Empty as error:
-            raise BenchError(f"no batch was decoded for {_DECODE_TIMEOUT_S} s", reason="decode_timeout") from error
-        postprocess(classify(pixels))
+        return produce
 
-    return [step], produce
+    def step(classify: Classify, postprocess: Callable[[Any], Any]) -> Step:
+        def run() -> None:
+            try:
+                pixels = decoded.get(timeout=_DECODE_TIMEOUT_S)
+            except queue.Empty as error:
+                raise BenchError(f"no batch was decoded for {_DECODE_TIMEOUT_S} s", reason="decode_timeout") from error
+            postprocess(classify(pixels))
+
+        return run
+
+    steps = []
+    for _ in range(arrangement.classifiers):
+        # Its first run, before the decoders start.
+        decoded.put(decoders[0](next(inputs)))
+        classify = pipeline.open_classifier(max_batch_size=arrangement.batch)
+        steps.append(step(classify, pipeline.open_postprocessor()))
+    return steps, [producer(decode) for decode in decoders]
 
 
 def _place(pixels: Pixels, memory: Memory) -> Pixels:

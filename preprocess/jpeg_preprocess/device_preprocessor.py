@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from jpeg_contract.image_errors import ImageError
 from jpeg_contract.parameters import SettingsError
 from jpeg_contract.remedies import install_command
 from jpeg_contract.settings import PreprocessSettings
+from numpy.typing import NDArray
 from PIL import Image
 
 from jpeg_preprocess.admission import DecodeLater, RequestTooLong, admit
@@ -27,10 +29,11 @@ from jpeg_preprocess.preprocessor import Decoded, Preprocessor
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_BATCH, _WARM_UP_SIZE = 32, (640, 480)
-# Batches up to this length end up in host memory: the Python backend needs a second round trip between its processes
-# for tensors on a GPU, which takes longer than the copy of one or two images (bench/NOTES.md).
-_TO_HOST = 2
+_WARM_UP_BATCH, _WARM_UP_SIZE = 64, (640, 480)
+# Requests of up to this many images get their pixels in host memory: the Python backend hands each tensor on a GPU over
+# in a second round trip between its processes, and the driver opens its memory in each of them. That takes longer than
+# the copies of some images (bench/NOTES.md).
+_TO_HOST = 4
 
 
 def open_preprocessor(settings: PreprocessSettings, gpu: int = 0) -> Preprocessor | DevicePreprocessor:
@@ -70,6 +73,7 @@ class DevicePreprocessor:
         self._parameters = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
         self._fallback = Preprocessor(settings)
         self._memory = settings.limits.max_decode_mib * MIB
+        self._host = np.empty(0, np.uint8)
         # The first batches wait for what the GPU's driver and nvImageCodec load and reserve: half a second and more.
         for size in (1, _WARM_UP_BATCH):
             self.decode([_warm_up_jpeg()] * size)
@@ -87,10 +91,7 @@ class DevicePreprocessor:
         return self._fallback.cost(data) if header is None else self._cost_on_device(header)
 
     def decode(self, images: Sequence[Unwrapped]) -> Decoded:
-        """As `Preprocessor.decode`, but the pixels of more than two images are a CuPy array.
-
-        It is complete when this returns.
-        """
+        """As `Preprocessor.decode`, but the pixels are a CuPy array. It is complete when this returns."""
         begun = time.perf_counter()
         height, width = self.settings.geometry.crop_size
         headers = [self._takes(data) for data in images]
@@ -118,9 +119,31 @@ class DevicePreprocessor:
                     pixels[index].set(decoded.pixels[place])
                     errors[index], seconds[index] = decoded.errors[place], decoded.seconds[place]
             self._stream.synchronize()
-            if len(images) <= _TO_HOST:
-                pixels = pixels.get()
         return Decoded(pixels, errors, seconds)
+
+    def for_requests(self, pixels: Any, sizes: Sequence[int]) -> list[Any]:
+        """Return the pixels of each request: of some images in host memory, and of more on the GPU.
+
+        Args:
+            pixels: Of `decode`.
+            sizes: Images of each request, in order; together all of them.
+
+        Returns:
+            For each (N, H, W, 3) uint8. What lies in host memory is overwritten by the next call.
+        """
+        host: NDArray[np.uint8] | None = None
+        if any(size <= _TO_HOST for size in sizes):
+            if self._host.size < pixels.size:
+                memory = self._cp.cuda.alloc_pinned_memory(pixels.size)
+                self._host = np.frombuffer(memory, np.uint8, pixels.size)
+            host = self._host[: pixels.size].reshape(pixels.shape)
+            with self._device, self._stream:
+                pixels.get(out=host)
+        ends = itertools.accumulate(sizes)
+        return [
+            (pixels if host is None or size > _TO_HOST else host)[end - size : end]
+            for size, end in zip(sizes, ends, strict=True)
+        ]
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from jpeg_preprocess.admission import DecodeLater, MemoryBudget, RequestTooLong,
 from jpeg_preprocess.base64_text import Unwrapped, unwrap
 from jpeg_preprocess.decode import OpenedJpeg, open_jpeg, scale
 from jpeg_preprocess.decode_cost import MIB, NOTHING, DecodeCost, decode_cost, refusal
+from jpeg_preprocess.pixel_memory import PixelMemory
 from jpeg_preprocess.resize import resize_and_crop
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Preprocessor:
         self._others = _other_decoders(settings)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="jpeg-decode")
         give_large_blocks_back()
+        self._pixels = PixelMemory()
         self._memory = MemoryBudget(settings.limits.max_decode_mib * MIB)
 
     def __call__(self, images: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
@@ -99,7 +102,7 @@ class Preprocessor:
         An image that is an error already keeps it.
         """
         height, width = self.settings.geometry.crop_size
-        pixels = np.zeros((len(images), height, width, 3), np.uint8)
+        pixels = self._pixels.take((len(images), height, width, 3))
         seconds = [0.0] * len(images)
         errors: list[ImageError | None] = [None] * len(images)
         # All threads take from it; the interpreter's lock makes each step one.
@@ -109,6 +112,8 @@ class Preprocessor:
             for place in places:
                 begun = time.perf_counter()
                 errors[place] = self._decode_into(pixels[place], images[place])
+                if errors[place] is not None:
+                    pixels[place] = 0  # not those of an image of another batch
                 seconds[place] = time.perf_counter() - begun
 
         helpers = [self._pool.submit(fill) for _ in range(self._helpers(images))]
@@ -116,6 +121,16 @@ class Preprocessor:
         for helper in helpers:
             helper.result()
         return Decoded(pixels, errors, seconds)
+
+    def for_requests(self, pixels: NDArray[np.uint8], sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the pixels of each request.
+
+        Args:
+            pixels: Of `decode`.
+            sizes: Images of each request, in order; together all of them.
+        """
+        ends = itertools.accumulate(sizes)
+        return [pixels[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""

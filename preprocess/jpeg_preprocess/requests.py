@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,14 +87,12 @@ def preprocess_requests(
     images = [image for each in admitted if not isinstance(each, Refused) for image in each]
     taken = zip(unwrapped, admitted, strict=True)
     decoded = preprocessor.decode([image for each, made in taken if not isinstance(made, Refused) for image in each])
-    outcomes: list[Refused | Preprocessed] = []
-    start = 0
-    for each in admitted:
-        if isinstance(each, Refused):
-            outcomes.append(each)
-            continue
-        part = slice(start, start := start + len(each))
-        outcomes.append(_outcome(each, decoded.pixels[part], decoded.errors[part]))
+    sizes = [len(each) for each in admitted if not isinstance(each, Refused)]
+    pixels, errors = iter(preprocessor.for_requests(decoded.pixels, sizes)), iter(decoded.errors)
+    outcomes = [
+        each if isinstance(each, Refused) else _outcome(each, next(pixels), list(itertools.islice(errors, len(each))))
+        for each in admitted
+    ]
     return PreprocessedBatch(outcomes, images, decoded)
 
 

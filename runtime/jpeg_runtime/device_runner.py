@@ -6,6 +6,7 @@ copies, and chooses the batch sizes that get a CUDA graph. `tensorrt_engine` and
 
 from __future__ import annotations
 
+import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -134,8 +135,7 @@ class DeviceRunner(ABC):
         with self._active():
             try:
                 for copies in gathering(sizes, self._largest):
-                    for copy in copies:
-                        self._put(parts[copy.part][copy.start : copy.stop], copy.at)
+                    self._put(parts, copies)
                     rows = sum(copy.stop - copy.start for copy in copies)
                     self._run(max(rows, self._smallest))
                     outputs.append(self._fetch(rows))
@@ -144,6 +144,17 @@ class DeviceRunner(ABC):
                 self._settle()
                 raise
         return split_rows(outputs[0] if len(outputs) == 1 else np.concatenate(outputs), sizes)
+
+    def _put(self, parts: Sequence[Any], copies: Sequence[Copy]) -> None:
+        """Enqueue the copies of a run. Neighbours in host memory are one: a copy costs more than its bytes."""
+        for in_host_memory, group in itertools.groupby(copies, lambda copy: isinstance(parts[copy.part], np.ndarray)):
+            neighbours = list(group)
+            rows = [parts[copy.part][copy.start : copy.stop] for copy in neighbours]
+            if in_host_memory:
+                self._put_host(rows, neighbours[0].at)
+                continue
+            for copy, source in zip(neighbours, rows, strict=True):
+                self._put_device(source, copy.at)
 
     def _run(self, rows: int) -> None:
         if self._frequent.chosen_now(rows):
@@ -165,8 +176,12 @@ class DeviceRunner(ABC):
         """Return the context of all the following calls: the device, the stream."""
 
     @abstractmethod
-    def _put(self, rows: Any, at: int) -> None:
-        """Enqueue a copy of rows into the input buffer. The caller may change host memory once it returns."""
+    def _put_host(self, parts: Sequence[Array], at: int) -> None:
+        """Enqueue one copy of parts in host memory into the buffer. The caller may change them once it returns."""
+
+    @abstractmethod
+    def _put_device(self, rows: Any, at: int) -> None:
+        """Enqueue a copy of rows on a device into the input buffer."""
 
     @abstractmethod
     def _infer(self, rows: int) -> None:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,18 +88,21 @@ class EngineRunner(DeviceRunner):
         device: AbstractContextManager[Any] = self._device
         return device
 
-    def _put(self, rows: Any, at: int) -> None:
+    def _put_host(self, parts: Sequence[Array], at: int) -> None:
+        staged = self._pixels[at : at + sum(map(len, parts))]
+        np.concatenate(parts, out=staged)
+        self._copy(staged.ctypes.data, at, len(staged))
+
+    def _put_device(self, rows: Any, at: int) -> None:
+        self._copy(rows.data.ptr, at, len(rows))
+
+    def _copy(self, source: int, at: int, rows: int) -> None:
         image = self._pixels[0].nbytes
-        target = self._device_pixels.ptr + at * image
-        if isinstance(rows, np.ndarray):
-            staged = self._pixels[at : at + len(rows)]
-            np.copyto(staged, rows)
-            source = staged.ctypes.data
-        else:
-            source = rows.data.ptr
         # The kind is found by the addresses: the pixels may lie on another GPU.
         runtime = self._cp.cuda.runtime
-        runtime.memcpyAsync(target, source, len(rows) * image, runtime.memcpyDefault, self._stream.ptr)
+        runtime.memcpyAsync(
+            self._device_pixels.ptr + at * image, source, rows * image, runtime.memcpyDefault, self._stream.ptr
+        )
 
     def _infer(self, rows: int) -> None:
         self._shape(self._context, rows)

@@ -6,7 +6,7 @@ import importlib
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,12 +132,13 @@ class ScriptRunner(DeviceRunner):
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream), self._guard():
             yield
 
-    def _put(self, rows: Any, at: int) -> None:
-        place = slice(at, at + len(rows))
-        if isinstance(rows, np.ndarray):
-            np.copyto(self._host_pixels[place], rows)
-            rows = self._staged_pixels[place]
-        self._pixels[place].copy_(rows, non_blocking=True)
+    def _put_host(self, parts: Sequence[Array], at: int) -> None:
+        place = slice(at, at + sum(map(len, parts)))
+        np.concatenate(parts, out=self._host_pixels[place])
+        self._pixels[place].copy_(self._staged_pixels[place], non_blocking=True)
+
+    def _put_device(self, rows: Any, at: int) -> None:
+        self._pixels[at : at + len(rows)].copy_(rows, non_blocking=True)
 
     def _infer(self, rows: int) -> None:
         self._logits = _only(self._network(self._pixels[:rows]))

@@ -205,6 +205,7 @@ def test_the_pipeline_computes_what_the_server_responds(built_repository, client
         Arrangement("both", threads=2, batch=4),
         Arrangement("both", "sequential", batch=4),
         Arrangement("both", "pipelined", batch=4),
+        Arrangement("both", "pipelined", threads=2, classifiers=2, batch=4),
     ],
     ids=str,
 )

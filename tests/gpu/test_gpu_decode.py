@@ -51,19 +51,19 @@ def compare(gpu, cpu, images):
     ours, theirs = gpu.decode(images), cpu.decode(images)
     reasons = [[error and error.reason for error in decoded.errors] for decoded in (ours, theirs)]
     assert reasons[0] == reasons[1]
-    return in_host_memory(ours.pixels).astype(int), theirs.pixels.astype(int)
+    return ours.pixels.get().astype(int), theirs.pixels.astype(int)
 
 
 def in_host_memory(pixels):
     return pixels if isinstance(pixels, np.ndarray) else pixels.get()
 
 
-def test_pixels_of_one_or_two_images_are_in_host_memory_and_of_more_on_the_gpu(gpu):
-    image = (PHOTOS / "china.jpg").read_bytes()
-    one, two, three = (gpu.decode([image] * count).pixels for count in (1, 2, 3))
-    assert isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and not isinstance(three, np.ndarray)
-    for row in (*one, *two):
-        np.testing.assert_array_equal(row, three.get()[0])
+def test_requests_of_some_images_get_their_pixels_in_host_memory_and_larger_ones_on_the_gpu(gpu):
+    photos = [file.read_bytes() for file in sorted(PHOTOS.rglob("*.jpg"))][:9]
+    pixels = gpu.decode(photos).pixels
+    one, some, more = gpu.for_requests(pixels, [1, 3, 5])
+    assert isinstance(one, np.ndarray) and isinstance(some, np.ndarray) and not isinstance(more, np.ndarray)
+    np.testing.assert_array_equal(np.concatenate([one, some, more.get()]), pixels.get())
 
 
 def china():
@@ -169,15 +169,15 @@ def test_a_group_that_cannot_be_decoded_on_the_gpu_costs_no_other_its_pixels(gpu
     monkeypatch.setattr(gpu, "_memory", memory_of(good))  # each image is a group
     decode, calls = gpu._decode_on_device, []
 
-    def fail_once(*arguments):
-        calls.append(arguments)
+    def fail_once(images, headers, pixels):
+        calls.append(list(images))
         if len(calls) == 2:
             raise RuntimeError("the decoder is gone")
-        return decode(*arguments)
+        return decode(images, headers, pixels)
 
     monkeypatch.setattr(gpu, "_decode_on_device", fail_once)
     found, wanted = compare(gpu, cpu, [good, good, good])
-    assert len(calls) == 3
+    assert calls == [[0], [1], [2]]
     np.testing.assert_array_equal(found[1], wanted[1])
     assert np.abs(found - wanted).mean() <= MEAN_COUNTS
     assert "could not be decoded on the GPU" in caplog.text

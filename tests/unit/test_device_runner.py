@@ -68,7 +68,7 @@ class Memory(DeviceRunner):
             item=(2,), smallest=smallest, largest=largest, frequent=frequent or FrequentSizes(after=1, at_most=0)
         )
         self.buffer = np.zeros((largest, 2), np.uint8)
-        self.capturable, self.ran, self.replayed, self.settled = capturable, [], [], 0
+        self.capturable, self.ran, self.replayed, self.settled, self.copies = capturable, [], [], 0, 0
 
     def from_capsule(self, capsule):
         return np.asarray(capsule)
@@ -76,8 +76,13 @@ class Memory(DeviceRunner):
     def _active(self):
         return nullcontext()
 
-    def _put(self, rows, at):
-        self.buffer[at : at + len(rows)] = rows
+    def _put_host(self, parts, at):
+        self.copies += 1
+        self.buffer[at : at + sum(map(len, parts))] = np.concatenate(parts)
+
+    def _put_device(self, rows, at):
+        self.copies += 1
+        self.buffer[at : at + len(rows)] = rows.values
 
     def _infer(self, rows):
         self.ran.append(rows)
@@ -118,6 +123,34 @@ def test_batches_are_split_or_padded_and_every_request_gets_its_rows(batches, sm
     assert all(smallest <= rows <= smallest + more for rows in runner.ran)
     assert len(runner.graph_sizes) <= graphs
     assert set(runner.replayed) == set(runner.graph_sizes)
+
+
+class OnDevice:
+    """Rows that are no array of NumPy."""
+
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, rows):
+        return OnDevice(self.values[rows])
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=8))
+def test_rows_of_host_and_device_keep_their_order(parts):
+    runner = Memory(1, 4)
+    arrays = [np.full((size, 2), place, np.uint8) for place, (size, _) in enumerate(parts)]
+    given_to = [OnDevice(array) if on_device else array for array, (_, on_device) in zip(arrays, parts, strict=True)]
+    for place, logits in enumerate(runner(given_to)):
+        assert logits.tolist() == [2 * place] * parts[place][0]
+
+
+def test_neighbours_in_host_memory_are_one_copy():
+    runner = Memory(1, 4)
+    runner([np.ones((1, 2), np.uint8)] * 4)
+    assert runner.copies == 1
 
 
 def test_a_size_that_cannot_be_captured_runs_without_and_is_not_tried_again(caplog):
