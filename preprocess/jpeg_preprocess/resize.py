@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from jpeg_contract.geometry import Geometry, Size
@@ -18,6 +20,8 @@ _RESAMPLING = {
 }
 
 _BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
+# Found by trying: Pillow 13 resizes columns first where a row shrinks less than a column, and by less than this.
+_COLUMNS_FIRST_BELOW = math.sqrt(2)
 
 # A thin image becomes huge when its shorter side is enlarged: beyond this, only the crop is computed.
 MAX_RESIZED_PIXELS = 2**24
@@ -103,11 +107,29 @@ def _resized(
 
 
 def _bilinear(image: Image.Image, size: Size, box: Box) -> Image.Image:
-    """Resize a part with antialias: to within 1 count as Pillow does, in a quarter of its time.
+    """Resize a part with antialias, as Pillow does, in a third of its time.
 
-    With the filters that overshoot, this library and Pillow differ by far more: it resizes columns first, and clips
-    what is between.
+    One direction after the other, in Pillow's order: pixels are rounded in between, so that the other order changes a
+    quarter of them by 1 count.
     """
+    left, top, right, bottom = box
+    scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]
+    if scale_x < scale_y and scale_x < _COLUMNS_FIRST_BELOW:
+        first, last = _needed(left, right, scale_x, image.width)
+        between = _part_resized(image, (last - first, size[1]), (first, top, last, bottom))
+        return _part_resized(between, size, (left - first, 0, right - first, size[1]))
+    first, last = _needed(top, bottom, scale_y, image.height)
+    between = _part_resized(image, (size[0], last - first), (left, first, right, last))
+    return _part_resized(between, size, (0, top - first, size[0], bottom - first))
+
+
+def _needed(begin: float, end: float, scale: float, length: int) -> tuple[int, int]:
+    """Return the first pixel of a row or column that the filter reads for a part of it, and the one behind the last."""
+    reach = max(scale, 1.0)
+    return max(0, math.floor(begin - reach)), min(length, math.ceil(end + reach))
+
+
+def _part_resized(image: Image.Image, size: Size, box: Box) -> Image.Image:
     left, top, right, bottom = box
     resized = Image.new("RGB", size)
     part = CropBox(left, top, right - left, bottom - top)

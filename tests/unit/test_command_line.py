@@ -38,7 +38,12 @@ def test_an_error_is_told_although_nobody_reads_the_results():
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     os.close(write)
     assert "command: error: the rest is missing [missing]" in ended.stderr.splitlines()
