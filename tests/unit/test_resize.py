@@ -15,8 +15,8 @@ def test_nearly_all_pixels_of_photos_are_those_of_torchvision(path, enlarged):
     image = photo.resize((photo.width * enlarged, photo.height * enlarged))
     difference = np.abs(resize_and_crop(Geometry(256, (224, 224)), image).astype(int) - reference_pixels(image))
     assert difference.max() <= 1
-    # Of integer factors such as 6, whose weights are ties for fixed-point numbers, 0.023.
-    assert difference.mean() < 0.03
+    # Most with a factor of 6, whose weights fixed-point numbers round differently: 0.043. In the other order, 0.07.
+    assert difference.mean() < 0.05
 
 
 @pytest.mark.parametrize("size", [(640, 640), (1000, 300), (300, 1000), (375, 500), (200, 180)])
