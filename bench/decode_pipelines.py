@@ -98,7 +98,8 @@ def measure_all(
         seconds: Length of a measurement.
         rounds: Measurements of each way with its best number of instances.
     """
-    data = photos.read().data
+    read = photos.read()
+    data = read.data
     wanted = _pixels("full", data)
     best = {way: max(instances, key=lambda count: _rate(way, data, batch_size, count, seconds)) for way in ways}
     rates: dict[Way, list[float]] = {way: [] for way in ways}
@@ -131,7 +132,7 @@ def measure_all(
         {
             "machine": describe_machine(),
             "versions": package_versions(),
-            "photos": photos.read().to_json(),
+            "photos": read.to_json(),
             "found": [asdict(each) for each in found],
         },
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles peers/*/requirements.txt from the requirements.in beside each: every version pinned, every file hashed, no
-# index address. Packages shared with this project (ONNX Runtime, NumPy, Pillow, msgspec and others; PyTorch for TorchServe) get the
-# versions of requirements/demo.txt.
+# index address. Packages shared with this project (ONNX Runtime, NumPy, Pillow, msgspec and others; PyTorch for
+# TorchServe) get the versions of requirements/demo.txt.
 # Usage: bench/comparison/lock.sh [NAME ...]     (needs uv on the PATH)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
