@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -70,6 +71,28 @@ def reference_pixels(
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; stdout and stderr apart."""
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+
+
+@contextmanager
+def started(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program; what runs of it and of its children when the block ends is killed.
+
+    Without this, a failing assertion leaves them behind, and their load makes later tests fail, too.
+    """
+    process = subprocess.Popen([str(part) for part in command], **options)
+    family = [psutil.Process(process.pid)]
+    try:
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            family += family[0].children(recursive=True)
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def run_module(module: str, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

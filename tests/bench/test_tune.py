@@ -19,7 +19,7 @@ from jpeg_bench.tune_search import CandidateFailed
 from jpeg_bench.tune_servers import LoadPart, Objective, Servers
 from jpeg_bench.tune_settings import read_tunable
 from jpeg_contract.model_config import parse
-from support import copy_committed_repository
+from support import copy_committed_repository, started
 
 COPIES = ".jpeg-bench-*"
 
@@ -80,7 +80,7 @@ def test_a_budget_that_is_too_short_is_refused(capsys):
 def test_ctrl_c_ends_the_servers_and_writes_nothing(repository):
     before, here = texts(repository), leftovers()
     command = [sys.executable, "-m", "jpeg_bench", "tune", "--model-repository", repository, "--write"]
-    with subprocess.Popen([*command, "--photo-size", "64x64"], stderr=subprocess.PIPE, text=True) as process:
+    with started(*command, "--photo-size", "64x64", stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         # The second line comes while the first server runs.
         lines = [process.stderr.readline() for _ in range(2)]

@@ -14,6 +14,7 @@ from faults.service import Service, alive
 from faults.traffic import Traffic
 from faults.trials import problems
 from jpeg_contract.folders import SHARED_MEMORY
+from support import started
 
 # Between sending a request and the server reading it, on a busy machine.
 _IN_TRANSIT_S = 0.3
@@ -77,14 +78,14 @@ def test_everything_is_killed_at_once_and_started_again(identity_repository, sam
 def test_a_terminated_soak_ends_its_server_and_keeps_what_it_measured(identity_repository, tmp_path):
     command = [sys.executable, "-m", "faults", "soak", "--model-repository", identity_repository, "--results", tmp_path]
     with (tmp_path / "stderr").open("w+") as talk:
-        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=talk)
-        limit = time.monotonic() + 120
-        while "requests/s" not in (tmp_path / "stderr").read_text():
-            assert process.poll() is None and time.monotonic() < limit, (tmp_path / "stderr").read_text()
-            time.sleep(0.1)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert any("jpeg_serve" in part for part in family[0].cmdline())
-        process.terminate()
-        assert process.wait(60) == 1
-    assert alive(family) == []
+        with started(*command, stdout=subprocess.DEVNULL, stderr=talk) as process:
+            limit = time.monotonic() + 120
+            while "requests/s" not in (tmp_path / "stderr").read_text():
+                assert process.poll() is None and time.monotonic() < limit, (tmp_path / "stderr").read_text()
+                time.sleep(0.1)
+            family = psutil.Process(process.pid).children(recursive=True)
+            assert any(child.name() == "tritonserver" for child in family), family
+            process.terminate()
+            assert process.wait(60) == 1
+        assert alive(family) == []
     assert json.loads((tmp_path / "soak.json").read_text())["capacity_per_s"] > 0

@@ -16,7 +16,7 @@ from jpeg_serve import shared_memory, state
 from jpeg_serve.locate import find_installation
 from repository.mistakes import CLASSIFIER, MISTAKES, PREPROCESS
 from repository.static_repository import BEST, make_network, make_report, make_repository
-from support import edit, photo, run_module
+from support import edit, photo, run_module, started
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +104,20 @@ def test_the_result_as_json(changed):
 
 
 def test_a_trial_that_is_interrupted_leaves_nothing(static_repository, tmp_path):
-    with (tmp_path / "stderr").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jpeg_serve", "check", "--model-repository", str(static_repository)],
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-    me = psutil.Process(process.pid)
-    limit = time.monotonic() + 30
-    while len(family := me.children(recursive=True)) < 2 and time.monotonic() < limit:  # the server and a worker
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1
+    command = [sys.executable, "-m", "jpeg_serve", "check", "--model-repository", static_repository]
+    with (
+        (tmp_path / "stderr").open("wb") as log,
+        started(*command, stdout=subprocess.DEVNULL, stderr=log) as process,
+    ):
+        me = psutil.Process(process.pid)
+        limit = time.monotonic() + 30
+        while len(family := me.children(recursive=True)) < 2 and time.monotonic() < limit:  # the server and a worker
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert alive == []
     assert (tmp_path / "stderr").read_text().endswith("interrupted [interrupted]\n")
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
     assert shared_memory.segments(f"jpeg_serve_{process.pid}_") == []
 
 

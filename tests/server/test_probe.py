@@ -14,7 +14,7 @@ from jpeg_serve.errors import ProbeError
 from jpeg_serve.probe import probe
 from repository.mistakes import CLASSIFIER, POSTPROCESS
 from repository.static_repository import BEST, SECOND, known_classes, make_network, make_report, make_repository
-from support import edit, run_module
+from support import edit, run_module, started
 
 LABEL, OTHER_LABEL = (each.label for each in known_classes(BEST, SECOND))
 PIPELINE = Path(__file__).parents[1] / "repository" / "assets" / "valid"
@@ -124,13 +124,12 @@ def start(repository, folder, *options):
     ports = [part for name in ("http", "grpc", "metrics") for part in (f"--{name}-port", "0")]
     command = [sys.executable, "-m", "jpeg_serve", "--model-repository", str(repository), *ports, *options]
     log = folder / "stderr"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sink)
-    limit = time.monotonic() + 60
-    while process.poll() is None and "jpeg-serve: ready" not in log.read_text() and time.monotonic() < limit:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    return process.wait(60), log.read_text()
+    with log.open("wb") as sink, started(*command, stdout=subprocess.DEVNULL, stderr=sink) as process:
+        limit = time.monotonic() + 60
+        while process.poll() is None and "jpeg-serve: ready" not in log.read_text() and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(60), log.read_text()
 
 
 def test_a_start_is_ready_once_the_label_is_right(static_repository, tmp_path):

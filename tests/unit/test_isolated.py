@@ -12,7 +12,7 @@ import pytest
 from jpeg_runtime.isolated import IsolatedClassifier, RuntimeFailure
 from jpeg_runtime.loading import open_classifier
 from jpeg_runtime.serving_config import ModelLoadError, ServingConfig
-from support import ROOT, as_parameters, classifier_args, tiny_classifier, tiny_images
+from support import ROOT, as_parameters, classifier_args, started, tiny_classifier, tiny_images
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +130,20 @@ if __name__ == "__main__":
 def test_an_interrupt_ends_both_processes_without_a_traceback(args, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(INTERRUPTED)
-    process = subprocess.Popen(
-        [sys.executable, program, json.dumps(args)],
+    with started(
+        sys.executable,
+        program,
+        json.dumps(args),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    # As a terminal does it: to the whole process group.
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        # As a terminal does it: to the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (7, "")
