@@ -23,6 +23,8 @@ ENSEMBLES = (1, 2, 4, 8)
 _CONCURRENCY = 64
 # Connections and pipes of a client process, beside those of the load.
 _OTHER_FILES = 256
+# Rounds, in which each connection has one answer: until the load is steady, and to measure.
+_SETTLE_ROUNDS, _ROUNDS = 1.2, 2.0
 
 
 def run_growth(
@@ -37,10 +39,12 @@ def run_growth(
 ) -> dict[str, Any]:
     """Apply closed loops of single images, with a request on each connection.
 
+    With many connections a round takes longer than a measurement: warm-up and measurement then last some rounds.
+
     Args:
         repository: Model repository.
         options: The photos.
-        load: Duration, warm-up and client processes of each measurement; its concurrency is replaced.
+        load: Client processes of each measurement, and its duration and warm-up at least; its concurrency is replaced.
         progress: Called before each measurement.
         connections: Numbers of connections, over each protocol.
         instances: Numbers of instances of `preprocess` and of the classifier.
@@ -58,7 +62,13 @@ def run_growth(
     _allow_files(most + _OTHER_FILES)
 
     def measure(
-        server: TargetServer, count: int, subject: str, *, protocol: Protocol = "grpc", models: Sequence[str] = ()
+        server: TargetServer,
+        count: int,
+        subject: str,
+        *,
+        protocol: Protocol = "grpc",
+        models: Sequence[str] = (),
+        rate: float | None = None,
     ) -> dict[str, Any]:
         progress(f"{subject}, {protocol}, {count} connections")
         requests = [
@@ -67,12 +77,13 @@ def run_growth(
             for request in prepare_and_check(replace(server, model=model), protocol, photos, 1)
         ]
         channels = max(1, count // min(count, load.client_processes))
-        point = measure_load(server, requests, replace(load, concurrency=count, channels=channels))
+        timed = in_rounds(load, count / rate if rate else 0.0)
+        point = measure_load(server, requests, replace(timed, concurrency=count, channels=channels))
         values = point.to_json()
-        cores, rate = point.cpu_cores, point.result.images_per_s
+        cores, reached = point.cpu_cores, point.result.images_per_s
         return {
             **{name: values[name] for name in ("protocol", "images_per_s", "p50_ms", "p99_ms", "failures")},
-            "cpu_ms_per_image": round(1e3 * cores["all"] / rate, 3) if cores and rate else None,
+            "cpu_ms_per_image": round(1e3 * cores["all"] / reached, 3) if cores and reached else None,
             "pss_mib": point.memory and point.memory["pss_mib"],
         }
 
@@ -85,10 +96,13 @@ def run_growth(
         "instances": [],
         "ensembles": [],
     }
-    with start_server(repository, max_waiting=2 * most) as server:
-        for protocol in protocols:
+    for protocol in protocols:
+        # One for each: a server keeps the memory that its longest queue took.
+        with start_server(repository, max_waiting=2 * most) as server:
+            rate: float | None = None
             for count in connections:
-                point = measure(server, count, "connections", protocol=protocol)
+                point = measure(server, count, "connections", protocol=protocol, rate=rate)
+                rate = point["images_per_s"]
                 result["connections"].append({"connections": count, **point})
     for count in instances:
         with repository_with_instances(repository, count) as changed, start_server(changed) as server:
@@ -98,6 +112,15 @@ def run_growth(
             point = measure(server, _CONCURRENCY, f"{count} ensembles", models=names)
             result["ensembles"].append({"ensembles": count, **point})
     return result
+
+
+def in_rounds(load: Load, round_s: float) -> Load:
+    """Return a load that lasts some rounds at least. round_s: in which each connection has one answer, in seconds."""
+    return replace(
+        load,
+        warmup_s=max(load.warmup_s, _SETTLE_ROUNDS * round_s),
+        seconds=max(load.seconds, _ROUNDS * round_s),
+    )
 
 
 def _allow_files(count: int) -> None:

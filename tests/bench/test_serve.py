@@ -18,6 +18,7 @@ from jpeg_bench.ceiling_worker import Arrangement
 from jpeg_bench.changed_repository import repository_with_ensembles, repository_with_instances
 from jpeg_bench.ensemble_requests import check_server, prepare_requests
 from jpeg_bench.errors import BenchError, InvalidOption
+from jpeg_bench.growth import in_rounds
 from jpeg_bench.load import Load
 from jpeg_bench.load_point import measure_load, prepare_and_check
 from jpeg_bench.photos import read_photos
@@ -261,6 +262,14 @@ def test_a_repository_with_more_ensembles(built_repository, photos):
             assert found.models is not None
             assert own_name(name, "preprocess") in found.models
             assert set(names) & set(found.models) == {name}
+
+
+def test_many_connections_are_measured_for_some_rounds():
+    """With 2000 at 300 requests/s, each has an answer every 6.7 s: a window of 5 s shows how they began."""
+    load = in_rounds(Load(concurrency=1, warmup_s=1, seconds=5), 2000 / 300)
+    assert load.warmup_s > 2000 / 300
+    assert load.seconds > 2000 / 300
+    assert in_rounds(Load(concurrency=1, warmup_s=1, seconds=5), 0) == Load(concurrency=1, warmup_s=1, seconds=5)
 
 
 def test_the_growth_command(built_repository, tmp_path, capsys):
