@@ -27,11 +27,13 @@ _ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 _DRAINING = "draining"
 _EXCESS = "excess"
 _ENSEMBLES = "ensembles.json"
+_BASELINE = "baseline"
 _SUFFIX = ".worker"
 # 64-bit integers in the machine's byte order: aligned ones are written and read as a whole.
 _FIELDS = ("busy", "begun", "taken", "passed")
 _SIZE = 8 * len(_FIELDS)
 _EXCESS_SIZE = 8 * 2
+_BASELINE_SIZE = 8 * 2
 # A folder that changed less long ago may change again without another time of change: file systems count in ticks of
 # the kernel, 10 ms at most.
 _TICK_NS = 50_000_000
@@ -113,6 +115,47 @@ class WorkerFile:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+
+
+class Baseline:
+    """What the workers of one model agree on, to count the images between two steps.
+
+    They would count differently otherwise, each from the moment on at which it looks first.
+
+    Args:
+        folder: The run folder.
+        model: The workers' model.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        path = folder / f"{_BASELINE}.{model}"
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END) < _BASELINE_SIZE:
+                file.write(bytes(_BASELINE_SIZE))
+                file.flush()
+            self._map = mmap.mmap(file.fileno(), _BASELINE_SIZE)
+        self._fields = memoryview(self._map).cast("q")
+
+    @property
+    def lost(self) -> int:
+        """How many of the images that were counted into the first step, and not into the second, are not between."""
+        return self._fields[0]
+
+    @lost.setter
+    def lost(self, images: int) -> None:
+        self._fields[0] = images
+
+    @property
+    def counted(self) -> int:
+        """A number for the workers whose counts `lost` is about, 0 for none yet."""
+        return self._fields[1]
+
+    @counted.setter
+    def counted(self, workers: int) -> None:
+        self._fields[1] = workers
 
 
 def run_folder() -> Path | None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from jpeg_runtime.deadline import has_passed
 from jpeg_runtime.native_heartbeat import PERIOD_S
 from jpeg_runtime.stall_guard import Moment, stalled_s
 from jpeg_runtime.worker import BUSY, STOPPING, Worker
+from support import started
 
 
 @given(st.binary(max_size=200), st.integers(0, 7))
@@ -203,6 +205,80 @@ time.sleep(1)
 file.add_taken(64)
 time.sleep(60)
 """
+
+
+# A worker that waits, or passes images on, as its lines say.
+_COLLEAGUE = """
+import sys
+from jpeg_runtime.worker import Worker
+worker = Worker("preprocess", "preprocess")
+for line in sys.stdin:
+    if line == "wait\\n":
+        print(worker.wait_for_classifier() > 0, flush=True)
+    else:
+        worker.pass_on(int(line))
+        print("passed", flush=True)
+"""
+
+
+@contextmanager
+def colleague():
+    """A worker of the same model in a process of its own. Yields a function that sends it lines and returns theirs."""
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with started(sys.executable, "-c", _COLLEAGUE, **options) as process:
+
+        def tell(*lines, answers=True):
+            process.stdin.write("".join(f"{line}\n" for line in lines))
+            process.stdin.flush()
+            return [process.stdout.readline().strip() for _ in lines] if answers else process.stdout
+
+        yield tell
+
+
+def test_a_worker_that_comes_later_sees_what_waits_already(tmp_path, monkeypatch):
+    """Or it would keep the backlog at a level at which its colleagues wait for ever."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    classifier = WorkerFile(tmp_path, "classifier", "classifier_onnx")
+    classifier.busy = True
+    with colleague() as first, colleague() as second:
+        assert first("wait", 64) == ["False", "passed"]
+        output = second("wait", answers=False)
+        time.sleep(0.5)
+        classifier.add_taken(64)
+        assert output.readline() == "True\n"
+        assert first("wait") == ["False"]
+
+
+def test_a_worker_is_not_overtaken_for_ever(tmp_path, monkeypatch):
+    """However full it is: those that others overtake would never have their answer."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    classifier = WorkerFile(tmp_path, "classifier", "classifier_onnx")
+    classifier.busy = True
+    with colleague() as first, colleague() as second:
+        assert first("wait", 64) == ["False", "passed"]
+        output = first("wait", answers=False)
+        for _ in range(4):
+            time.sleep(0.1)
+            assert second(64) == ["passed"]
+        assert output.readline() == "True\n"
+
+
+def test_the_images_of_a_worker_that_left_do_not_count(tmp_path, monkeypatch):
+    """A reload replaces the workers of a classifier, and with them what they have counted."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    old = WorkerFile(tmp_path, "classifier", "classifier_old")
+    with colleague() as first, colleague() as second:
+        for tell in (first, second):
+            assert tell("wait", 64) == ["False", "passed"]
+            old.add_taken(64)
+        new = WorkerFile(tmp_path, "classifier", "classifier_new")
+        new.busy = True
+        old.close()
+        assert first("wait", 64) == ["False", "passed"]
+        output = second("wait", answers=False)
+        time.sleep(0.5)
+        new.add_taken(64)
+        assert output.readline() == "True\n"
 
 
 def test_images_that_were_lost_on_the_way_do_not_count_as_waiting(tmp_path, monkeypatch):
