@@ -228,6 +228,8 @@ def colleague():
     with started(sys.executable, "-c", _COLLEAGUE, **options) as process:
 
         def tell(*lines, answers=True):
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write("".join(f"{line}\n" for line in lines))
             process.stdin.flush()
             return [process.stdout.readline().strip() for _ in lines] if answers else process.stdout
