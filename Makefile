@@ -6,8 +6,8 @@ TENSORFLOW_VENV ?= .venv-tensorflow
 BATCH_VENV ?= .venv-batch
 RECIPE ?= mobilenet_v2
 # Tests that run two at once: they measure no time, apply no load, and need neither a server nor a build of the session.
-BESIDE := tests/wheel tests/coverage_fuzz $(patsubst %,tests/server/test_%.py,check_agrees own_network int8_in_batches error_texts \
-  pytorch_backend sixth_form private_files) $(filter-out %/test_committed.py %/test_precision.py,$(wildcard \
+BESIDE := tests/wheel tests/coverage_fuzz $(patsubst %,tests/server/test_%.py,check_agrees own_network int8_in_batches \
+  error_texts pytorch_backend sixth_form private_files) $(filter-out %/test_committed.py %/test_precision.py,$(wildcard \
   tests/repository/test_*.py tests/unit/test_*.py))
 BIN := $(VENV)/bin
 export VENV

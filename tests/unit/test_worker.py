@@ -179,8 +179,7 @@ def test_without_a_readable_deadline_there_is_none(text):
 
 def test_the_first_step_waits_while_a_full_batch_waits_for_the_classifier(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    classifier = subprocess.Popen([sys.executable, "-c", _CLASSIFIER], stdout=subprocess.PIPE)
-    try:
+    with started(sys.executable, "-c", _CLASSIFIER, stdout=subprocess.PIPE) as classifier:
         assert classifier.stdout is not None
         classifier.stdout.readline()
         worker = Worker("preprocess", "preprocess")
@@ -189,9 +188,6 @@ def test_the_first_step_waits_while_a_full_batch_waits_for_the_classifier(tmp_pa
         begun = time.monotonic()
         waited = worker.wait_for_classifier()
         assert 0.5 < waited <= time.monotonic() - begun < 5
-    finally:
-        classifier.kill()
-        classifier.communicate()
 
 
 # It is busy for a second, and then takes what was passed on.
@@ -237,50 +233,58 @@ def colleague():
         yield tell
 
 
-def test_a_worker_that_comes_later_sees_what_waits_already(tmp_path, monkeypatch):
+@pytest.fixture
+def colleagues(tmp_path, monkeypatch):
+    """Two workers of one server."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with colleague() as first, colleague() as second:
+        yield first, second
+
+
+def busy_classifier(folder, name="classifier_onnx"):
+    file = WorkerFile(folder, "classifier", name)
+    file.busy = True
+    return file
+
+
+def test_a_worker_that_comes_later_sees_what_waits_already(tmp_path, colleagues):
     """Or it would keep the backlog at a level at which its colleagues wait for ever."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    classifier = WorkerFile(tmp_path, "classifier", "classifier_onnx")
-    classifier.busy = True
-    with colleague() as first, colleague() as second:
-        assert first("wait", 64) == ["False", "passed"]
-        output = second("wait", answers=False)
-        time.sleep(0.5)
-        classifier.add_taken(64)
-        assert output.readline() == "True\n"
-        assert first("wait") == ["False"]
+    first, second = colleagues
+    classifier = busy_classifier(tmp_path)
+    assert first("wait", 64) == ["False", "passed"]
+    output = second("wait", answers=False)
+    time.sleep(0.5)
+    classifier.add_taken(64)
+    assert output.readline() == "True\n"
+    assert first("wait") == ["False"]
 
 
-def test_a_worker_is_not_overtaken_for_ever(tmp_path, monkeypatch):
+def test_a_worker_is_not_overtaken_for_ever(tmp_path, colleagues):
     """However full it is: those that others overtake would never have their answer."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    classifier = WorkerFile(tmp_path, "classifier", "classifier_onnx")
-    classifier.busy = True
-    with colleague() as first, colleague() as second:
-        assert first("wait", 64) == ["False", "passed"]
-        output = first("wait", answers=False)
-        for _ in range(4):
-            time.sleep(0.1)
-            assert second(64) == ["passed"]
-        assert output.readline() == "True\n"
+    first, second = colleagues
+    busy_classifier(tmp_path)
+    assert first("wait", 64) == ["False", "passed"]
+    output = first("wait", answers=False)
+    for _ in range(4):
+        time.sleep(0.1)
+        assert second(64) == ["passed"]
+    assert output.readline() == "True\n"
 
 
-def test_the_images_of_a_worker_that_left_do_not_count(tmp_path, monkeypatch):
+def test_the_images_of_a_worker_that_left_do_not_count(tmp_path, colleagues):
     """A reload replaces the workers of a classifier, and with them what they have counted."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    first, second = colleagues
     old = WorkerFile(tmp_path, "classifier", "classifier_old")
-    with colleague() as first, colleague() as second:
-        for tell in (first, second):
-            assert tell("wait", 64) == ["False", "passed"]
-            old.add_taken(64)
-        new = WorkerFile(tmp_path, "classifier", "classifier_new")
-        new.busy = True
-        old.close()
-        assert first("wait", 64) == ["False", "passed"]
-        output = second("wait", answers=False)
-        time.sleep(0.5)
-        new.add_taken(64)
-        assert output.readline() == "True\n"
+    for tell in colleagues:
+        assert tell("wait", 64) == ["False", "passed"]
+        old.add_taken(64)
+    new = busy_classifier(tmp_path, "classifier_new")
+    old.close()
+    assert first("wait", 64) == ["False", "passed"]
+    output = second("wait", answers=False)
+    time.sleep(0.5)
+    new.add_taken(64)
+    assert output.readline() == "True\n"
 
 
 def test_images_that_were_lost_on_the_way_do_not_count_as_waiting(tmp_path, monkeypatch):
@@ -307,14 +311,13 @@ while time.monotonic() < end:
 
 @pytest.mark.parametrize("how", ["checks", "is idle"])
 def test_a_worker_that_was_stopped_by_a_signal_ends_before_it_goes_on(how):
-    worker = subprocess.Popen([sys.executable, "-c", _GUARDED, how], stdout=subprocess.PIPE)
-    assert worker.stdout is not None
-    worker.stdout.readline()
-    os.kill(worker.pid, signal.SIGSTOP)
-    time.sleep(0.1)  # however short
-    os.kill(worker.pid, signal.SIGCONT)
-    assert worker.wait(5) == int(signal.SIGCONT)
-    worker.stdout.close()
+    with started(sys.executable, "-c", _GUARDED, how, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        os.kill(worker.pid, signal.SIGSTOP)
+        time.sleep(0.1)  # however short
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.wait(5) == int(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", ["checks", "is idle"])
